@@ -1,0 +1,39 @@
+"""Every name that two sides must agree on stands here, once."""
+
+from __future__ import annotations
+
+API_VERSION = "retrain/v1"
+
+# MLflow
+ALIAS_STAGING = "staging"
+ALIAS_PRODUCTION = "production"
+TAG_PREFIX = "retrain."
+
+# Kubernetes: objects that the compiled manifests refer to
+SETTINGS_CONFIGMAP = "retrain-settings"
+SECRETS = "retrain-secrets"  # noqa: S105  a name, not a secret
+STEPS_IMAGE = "retrain-steps"
+"""Stands for the steps image in settings; the desk maps it to the Python that runs the runner."""
+STEP_SERVICE_ACCOUNT = "retrain-{stage}"
+
+# inside a step's container
+PIPELINE_MOUNT = "/etc/retrain/pipeline"
+PIPELINE_FILE = f"{PIPELINE_MOUNT}/pipeline.yaml"
+SCRATCH_MOUNT = "/retrain/scratch"
+OUTPUTS_MOUNT = "/retrain/outputs"
+ERROR_FILE = f"{OUTPUTS_MOUNT}/error.json"
+
+
+def parameter(field: str) -> str:
+    """Return the Argo parameter name of a model field: ``run_id`` -> ``run-id``."""
+    return field.replace("_", "-")
+
+
+def pipeline_configmap(name: str, sha256: str) -> str:
+    """Return the name of the immutable ConfigMap that holds a pipeline file."""
+    return f"retrain-{name}-{sha256[:12]}"
+
+
+def tag(name: str) -> str:
+    """Return the MLflow tag key of one of our references: ``dataset_sha256`` -> ``retrain.dataset_sha256``."""
+    return TAG_PREFIX + name

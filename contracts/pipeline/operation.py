@@ -1,0 +1,56 @@
+"""How a version is released, when runs start, and who hears of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from contracts.base import Contract, Duration, parse_duration
+
+
+class Release(Contract):
+    """How an approved version comes to serve."""
+
+    strategy: Literal["rolling", "recreate"] = "rolling"
+    ready_timeout: Duration = Field(parse_duration("60s"), description="Not healthy by then: the old version stays.")
+    drain_timeout: Duration = Field(parse_duration("15s"), description="How long the old version may finish its answers.")
+    contract: int = Field(1, ge=1, description="Raise it when requests that production accepts need no longer be accepted.")
+
+
+class Schedule(Contract):
+    """Cron lines in one time zone; one run at a time."""
+
+    cron: tuple[str, ...] = Field(min_length=1, examples=[["0 3 * * 1"]])
+    timezone: str = "UTC"
+    starting_deadline: Duration = parse_duration("1h")
+    keep_successful: int = Field(3, ge=0)
+    keep_failed: int = Field(3, ge=0)
+
+
+class Webhook(Contract):
+    """POST /<pipeline name> with a bearer token starts a run."""
+
+    port: int = Field(12000, gt=0, lt=65536)
+    token_secret: str = Field("retrain-webhook", description="Secret whose key `token` holds the bearer token.")
+
+
+class Triggers(Contract):
+    """What starts a run besides a person."""
+
+    webhook: Webhook | None = None
+
+
+class Notifications(Contract):
+    """When to tell; where to, says the secret setting `notify_urls` (Apprise), else the console."""
+
+    on: tuple[Literal["promoted", "rejected", "inconclusive", "unchanged", "failed", "other"], ...] = (
+        "promoted", "rejected", "inconclusive", "unchanged", "failed", "other",
+    )  # fmt: skip
+
+
+class Resources(Contract):
+    """Default sizes of a stage's container, in MiB and millicores; an environment's settings may override them."""
+
+    memory_mib: int = Field(1024, ge=64)
+    cpu_millicores: int = Field(500, ge=10)

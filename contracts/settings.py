@@ -1,0 +1,108 @@
+"""What differs between environments: endpoints, places, sizes.  Read from ``RETRAIN_*`` variables, never from code.
+
+On a cluster the ConfigMap `retrain-settings` and the Secret `retrain-secrets` provide them; at the desk the local
+runner renders the same two objects from `desk()` and from the 0600 file ``secrets.env`` in its home.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.errors import ConfigError, Finding
+
+PREFIX = "RETRAIN_"
+
+
+class Secret:
+    """Marks a setting whose value comes from the Secret, never from the ConfigMap."""
+
+
+class Settings(BaseSettings):
+    """One field, one variable: ``store`` is ``RETRAIN_STORE``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    environment: str = Field("desk", description="Which gate policy of the pipeline file applies.")
+    store: str = Field(description="URI of datasets, splits, reports, code: file:///... or s3://bucket/prefix.")
+    source_base: str = Field("", description="Folder that relative source paths start from; empty: they are refused.")
+    tracking_uri: str = Field(description="MLflow tracking and registry URI.")
+    artifacts: str = Field("", description="MLflow artifact location for new experiments; empty: the server's own.")
+    s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store such as MinIO; empty: AWS.")
+    deploy_target: str = Field("process", description="process (a local server) or kubernetes.", pattern="^(process|kubernetes)$")
+    build: str = Field("reference", description="reference (one serving image) or kaniko (an image a version).", pattern="^(reference|kaniko)$")
+    server_home: str = Field("", description="Folder where the local server's holder keeps its state.")
+    server_host: str = Field("127.0.0.1", description="Address the local server binds.")
+    server_port: int = Field(8080, ge=0, lt=65536, description="Its port; kept over releases. 0: any free one.")
+    threads: int = Field(0, ge=0, description="Threads a training may use; 0: all.")
+    min_free_mib: int = Field(512, ge=0, description="Free disk that preflight asks for.")
+    allow_input_example: bool = Field(False, description="Log real rows as MLflow input example; else synthetic ones.")
+    code_commit: str = Field("", description="Commit of retrain in the image; empty: asked of git.")
+    steps_image: str = Field("", description="Image of the steps, by digest; empty at the desk.")
+    mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")
+
+    ledger: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="SQLAlchemy URL of the ledger.")
+    notify_urls: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="Apprise URLs, separated by spaces.")
+    aws_access_key_id: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="S3 access key.")
+    aws_secret_access_key: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="S3 secret key.")
+    mlflow_password: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="MLflow basic-auth password.")
+    mlflow_username: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="MLflow basic-auth user.")
+
+
+def variable(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def secret_fields() -> tuple[str, ...]:
+    """Return the settings that are secrets."""
+    return tuple(
+        name for name, info in Settings.model_fields.items() if any(isinstance(m, Secret) for m in info.metadata)
+    )
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises
+    ------
+    ConfigError
+        With one finding a variable that is missing or wrong.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # fields come from the environment
+    except ValidationError as error:
+        findings = [
+            Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it in the settings") for e in error.errors()
+        ]
+        raise ConfigError("settings are missing or wrong", findings=findings) from None
+
+
+def find_home(start: Path | None = None) -> Path:
+    """Return the desk's home: ``RETRAIN_HOME``, else the nearest ``.retrain`` upward, else ``.retrain`` here."""
+    if value := os.environ.get("RETRAIN_HOME"):
+        return Path(value).expanduser().resolve()
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / ".retrain").is_dir():
+            return folder / ".retrain"
+    return here / ".retrain"
+
+
+def desk(home: Path, source_base: Path) -> dict[str, str]:
+    """Return the settings of the desk as variables: everything in one folder, MLflow and the ledger on SQLite."""
+    return {
+        variable("environment"): "desk",
+        variable("store"): (home / "store").as_uri(),
+        variable("source_base"): str(source_base),
+        variable("tracking_uri"): f"sqlite:///{home / 'mlflow.db'}",
+        variable("artifacts"): (home / "artifacts").as_uri(),
+        variable("ledger"): f"sqlite:///{home / 'ledger.db'}",
+        variable("deploy_target"): "process",
+        variable("build"): "reference",
+        variable("server_home"): str(home / "server"),
+    }

@@ -1,0 +1,370 @@
+"""Every stage, declared once: name, duty, typed inputs and outputs, what it may reach.
+
+The container templates' parameters, the command line of ``python -m steps``, the check of submitted values and a page
+of the docs are all derived from these classes.  A stage's function is ``steps.<name>.<name>``.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from enum import Enum, StrEnum
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+
+from contracts.base import Contract, Sha256
+from contracts.errors import Finding
+from contracts.names import parameter
+from contracts.outcomes import Outcome, Promotion, Verdict
+
+
+class Need(StrEnum):
+    """What a stage may reach."""
+
+    SOURCE = "source"
+    STORE = "store"
+    TRACKING = "tracking"
+    LEDGER = "ledger"
+    IMAGES = "images"
+    SERVER = "server"
+    HOSTS = "hosts"
+
+
+class Cache(StrEnum):
+    """Whether finished work of an earlier run may be taken."""
+
+    USE = "use"
+    REFUSE = "refuse"
+
+
+class Parameters(Contract):
+    """What a person or trigger may say when a run starts: the workflow's own parameters."""
+
+    source: str = Field("", description="Read this URI instead of the file's.")
+    as_of: AwareDatetime | None = Field(None, description="The moment the run stands for; default: its scheduled time.")
+    code: str = Field("", description="URI of the packed user modules; set by `retrain run` and `submit`.")
+    cache: Cache = Field(Cache.USE, description="Take features and training of an earlier run when nothing changed.")
+    version: int | None = Field(None, ge=1, description="Entry point release: the registered version to release.")
+    requested_by: str = Field("", description="Who or what asked for this run.")
+
+
+class StageOutputs(Contract):
+    """Every stage answers with one line for people besides its references."""
+
+    summary: str = Field(description="One line of result.")
+
+
+class Stage:
+    """Base of the declarations below."""
+
+    name: ClassVar[str]
+    duty: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    deadline_seconds: ClassVar[int] = 6 * 3600
+    memory_mib: ClassVar[int] = 1024
+    cpu_millicores: ClassVar[int] = 500
+    Inputs: ClassVar[type[Contract]]
+    Outputs: ClassVar[type[StageOutputs]]
+
+
+class Preflight(Stage):
+    """Find everything that is wrong before anything is written."""
+
+    name = "preflight"
+    duty = "settings, endpoints, credentials, permissions, parameters: every finding at once, before anything is written"
+    needs = frozenset({Need.SOURCE, Need.STORE, Need.TRACKING, Need.LEDGER})
+    deadline_seconds = 600
+
+    class Inputs(Contract):
+        """The workflow's parameters as text, so that every wrong one is reported here."""
+
+        source: str = ""
+        as_of: str = Field("", description="RFC 3339; the workflow fills in its scheduled time.")
+        code: str = ""
+        cache: str = Cache.USE.value
+        version: str = ""
+        requested_by: str = ""
+
+    class Outputs(StageOutputs):
+        """The moment of the run, frozen here so that a retry decides alike."""
+
+        as_of: AwareDatetime
+
+
+class Ingest(Stage):
+    """Source to validated dataset."""
+
+    name = "ingest"
+    duty = "source -> validated Parquet dataset; schema checked; sha256 of the whole content"
+    needs = frozenset({Need.SOURCE, Need.STORE})
+
+    class Inputs(Contract):
+        """Where to read, and as of when."""
+
+        source: str = ""
+        as_of: AwareDatetime
+        code: str = ""
+
+    class Outputs(StageOutputs):
+        """The dataset, by URI and hash."""
+
+        dataset: str = Field(description="URI of the dataset's folder.")
+        dataset_sha256: Sha256
+        schema_sha256: Sha256
+        rows: int
+        warnings: int = Field(description="Rules of level warn that were broken.")
+        report: str = Field(description="URI of the validation report.")
+
+
+class Features(Stage):
+    """Dataset to split manifest and recipe."""
+
+    name = "features"
+    duty = "dataset -> split manifest (train, validation, test; which row is where) + recipe of the transform"
+    needs = frozenset({Need.STORE})
+
+    class Inputs(Contract):
+        """The dataset."""
+
+        dataset: str
+        dataset_sha256: Sha256
+        cache: Cache = Cache.USE
+
+    class Outputs(StageOutputs):
+        """The split and the transform, by URI and hash."""
+
+        split: str = Field(description="URI of the split's folder.")
+        split_sha256: Sha256
+        transform_sha256: Sha256
+        reused: bool
+
+
+class Train(Stage):
+    """Candidates to one MLflow run."""
+
+    name = "train"
+    duty = "dataset, split, candidates -> MLflow run: params, metrics, model + signature + input example, hashes, code commit"
+    needs = frozenset({Need.STORE, Need.TRACKING})
+    memory_mib = 2048
+    cpu_millicores = 2000
+
+    class Inputs(Contract):
+        """Dataset and split."""
+
+        dataset: str
+        dataset_sha256: Sha256
+        split: str
+        split_sha256: Sha256
+        code: str = ""
+        cache: Cache = Cache.USE
+
+    class Outputs(StageOutputs):
+        """The MLflow run of the chosen candidate."""
+
+        run_id: str
+        candidate: str
+        reused: bool
+
+
+class Evaluate(Stage):
+    """The validation gate."""
+
+    name = "evaluate"
+    duty = "model -> test metrics against the validation gate: passed or rejected (a rejection is an outcome, no error)"
+    needs = frozenset({Need.STORE, Need.TRACKING})
+
+    class Inputs(Contract):
+        """The run whose model is judged."""
+
+        run_id: str
+
+    class Outputs(StageOutputs):
+        """The verdict."""
+
+        verdict: Verdict
+        report: str = Field(description="URI of the gate report (JSON).")
+
+
+class Register(Stage):
+    """Run to model version."""
+
+    name = "register"
+    duty = "run -> model version, once per run whatever the retries; alias `staging`"
+    needs = frozenset({Need.TRACKING, Need.LEDGER})
+
+    class Inputs(Contract):
+        """The run that passed, and the gate report that says so."""
+
+        run_id: str
+        report: str
+
+    class Outputs(StageOutputs):
+        """The version."""
+
+        version: int
+
+
+class Promote(Stage):
+    """The promotion gate."""
+
+    name = "promote"
+    duty = "version -> stricter gate, absolute and against today's production model; the ledger says approved (or not, and why)"
+    needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER})
+
+    class Inputs(Contract):
+        """The version that wants to serve."""
+
+        version: int
+        requested_by: str = ""
+
+    class Outputs(StageOutputs):
+        """The decision, and the ledger entry that holds it."""
+
+        decision: Promotion
+        entry: str = Field(description="Id of the ledger entry of the decision.")
+        report: str = Field(description="URI of the promotion report (JSON).")
+
+
+class Build(Stage):
+    """Version to serving image."""
+
+    name = "build"
+    duty = "version -> serving image (Kaniko), tag from the run, used by digest ever after; or the reference image"
+    needs = frozenset({Need.TRACKING, Need.IMAGES})
+
+    class Inputs(Contract):
+        """The version."""
+
+        version: int
+
+    class Outputs(StageOutputs):
+        """What will serve it."""
+
+        image: str = Field(description="Image by digest, or `reference`.")
+
+
+class Deploy(Stage):
+    """Image to serving version."""
+
+    name = "deploy"
+    duty = "ledger: releasing; rollout watched; healthy: ledger serving, alias production follows; else rolled back"
+    needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER, Need.SERVER})
+    deadline_seconds = 1800
+
+    class Inputs(Contract):
+        """The approved version, the entry that approved it, its image."""
+
+        version: int
+        entry: str
+        image: str
+
+    class Outputs(StageOutputs):
+        """How it ended, and where it answers."""
+
+        outcome: Outcome
+        url: str
+
+
+class Notify(Stage):
+    """The exit handler."""
+
+    name = "notify"
+    duty = "exit handler: outcome with run id, links, error class and what to do"
+    needs = frozenset({Need.TRACKING, Need.LEDGER, Need.STORE, Need.HOSTS})
+    deadline_seconds = 600
+
+    class Inputs(Contract):
+        """What the workflow knows at its end.  Values that were never set arrive as unresolved ``{{...}}`` text."""
+
+        status: str
+        failures: str = "null"
+        verdict: str = ""
+        decision: str = ""
+        outcome: str = ""
+        run_id: str = ""
+        version: str = ""
+        url: str = ""
+        reports: str = ""
+
+    class Outputs(StageOutputs):
+        """The outcome of the run."""
+
+        outcome: Outcome
+
+
+STAGES: tuple[type[Stage], ...] = (
+    Preflight, Ingest, Features, Train, Evaluate, Register, Promote, Build, Deploy, Notify,
+)  # fmt: skip
+BY_NAME: dict[str, type[Stage]] = {stage.name: stage for stage in STAGES}
+
+
+def encode(value: Any) -> str:
+    """Write a value as the text of an Argo parameter."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def decode(model: type[Contract], texts: dict[str, str]) -> Contract:
+    """Read a model from the texts of Argo parameters (keyed by parameter name).
+
+    Raises
+    ------
+    pydantic.ValidationError
+        When a value does not fit; see `findings`.
+    """
+    values: dict[str, Any] = {}
+    for field, info in model.model_fields.items():
+        text = texts.get(parameter(field))
+        if text is None:
+            continue
+        optional = get_origin(info.annotation) in (Union, UnionType) and type(None) in get_args(info.annotation)
+        if text == "" and (optional or (not info.is_required() and info.annotation is not str)):
+            continue
+        values[field] = text
+    return model.model_validate(values)
+
+
+def findings(error: ValidationError) -> list[Finding]:
+    """Turn pydantic's errors on parameters into findings."""
+    return [
+        Finding(where=f"parameter {parameter(str(e['loc'][0]))}", what=f"{e['msg']}, got {e['input']!r}")
+        if e["type"] != "missing"
+        else Finding(where=f"parameter {parameter(str(e['loc'][0]))}", what="is missing")
+        for e in error.errors()
+    ]
+
+
+def choices(model: type[Contract], field: str) -> tuple[str, ...]:
+    """Return the values that a field may have, empty when it is free: Argo's `enum`."""
+    annotation = model.model_fields[field].annotation
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Enum):
+            return tuple(str(m.value) for m in option)
+        if option is bool:
+            return ("true", "false")
+        if get_origin(option) is Literal:
+            return tuple(str(v) for v in get_args(option))
+    return ()
+
+
+def type_name(model: type[Contract], field: str) -> str:
+    """Return a short name of a field's type, for help and docs."""
+    schema = TypeAdapter(model).json_schema()
+    spec = schema["properties"][field]
+    if "anyOf" in spec:
+        spec = next(s for s in spec["anyOf"] if s.get("type") != "null")
+    if "$ref" in spec:
+        return "one of " + ", ".join(choices(model, field))
+    return str(spec.get("format") or spec.get("type", "string"))

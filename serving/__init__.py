@@ -1,0 +1,1 @@
+"""The packaged model (what train builds is what the server loads) and the server."""

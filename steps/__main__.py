@@ -1,0 +1,97 @@
+"""Run one stage: ``python -m steps STAGE --parameter value ...``.  Every container's main process.
+
+This is the one wrapper: it reads typed inputs, runs the stage's function, writes its outputs, and turns what the
+function raises into the exit code of the error table and a report for `notify`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from contracts import names
+from contracts.errors import CODE, CONFIG, EXIT_USAGE, ErrorReport, StageError
+from contracts.pipeline import load_pipeline
+from contracts.settings import load_settings, variable
+from contracts.stages import STAGES, Stage, choices, decode, encode, findings, type_name
+from steps.world import World
+
+LOG = logging.getLogger("retrain")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage and return its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    options = vars(_parser().parse_args(argv))
+    stage: type[Stage] = options.pop("stage")
+    world: World | None = None
+    try:
+        settings = load_settings()
+        pipeline = load_pipeline(Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE)))
+        world = World(settings=settings, pipeline=pipeline, workflow=os.environ.get(variable("workflow"), "local"))
+        texts = {names.parameter(field): text for field, text in options.items() if text is not None}
+        inputs = decode(stage.Inputs, texts)
+        outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
+    except ValidationError as error:
+        return _fail(world, ErrorReport(error_class=CONFIG.name, stage=stage.name, message="parameters do not fit", findings=tuple(findings(error)), remedy=CONFIG.remedy), CONFIG.exit_code)
+    except StageError as error:
+        return _fail(world, error.report(stage.name), error.row.exit_code)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  the table's last row: any other exception is class code
+        traceback.print_exc()
+        report = ErrorReport(error_class=CODE.name, stage=stage.name, message=f"{type(error).__name__}: {error}", remedy=CODE.remedy)
+        return _fail(world, report, CODE.exit_code)
+    folder = Path(os.environ.get(variable("outputs"), names.OUTPUTS_MOUNT))
+    folder.mkdir(parents=True, exist_ok=True)
+    for field in stage.Outputs.model_fields:
+        (folder / names.parameter(field)).write_text(encode(getattr(outputs, field)), encoding="utf-8")
+    LOG.info("%s", outputs.summary)
+    return 0
+
+
+def error_report_uri(world: World, stage: str) -> str:
+    """Return where a failed stage of this workflow leaves its report."""
+    return world.storage.uri("reports", world.workflow, f"{stage}.error.json")
+
+
+def _fail(world: World | None, report: ErrorReport, code: int) -> int:
+    LOG.error("%s: %s", report.error_class, report.message)
+    for finding in report.findings:
+        LOG.error("  %s", finding)
+    if report.remedy:
+        LOG.error("  what to do: %s", report.remedy)
+    if world is not None:
+        try:
+            world.storage.write(error_report_uri(world, report.stage), report.model_dump_json().encode())
+        except StageError as error:
+            LOG.warning("the report could not be stored: %s", error.message)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m steps", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(required=True, metavar="STAGE")
+    for stage in STAGES:
+        command = commands.add_parser(stage.name, help=stage.duty, description=stage.duty)
+        command.set_defaults(stage=stage)
+        for field, info in stage.Inputs.model_fields.items():
+            help_text = info.description or ""
+            allowed = choices(stage.Inputs, field)
+            command.add_argument(f"--{names.parameter(field)}", metavar=type_name(stage.Inputs, field).upper() if not allowed else None, help=help_text)
+    parser.exit_on_error = True
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except argparse.ArgumentError:
+        sys.exit(EXIT_USAGE)

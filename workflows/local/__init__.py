@@ -1,0 +1,1 @@
+"""Runs a compiled manifest on one machine, without a cluster."""
