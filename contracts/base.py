@@ -23,7 +23,7 @@ class Contract(BaseModel):
 
 
 def parse_duration(value: Any) -> Any:
-    """Read ``90s``, ``15m``, ``36h``, ``7d``, ``2w`` as a timedelta; other values pass through for pydantic to judge."""
+    """Read ``90s``, ``15m``, ``36h``, ``7d``, ``2w`` as a timedelta; pydantic judges values of other types."""
     if isinstance(value, str):
         match = _DURATION.match(value.strip())
         if match is None:

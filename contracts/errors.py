@@ -68,7 +68,7 @@ BY_EXIT_CODE: dict[int, ErrorClass] = {row.exit_code: row for row in ERROR_CLASS
 BY_NAME: dict[str, ErrorClass] = {row.name: row for row in ERROR_CLASSES}
 
 MEMORY_GROWTH_CAP = 4
-"""After being killed for memory, attempt n gets min(2^n, 4) times the base; an attempt that had 4 x is not tried again."""
+"""After an OOM kill, attempt n gets min(2^n, 4) times the base; an attempt that had 4 x is not tried again."""
 
 
 class Finding(Contract):

@@ -11,7 +11,7 @@ TAG_PREFIX = "retrain."
 
 # Kubernetes: objects that the compiled manifests refer to
 SETTINGS_CONFIGMAP = "retrain-settings"
-SECRETS = "retrain-secrets"  # noqa: S105  a name, not a secret
+SECRETS = "retrain-secrets"
 STEPS_IMAGE = "retrain-steps"
 """Stands for the steps image in settings; the desk maps it to the Python that runs the runner."""
 STEP_SERVICE_ACCOUNT = "retrain-{stage}"

@@ -29,7 +29,9 @@ class Violation(Contract):
     count: int
     share: float
     limit: str = ""
-    examples: tuple[dict[str, Any], ...] = Field((), description="First breaking rows: {row: number from 1, value: ...}.")
+    examples: tuple[dict[str, Any], ...] = Field(
+        (), description="First breaking rows: {row: number from 1, value: ...}."
+    )
 
 
 class DatasetManifest(Contract):

@@ -33,8 +33,14 @@ class Settings(BaseSettings):
     tracking_uri: str = Field(description="MLflow tracking and registry URI.")
     artifacts: str = Field("", description="MLflow artifact location for new experiments; empty: the server's own.")
     s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store such as MinIO; empty: AWS.")
-    deploy_target: str = Field("process", description="process (a local server) or kubernetes.", pattern="^(process|kubernetes)$")
-    build: str = Field("reference", description="reference (one serving image) or kaniko (an image a version).", pattern="^(reference|kaniko)$")
+    deploy_target: str = Field(
+        "process", description="process (a local server) or kubernetes.", pattern="^(process|kubernetes)$"
+    )
+    build: str = Field(
+        "reference",
+        description="reference (one serving image) or kaniko (an image a version).",
+        pattern="^(reference|kaniko)$",
+    )
     server_home: str = Field("", description="Folder where the local server's holder keeps its state.")
     server_host: str = Field("127.0.0.1", description="Address the local server binds.")
     server_port: int = Field(8080, ge=0, lt=65536, description="Its port; kept over releases. 0: any free one.")
@@ -74,10 +80,11 @@ def load_settings() -> Settings:
         With one finding a variable that is missing or wrong.
     """
     try:
-        return Settings()  # type: ignore[call-arg]  # fields come from the environment
+        return Settings()
     except ValidationError as error:
         findings = [
-            Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it in the settings") for e in error.errors()
+            Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it in the settings")
+            for e in error.errors()
         ]
         raise ConfigError("settings are missing or wrong", findings=findings) from None
 

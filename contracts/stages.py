@@ -7,10 +7,11 @@ of the docs are all derived from these classes.  A stage's function is ``steps.<
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
@@ -18,6 +19,8 @@ from contracts.base import Contract, Sha256
 from contracts.errors import Finding
 from contracts.names import parameter
 from contracts.outcomes import Outcome, Promotion, Verdict
+
+C = TypeVar("C", bound=Contract)
 
 
 class Need(StrEnum):
@@ -73,7 +76,9 @@ class Preflight(Stage):
     """Find everything that is wrong before anything is written."""
 
     name = "preflight"
-    duty = "settings, endpoints, credentials, permissions, parameters: every finding at once, before anything is written"
+    duty = (
+        "settings, endpoints, credentials, permissions, parameters: every finding at once, before anything is written"
+    )
     needs = frozenset({Need.SOURCE, Need.STORE, Need.TRACKING, Need.LEDGER})
     deadline_seconds = 600
 
@@ -145,7 +150,7 @@ class Train(Stage):
     """Candidates to one MLflow run."""
 
     name = "train"
-    duty = "dataset, split, candidates -> MLflow run: params, metrics, model + signature + input example, hashes, code commit"
+    duty = "dataset, split, candidates -> MLflow run: parameters, metrics, model and signature, hashes, code commit"
     needs = frozenset({Need.STORE, Need.TRACKING})
     memory_mib = 2048
     cpu_millicores = 2000
@@ -210,7 +215,7 @@ class Promote(Stage):
     """The promotion gate."""
 
     name = "promote"
-    duty = "version -> stricter gate, absolute and against today's production model; the ledger says approved (or not, and why)"
+    duty = "version -> stricter gate, absolute and against production's model; the ledger says approved, or why not"
     needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER})
 
     class Inputs(Contract):
@@ -315,7 +320,7 @@ def encode(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str)
 
 
-def decode(model: type[Contract], texts: dict[str, str]) -> Contract:
+def decode(model: type[C], texts: Mapping[str, str]) -> C:
     """Read a model from the texts of Argo parameters (keyed by parameter name).
 
     Raises

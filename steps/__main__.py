@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -21,6 +22,7 @@ from contracts.errors import CODE, CONFIG, EXIT_USAGE, ErrorReport, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import load_settings, variable
 from contracts.stages import STAGES, Stage, choices, decode, encode, findings, type_name
+from steps.reports import error_report_uri
 from steps.world import World
 
 LOG = logging.getLogger("retrain")
@@ -40,14 +42,26 @@ def main(argv: list[str] | None = None) -> int:
         inputs = decode(stage.Inputs, texts)
         outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
     except ValidationError as error:
-        return _fail(world, ErrorReport(error_class=CONFIG.name, stage=stage.name, message="parameters do not fit", findings=tuple(findings(error)), remedy=CONFIG.remedy), CONFIG.exit_code)
+        return _fail(
+            world,
+            ErrorReport(
+                error_class=CONFIG.name,
+                stage=stage.name,
+                message="parameters do not fit",
+                findings=tuple(findings(error)),
+                remedy=CONFIG.remedy,
+            ),
+            CONFIG.exit_code,
+        )
     except StageError as error:
         return _fail(world, error.report(stage.name), error.row.exit_code)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  the table's last row: any other exception is class code
         traceback.print_exc()
-        report = ErrorReport(error_class=CODE.name, stage=stage.name, message=f"{type(error).__name__}: {error}", remedy=CODE.remedy)
+        report = ErrorReport(
+            error_class=CODE.name, stage=stage.name, message=f"{type(error).__name__}: {error}", remedy=CODE.remedy
+        )
         return _fail(world, report, CODE.exit_code)
     folder = Path(os.environ.get(variable("outputs"), names.OUTPUTS_MOUNT))
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,11 +69,6 @@ def main(argv: list[str] | None = None) -> int:
         (folder / names.parameter(field)).write_text(encode(getattr(outputs, field)), encoding="utf-8")
     LOG.info("%s", outputs.summary)
     return 0
-
-
-def error_report_uri(world: World, stage: str) -> str:
-    """Return where a failed stage of this workflow leaves its report."""
-    return world.storage.uri("reports", world.workflow, f"{stage}.error.json")
 
 
 def _fail(world: World | None, report: ErrorReport, code: int) -> int:
@@ -77,7 +86,7 @@ def _fail(world: World | None, report: ErrorReport, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m steps", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = _Parser(prog="python -m steps", description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True, metavar="STAGE")
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.duty, description=stage.duty)
@@ -85,13 +94,22 @@ def _parser() -> argparse.ArgumentParser:
         for field, info in stage.Inputs.model_fields.items():
             help_text = info.description or ""
             allowed = choices(stage.Inputs, field)
-            command.add_argument(f"--{names.parameter(field)}", metavar=type_name(stage.Inputs, field).upper() if not allowed else None, help=help_text)
-    parser.exit_on_error = True
+            command.add_argument(
+                f"--{names.parameter(field)}",
+                metavar=type_name(stage.Inputs, field).upper() if not allowed else None,
+                help=help_text,
+            )
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the exit code that sysexits.h has for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and leave with 64."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except argparse.ArgumentError:
-        sys.exit(EXIT_USAGE)
+    sys.exit(main())

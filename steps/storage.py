@@ -87,6 +87,16 @@ class Storage:
             self._s3().download_file(bucket, key, str(part))
         return target
 
+    def delete(self, uri: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        if path := local_path(uri):
+            with _os_errors(uri):
+                path.unlink(missing_ok=True)
+            return
+        bucket, key = _split(uri)
+        with self._s3_errors(uri):
+            self._s3().delete_object(Bucket=bucket, Key=key)
+
     def list(self, uri: str) -> list[str]:
         """Return the URIs of all objects under a prefix, sorted."""
         if path := local_path(uri):
@@ -122,11 +132,15 @@ class Storage:
         except ClientError as error:
             raise _client_error(error, uri) from None
         except (NoCredentialsError, PartialCredentialsError):
-            raise ConfigError(f"no credentials for {uri}", remedy="set RETRAIN_AWS_ACCESS_KEY_ID and RETRAIN_AWS_SECRET_ACCESS_KEY") from None
+            raise ConfigError(
+                f"no credentials for {uri}", remedy="set RETRAIN_AWS_ACCESS_KEY_ID and RETRAIN_AWS_SECRET_ACCESS_KEY"
+            ) from None
         except (BotoCoreError, OSError) as error:
             if isinstance(error, StageError):
                 raise
-            raise NetworkError(f"{self._settings.s3_endpoint or 'S3'} did not answer for {uri}: {type(error).__name__}") from None
+            raise NetworkError(
+                f"{self._settings.s3_endpoint or 'S3'} did not answer for {uri}: {type(error).__name__}"
+            ) from None
 
 
 def local_path(uri: str) -> Path | None:
@@ -148,7 +162,9 @@ def _client_error(error: Any, uri: str) -> StageError:
         return StorageError(f"S3 is busy ({code}) for {uri}")
     if status == 429 or status >= 500:
         return NetworkError(f"S3 answered {status} {code} for {uri}")
-    return ConfigError(f"S3 answered {status} {code} for {uri}", remedy="check bucket, key and the credentials' permissions")
+    return ConfigError(
+        f"S3 answered {status} {code} for {uri}", remedy="check bucket, key and the credentials' permissions"
+    )
 
 
 @contextlib.contextmanager
@@ -158,7 +174,9 @@ def _os_errors(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ConfigError(f"no such object: {uri}") from None
     except OSError as error:
-        raise ConfigError(f"cannot use {uri}: {error.strerror}", remedy="check path, permissions and free disk") from None
+        raise ConfigError(
+            f"cannot use {uri}: {error.strerror}", remedy="check path, permissions and free disk"
+        ) from None
 
 
 @contextlib.contextmanager

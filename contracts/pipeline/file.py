@@ -57,12 +57,20 @@ class Pipeline(Contract):
         if self.training.sample_weight:
             wanted["training.sample_weight"] = self.training.sample_weight
         for name, policy in self._policies().items():
-            wanted |= {f"{name}.validation.slices[{i}].column": s.column for i, s in enumerate(policy.validation.slices)}
+            wanted |= {
+                f"{name}.validation.slices[{i}].column": s.column for i, s in enumerate(policy.validation.slices)
+            }
         for where, column in wanted.items():
             if column not in known:
                 near = difflib.get_close_matches(column, known, n=1)
-                raise ValueError(f"{where} names {column!r}, which is not in schema.columns" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if self.split.time and self.table.column(self.split.time.column).type not in (ColumnType.DATE, ColumnType.TIMESTAMP):
+                raise ValueError(
+                    f"{where} names {column!r}, which is not in schema.columns"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        if self.split.time and self.table.column(self.split.time.column).type not in (
+            ColumnType.DATE,
+            ColumnType.TIMESTAMP,
+        ):
             raise ValueError("split.time.column must be a date or timestamp column")
         return self
 
@@ -71,7 +79,11 @@ class Pipeline(Contract):
         task, column = self.target.task, self.table.column(self.target.column)
         if task is Task.REGRESSION and column.type not in (ColumnType.INTEGER, ColumnType.NUMBER):
             raise ValueError(f"a regression target is integer or number, {column.name} is {column.type}")
-        if task is not Task.REGRESSION and column.type not in (ColumnType.STRING, ColumnType.INTEGER, ColumnType.BOOLEAN):
+        if task is not Task.REGRESSION and column.type not in (
+            ColumnType.STRING,
+            ColumnType.INTEGER,
+            ColumnType.BOOLEAN,
+        ):
             raise ValueError(f"classes are string, integer or boolean, {column.name} is {column.type}")
         if task is Task.REGRESSION and (self.split.method == "stratified" or self.training.class_weight):
             raise ValueError("stratified split and class_weight are for classes, this target is regression")
@@ -99,7 +111,9 @@ class Pipeline(Contract):
                     + (f"; did you mean {near[0]!r}?" if near else "")
                 )
             if self.features.passthrough and ":" not in name and name != "dummy":
-                raise ValueError(f"features.passthrough hands on raw columns, which only your own Pipeline reads; {name!r} is built in")
+                raise ValueError(
+                    f"features.passthrough hands on raw columns, which only your own Pipeline reads; {name!r} is built in"
+                )
         return self
 
     def _policies(self) -> dict[str, GatePolicy]:
@@ -139,20 +153,38 @@ def parse_pipeline(text: str, where: str = "pipeline file") -> Pipeline:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{where} is not YAML", findings=[Finding(where=f"{where}:{line}", what=str(error.problem))]) from None
+        raise ConfigError(
+            f"{where} is not YAML", findings=[Finding(where=f"{where}:{line}", what=str(error.problem))]
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} is not YAML", findings=[Finding(where=where, what=str(error).splitlines()[0])]) from None
+        raise ConfigError(
+            f"{where} is not YAML", findings=[Finding(where=where, what=str(error).splitlines()[0])]
+        ) from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{where} is not a pipeline file", findings=[Finding(where=f"{where}:1", what="it holds no keys", remedy="`retrain init` writes one")])
+        raise ConfigError(
+            f"{where} is not a pipeline file",
+            findings=[Finding(where=f"{where}:1", what="it holds no keys", remedy="`retrain init` writes one")],
+        )
     if doubles := list(_double_keys(node)):
-        raise ConfigError(f"{where} has mistakes", findings=[Finding(where=f"{where}:{line}", what=f"{key} stands twice", remedy="keep one") for key, line in doubles])
+        raise ConfigError(
+            f"{where} has mistakes",
+            findings=[
+                Finding(where=f"{where}:{line}", what=f"{key} stands twice", remedy="keep one") for key, line in doubles
+            ],
+        )
     if data.get("apiVersion") != API_VERSION:
-        finding = Finding(where=f"{where}:{_line(node, ('apiVersion',))}", what=f"apiVersion is {data.get('apiVersion')!r}", remedy=f"this retrain reads {API_VERSION!r}")
+        finding = Finding(
+            where=f"{where}:{_line(node, ('apiVersion',))}",
+            what=f"apiVersion is {data.get('apiVersion')!r}",
+            remedy=f"this retrain reads {API_VERSION!r}",
+        )
         raise ConfigError(f"{where} is of another version", findings=[finding])
     try:
         return Pipeline.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{where} has mistakes", findings=[_finding(e, node, where) for e in error.errors()]) from None
+        raise ConfigError(
+            f"{where} has mistakes", findings=[_finding(e, node, where) for e in error.errors()]
+        ) from None
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -160,7 +192,9 @@ def load_pipeline(path: Path) -> Pipeline:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"no such pipeline file: {path}", remedy="`retrain init --data FILE --target COLUMN` writes one") from None
+        raise ConfigError(
+            f"no such pipeline file: {path}", remedy="`retrain init --data FILE --target COLUMN` writes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     return parse_pipeline(text, str(path))
@@ -173,12 +207,17 @@ def json_schema() -> dict[str, Any]:
 
 
 def _finding(error: Any, node: yaml.Node | None, where: str) -> Finding:
-    loc = tuple(part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part.startswith("function-"))))
+    loc = tuple(
+        part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part.startswith("function-")))
+    )
     key = ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in loc).replace(".[", "[") or "the file"
     what, remedy = error["msg"].removeprefix("Value error, "), ""
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
-        what, remedy = "unknown key", f"did you mean {near[0]!r}?" if near else "remove it, or see the JSON schema (`retrain schema file`)"
+        what, remedy = (
+            "unknown key",
+            f"did you mean {near[0]!r}?" if near else "remove it, or see the JSON schema (`retrain schema file`)",
+        )
     elif error["type"] == "missing":
         what, remedy = "is missing", "add it"
     return Finding(where=f"{where}:{_line(node, loc)}", what=f"{key}: {what}", remedy=remedy)
@@ -189,7 +228,11 @@ def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
     at: Any = definitions
     for part in loc[:-1]:
         at = _resolve(at, definitions)
-        at = at.get("items", {}) if isinstance(part, int) else at.get("properties", {}).get(part, at.get("additionalProperties", {}))
+        at = (
+            at.get("items", {})
+            if isinstance(part, int)
+            else at.get("properties", {}).get(part, at.get("additionalProperties", {}))
+        )
     at = _resolve(at, definitions)
     return list(at.get("properties", {})) if isinstance(at, dict) else []
 

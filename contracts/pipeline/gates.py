@@ -65,7 +65,8 @@ class Bootstrap(Contract):
     resamples: int = Field(1000, ge=100, le=100_000)
     seed: int = 0
     decide: Literal["interval", "point"] = Field(
-        "interval", description="interval: passed when the whole interval is inside the bound, inconclusive when it straddles."
+        "interval",
+        description="interval: passed when the whole interval is inside the bound, inconclusive when it straddles.",
     )
 
 
@@ -83,7 +84,9 @@ class Comparison(Contract):
     metric: str
     rule: Literal["superior", "non_inferior"] = "superior"
     margin: float = Field(0.0, ge=0, description="non_inferior: how much worse the challenger may be.")
-    non_inferior_after: Duration | None = Field(None, description="A champion older than this is judged by non_inferior.")
+    non_inferior_after: Duration | None = Field(
+        None, description="A champion older than this is judged by non_inferior."
+    )
     min_rows: int = Field(200, ge=1, description="Fewer shared unseen rows: the champion stays.")
     bootstrap: Bootstrap = Bootstrap()
 

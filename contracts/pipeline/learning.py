@@ -58,13 +58,20 @@ class Features(Contract):
     """The transform.  Fitted on training rows only; part of the model."""
 
     passthrough: bool = Field(False, description="Hand the typed columns on as they are, to your own Pipeline.")
-    numeric_missing: Literal["median", "mean", "none"] = Field("median", description="none leaves NaN to the estimator.")
+    numeric_missing: Literal["median", "mean", "none"] = Field(
+        "median", description="none leaves NaN to the estimator."
+    )
     indicator: bool = Field(True, description="Add a was-missing feature to numeric columns with nulls in training.")
     max_categories: int = Field(1000, ge=2, description="Rarer ones share one code.")
     min_category_rows: int = Field(2, ge=1, description="Categories with fewer training rows share one code.")
     drop_constant: bool = True
     drop_identifiers: bool = Field(True, description="Drop string columns where almost every value occurs once.")
-    dates: tuple[Literal["year", "month", "day", "weekday", "hour", "epoch_days"], ...] = ("year", "month", "weekday", "epoch_days")
+    dates: tuple[Literal["year", "month", "day", "weekday", "hour", "epoch_days"], ...] = (
+        "year",
+        "month",
+        "weekday",
+        "epoch_days",
+    )
     columns: tuple[FeaturePolicy, ...] = ()
 
     def policy(self, column: str) -> FeaturePolicy:

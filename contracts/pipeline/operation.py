@@ -14,8 +14,12 @@ class Release(Contract):
 
     strategy: Literal["rolling", "recreate"] = "rolling"
     ready_timeout: Duration = Field(parse_duration("60s"), description="Not healthy by then: the old version stays.")
-    drain_timeout: Duration = Field(parse_duration("15s"), description="How long the old version may finish its answers.")
-    contract: int = Field(1, ge=1, description="Raise it when requests that production accepts need no longer be accepted.")
+    drain_timeout: Duration = Field(
+        parse_duration("15s"), description="How long the old version may finish its answers."
+    )
+    contract: int = Field(
+        1, ge=1, description="Raise it when requests that production accepts need no longer be accepted."
+    )
 
 
 class Schedule(Contract):

@@ -15,7 +15,9 @@ class CsvOptions(Contract):
     delimiter: str = Field(",", min_length=1, max_length=1)
     quote: str = Field('"', min_length=1, max_length=1)
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
-    missing: tuple[str, ...] = Field((), description="Unquoted cells that mean null, besides the empty one.", examples=[["?", "NA"]])
+    missing: tuple[str, ...] = Field(
+        (), description="Unquoted cells that mean null, besides the empty one.", examples=[["?", "NA"]]
+    )
 
 
 class Source(Contract):

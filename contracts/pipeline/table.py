@@ -80,7 +80,9 @@ class Column(Contract):
             raise ValueError(f"pattern does not fit a {self.type} column")
         for rule in (self.min, self.max):
             if rule is not None and numeric == isinstance(rule.value, str):
-                raise ValueError("min and max are numbers for numeric columns, ISO dates for date and timestamp columns")
+                raise ValueError(
+                    "min and max are numbers for numeric columns, ISO dates for date and timestamp columns"
+                )
         if self.infinity and self.type is not ColumnType.NUMBER:
             raise ValueError("infinity is for number columns")
         return self

@@ -1,0 +1,210 @@
+"""Find everything that is wrong before anything is written.  Called as the `preflight` stage, and by `retrain doctor`.
+
+Every check returns findings; none of them stops the others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import ValidationError
+
+from contracts.errors import ConfigError, Finding, StageError
+from contracts.stages import Parameters, Preflight, decode, findings
+from contracts.stages import encode as text
+from steps.storage import local_path
+from steps.world import World
+
+Findings = Iterator[Finding]
+
+
+def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
+    """Check parameters, settings, endpoints, source, storage, disk and libraries.
+
+    Raises
+    ------
+    ConfigError
+        With every finding of every check.
+    """
+    wrong, parameters = check_parameters(inputs)
+    for check in CHECKS:
+        wrong += _collect(check, inputs, world)
+    if wrong:
+        raise ConfigError(f"{len(wrong)} finding{'s' if len(wrong) > 1 else ''} before the start", findings=wrong)
+    as_of = parameters.as_of if parameters and parameters.as_of else world.now()
+    notes = list(library_notes(world))
+    for note in notes:
+        world.log.warning("%s", note)
+    return Preflight.Outputs(
+        as_of=as_of,
+        summary=f"{len(CHECKS) + 1} checks passed, as of {text(as_of)}" + (f", {len(notes)} notes" if notes else ""),
+    )
+
+
+def check_parameters(inputs: Preflight.Inputs) -> tuple[list[Finding], Parameters | None]:
+    """Check the submitted values against their declaration: Argo itself checks neither types nor enums."""
+    texts = {field.replace("_", "-"): value for field, value in inputs.model_dump().items()}
+    try:
+        return [], decode(Parameters, texts)
+    except ValidationError as error:
+        return findings(error), None
+
+
+def check_environment(_: Preflight.Inputs, world: World) -> Findings:
+    """The environment should have a gate policy of its own, or the file a default: the model demands one."""
+    known = world.pipeline.gates.environments
+    name = world.settings.environment
+    if known and name not in known and name != "desk":
+        world.log.warning("environment %r has no gate policy of its own; gates.default applies", name)
+    yield from ()
+
+
+def check_store(_: Preflight.Inputs, world: World) -> Findings:
+    """The store takes an object and gives it back."""
+    uri = world.storage.uri("reports", world.workflow, "preflight.probe")
+    world.storage.write(uri, b"probe")
+    if world.storage.read(uri) != b"probe":
+        yield Finding(where="RETRAIN_STORE", what=f"{world.settings.store} does not give back what was written")
+    world.storage.delete(uri)
+
+
+def check_disk(_: Preflight.Inputs, world: World) -> Findings:
+    """There is room for work in progress, and for the store where it is a folder."""
+    folders = {"scratch": Path(tempfile.gettempdir())}
+    if store := local_path(world.settings.store):
+        store.mkdir(parents=True, exist_ok=True)
+        folders["store"] = store
+    for name, folder in folders.items():
+        free = shutil.disk_usage(folder).free // 2**20
+        if free < world.settings.min_free_mib:
+            yield Finding(
+                where=name,
+                what=f"{free} MiB free, {world.settings.min_free_mib} needed",
+                remedy="make room, or lower RETRAIN_MIN_FREE_MIB",
+            )
+
+
+def check_tracking(_: Preflight.Inputs, world: World) -> Findings:
+    """MLflow answers, and takes our credentials."""
+    uri = world.settings.tracking_uri
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        user, password = (
+            world.settings.mlflow_username.get_secret_value(),
+            world.settings.mlflow_password.get_secret_value(),
+        )
+        try:
+            answer = httpx.post(
+                f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+                json={"max_results": 1}, auth=(user, password) if user else None, timeout=10,
+            )  # fmt: skip
+        except httpx.HTTPError as error:
+            yield Finding(
+                where="RETRAIN_TRACKING_URI",
+                what=f"{parts.hostname}:{parts.port or ''} does not answer ({type(error).__name__})",
+                remedy="is the name right, and MLflow up?",
+            )
+            return
+        if answer.status_code in (401, 403):
+            yield Finding(
+                where="RETRAIN_MLFLOW_USERNAME",
+                what=f"MLflow answers {answer.status_code}",
+                remedy="check user, password and permissions",
+            )
+        elif answer.status_code >= 400:
+            yield Finding(
+                where="RETRAIN_TRACKING_URI",
+                what=f"MLflow answers {answer.status_code}",
+                remedy="is this MLflow, and its allowed hosts right?",
+            )
+    elif parts.scheme == "sqlite":
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        if not folder.is_dir():
+            yield Finding(where="RETRAIN_TRACKING_URI", what=f"the folder of {uri} does not exist", remedy="create it")
+    elif parts.scheme not in ("postgresql", "mysql"):
+        yield Finding(
+            where="RETRAIN_TRACKING_URI",
+            what=f"{parts.scheme or 'no scheme'} is not a tracking store with a registry",
+            remedy="http(s)://, sqlite:///",
+        )
+
+
+def check_ledger(_: Preflight.Inputs, world: World) -> Findings:
+    """The ledger can be read."""
+    if not world.settings.ledger.get_secret_value():
+        yield Finding(
+            where="RETRAIN_LEDGER", what="is missing", remedy="set the ledger's SQLAlchemy URL in the secrets"
+        )
+        return
+    world.ledger.head(world.pipeline.name)
+
+
+def check_source(inputs: Preflight.Inputs, world: World) -> Findings:
+    """The source is there and can be read; nothing of it is."""
+    from steps.sources import probe
+
+    yield from probe(inputs.source, inputs.as_of, world=world)
+
+
+def check_code(inputs: Preflight.Inputs, world: World) -> Findings:
+    """Every module that the file names is packed, or installed."""
+    packed: set[str] = set()
+    if inputs.code:
+        with zipfile.ZipFile(BytesIO(world.storage.read(inputs.code))) as archive:
+            packed = {name.split("/")[0].removesuffix(".py") for name in archive.namelist()}
+    for module in world.pipeline.user_modules:
+        top = module.split(".")[0]
+        if top not in packed and importlib.util.find_spec(top) is None:
+            yield Finding(
+                where=f"module {module}",
+                what="is neither beside the pipeline file nor installed",
+                remedy=f"put {top}.py beside the file",
+            )
+
+
+def check_libraries(_: Preflight.Inputs, world: World) -> Findings:
+    """At least one candidate's library can be loaded."""
+    notes = list(library_notes(world))
+    if notes and len(notes) == len(world.pipeline.training.candidates):
+        yield from notes
+
+
+def library_notes(world: World) -> Findings:
+    """Say which candidates cannot run here, and the command that mends it."""
+    for candidate in world.pipeline.training.candidates:
+        if candidate.estimator == "lightgbm":
+            from steps.candidates.lightgbm import lightgbm_problem
+
+            if problem := lightgbm_problem():
+                yield problem
+        elif candidate.estimator == "xgboost" and importlib.util.find_spec("xgboost") is None:
+            yield Finding(
+                where=f"candidate {candidate.name}",
+                what="XGBoost is not installed",
+                remedy="pip install 'retrain[xgboost]'",
+            )
+
+
+CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
+    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_libraries,
+)  # fmt: skip
+
+
+def _collect(
+    check: Callable[[Preflight.Inputs, World], Findings], inputs: Preflight.Inputs, world: World
+) -> list[Finding]:
+    name = check.__name__.removeprefix("check_")
+    try:
+        return list(check(inputs, world))
+    except StageError as error:
+        return [*error.findings] or [Finding(where=name, what=error.message, remedy=error.remedy)]
+    except (OSError, zipfile.BadZipFile) as error:
+        return [Finding(where=name, what=f"{type(error).__name__}: {error}", remedy="check path and permissions")]
