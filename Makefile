@@ -1,0 +1,63 @@
+# `make help` lists the targets.  The first one that needs Python sets it up in .venv.
+.DEFAULT_GOAL := help
+UV_VERSION := 0.13.9
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+PYTHON := .venv/bin/python
+PIPELINE ?= adult.yaml
+export UV_PYTHON_PREFERENCE ?= system
+
+.PHONY: help run stop test test-faults check lock lock-check compile docs benchmark clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.runtime ## Compile and run the pipeline of PIPELINE, up to a version that serves
+	@.venv/bin/retrain compile $(PIPELINE) --quiet
+	@.venv/bin/retrain run $(PIPELINE)
+
+stop: .venv/.runtime ## End the server that `make run` left
+	@.venv/bin/retrain stop
+
+test: .venv/.dev ## Pass the tests
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
+
+check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and docs are current
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+compile: .venv/.dev ## Write argo/ anew from the shipped pipeline
+	@.venv/bin/retrain compile adult.yaml
+
+docs: .venv/.dev ## Write the generated pages of docs/ anew
+	@$(PYTHON) -m workflows.docs
+
+lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate --extra xgboost --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+lock-check: .venv/.dev ## Ask the package index whether every locked package has a wheel for each platform
+	@$(PYTHON) -m pytest -m network tests/platforms
+
+clean: ## Remove environments and caches (never .retrain, which holds your models)
+	@rm -rf .venv .uv .mypy_cache .ruff_cache .import_linter_cache
+
+# ---- the environment: uv (brought when missing), a Python that fits, the locked packages, this project
+.uv/bin/uv:
+	@python3 -m venv .uv >/dev/null 2>&1 && .uv/bin/python -m pip install -q uv==$(UV_VERSION) \
+	 || python3 -m pip install -q --target .uv uv==$(UV_VERSION) \
+	 || { rm -rf .uv; echo "setup: python3 has neither venv nor pip; install one (Debian: apt-get install python3-venv) or uv" >&2; exit 69; }
+
+.venv/bin/python: | $(UV)
+	@$(UV) venv -q --python '>=3.11,<3.14' .venv
+
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "setup: installing the locked packages into .venv"
+	@$(UV) pip install -q --python $(PYTHON) --require-hashes -r requirements.lock
+	@$(UV) pip install -q --python $(PYTHON) --no-deps -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	@$(UV) pip install -q --python $(PYTHON) --require-hashes -r requirements-dev.lock
+	@touch $@
