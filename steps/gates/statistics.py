@@ -1,0 +1,239 @@
+"""Percentile bootstrap of the metrics, paired where two models answer the same rows.  Pure; seeded.
+
+A resample is a vector of how often each row was drawn (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+chapters 13 and 16), so every metric is computed with those counts as weights, for many resamples at once, by matrix
+products and cumulative sums.  Tests compare each with scikit-learn on the drawn rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.metrics import Task
+from contracts.pipeline.gates import Bootstrap
+from contracts.reports import Interval
+from steps.metrics import BINS, Floats, Judged, calibration_bins, confidence_and_hit
+
+_BLOCK = 1_000_000
+"""Cells of one block of counts: bounds memory (8 MB a work array) whatever the rows."""
+MIN_USABLE = 0.9
+"""An interval stands on at least this share of the resamples; on fewer the number counts as not computable."""
+
+Kernel = Callable[[Floats], Floats]
+"""Counts [resamples, rows] -> metric [resamples]; NaN where it has no value."""
+
+
+def replicates(judged: Sequence[Judged], metrics: Iterable[str], bootstrap: Bootstrap) -> list[dict[str, Floats]]:
+    """Draw rows with replacement and compute metrics on every draw.
+
+    All of `judged` speak of the same rows and get the same draws: differences of their replicates are paired.
+
+    Returns
+    -------
+    For each of `judged`, metric -> [resamples]; NaN where a draw has no value (one class only, say).
+    """
+    names, rows = tuple(dict.fromkeys(metrics)), judged[0].rows
+    kernels = [{name: _KERNELS[name](j) for name in names} for j in judged]
+    results = [{name: np.full(bootstrap.resamples, np.nan) for name in names} for _ in judged]
+    if rows == 0:
+        return results
+    generator = np.random.default_rng(bootstrap.seed)
+    step = max(1, _BLOCK // rows)
+    for start in range(0, bootstrap.resamples, step):
+        size = min(step, bootstrap.resamples - start)
+        counts = _draw(generator, size, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for result, kernel in zip(results, kernels, strict=True):
+                for name in names:
+                    result[name][start : start + size] = kernel[name](counts)
+    return results
+
+
+def combine(values: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """Return a weighted composite of replicates."""
+    return np.asarray(np.sum([weight * values[name] for name, weight in weights.items()], axis=0))
+
+
+def interval(values: Floats, bootstrap: Bootstrap) -> Interval | None:
+    """Return the percentile interval, None when too many replicates have no value."""
+    usable = values[np.isfinite(values)]
+    if len(usable) < MIN_USABLE * bootstrap.resamples:
+        return None
+    tail = (1 - bootstrap.confidence) / 2
+    low, high = np.quantile(usable, [tail, 1 - tail])
+    return Interval(low=float(low), high=float(high), confidence=bootstrap.confidence, resamples=len(usable))
+
+
+def _draw(generator: np.random.Generator, resamples: int, rows: int) -> Floats:
+    drawn = generator.integers(rows, size=(resamples, rows), dtype=np.int64)
+    drawn += np.arange(resamples, dtype=np.int64)[:, None] * rows
+    return np.bincount(drawn.ravel(), minlength=resamples * rows).reshape(resamples, rows).astype(np.float64)
+
+
+def _mean(values: Floats) -> Kernel:
+    return lambda counts: (counts @ values) / counts.sum(axis=1)
+
+
+def _accuracy(j: Judged) -> Kernel:
+    return _mean((j.truth == j.predicted).astype(np.float64))
+
+
+def _confusion(j: Judged) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
+    """Counts -> hits, true and predicted rows of each class, each [resamples, classes]."""
+    classes = np.arange(j.classes)
+    truth = (j.truth[:, None] == classes).astype(np.float64)
+    predicted = (j.predicted[:, None] == classes).astype(np.float64)
+    hits = truth * predicted
+    return lambda counts: (counts @ hits, counts @ truth, counts @ predicted)
+
+
+def _balanced_accuracy(j: Judged) -> Kernel:
+    confusion = _confusion(j)
+
+    def kernel(counts: Floats) -> Floats:
+        hits, truth, _ = confusion(counts)
+        return np.asarray(np.nanmean(hits / truth, axis=1))
+
+    return kernel
+
+
+def _of_classes(value: Callable[[Floats, Floats, Floats], Floats]) -> Callable[[Judged], Kernel]:
+    def make(j: Judged) -> Kernel:
+        confusion = _confusion(j)
+
+        def kernel(counts: Floats) -> Floats:
+            hits, truth, predicted = confusion(counts)
+            each = np.nan_to_num(value(hits, truth, predicted), nan=0.0)
+            if j.task is Task.BINARY:
+                return np.asarray(each[:, j.positive])
+            occurs = truth + predicted > 0
+            return np.asarray((each * occurs).sum(axis=1) / occurs.sum(axis=1))
+
+        return kernel
+
+    return make
+
+
+def _log_loss(j: Judged) -> Kernel:
+    tiny = np.finfo(np.float64).eps
+    given = j.probabilities[np.arange(j.rows), j.truth]
+    return _mean(-np.log(np.clip(given, tiny, 1 - tiny)))
+
+
+def _brier(j: Judged) -> Kernel:
+    if j.task is Task.BINARY:
+        positive, probability = j.positive_scores()
+        return _mean((probability - positive) ** 2)
+    return _mean(((j.probabilities - (j.truth[:, None] == np.arange(j.classes))) ** 2).sum(axis=1))
+
+
+def _calibration_error(j: Judged) -> Kernel:
+    probability, hit = confidence_and_hit(j)
+    gaps = (calibration_bins(probability)[:, None] == np.arange(BINS)) * (probability - hit)[:, None]
+    return lambda counts: np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
+
+
+def _ranking(
+    scores: Floats, positive: NDArray[np.bool_], *, descending: bool
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Counts -> positives and negatives up to the end of each group of equal scores, each [resamples, groups]."""
+    order = np.argsort(-scores if descending else scores, kind="stable")
+    ranked, sign = scores[order], positive[order].astype(np.float64)
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    ties = len(ends) < len(ranked)
+
+    def cumulate(counts: Floats) -> tuple[Floats, Floats]:
+        drawn = counts[:, order]
+        all_rows = np.cumsum(drawn, axis=1)
+        positives = np.cumsum(drawn * sign, axis=1)
+        if ties:
+            all_rows, positives = all_rows[:, ends], positives[:, ends]
+        return positives, all_rows - positives
+
+    return cumulate
+
+
+def _auc(scores: Floats, positive: NDArray[np.bool_]) -> Kernel:
+    """Area under the ROC curve as the Mann-Whitney statistic, ties counted half (Hanley and McNeil, 1982)."""
+    cumulate = _ranking(scores, positive, descending=False)
+
+    def kernel(counts: Floats) -> Floats:
+        positives, negatives = cumulate(counts)
+        below = negatives - np.diff(negatives, axis=1, prepend=0.0) / 2
+        won = np.einsum("ij,ij->i", np.diff(positives, axis=1, prepend=0.0), below)
+        return np.asarray(won / (positives[:, -1] * negatives[:, -1]))
+
+    return kernel
+
+
+def _roc_auc(j: Judged) -> Kernel:
+    if j.task is Task.BINARY:
+        positive, probability = j.positive_scores()
+        return _auc(probability, positive)
+    kernels = [_auc(j.probabilities[:, k], j.truth == k) for k in range(j.classes)]
+    return lambda counts: np.mean([kernel(counts) for kernel in kernels], axis=0)
+
+
+def _average_precision(j: Judged) -> Kernel:
+    positive, probability = j.positive_scores()
+    cumulate = _ranking(probability, positive, descending=True)
+
+    def kernel(counts: Floats) -> Floats:
+        hits, misses = cumulate(counts)
+        precision = np.nan_to_num(hits / (hits + misses), nan=0.0)
+        area = np.einsum("ij,ij->i", np.diff(hits, axis=1, prepend=0.0), precision) / hits[:, -1]
+        return np.where(misses[:, -1] > 0, area, np.nan)
+
+    return kernel
+
+
+def _rmse(j: Judged) -> Kernel:
+    mean = _mean((j.truth - j.predicted) ** 2)
+    return lambda counts: np.sqrt(mean(counts))
+
+
+def _median_absolute_error(j: Judged) -> Kernel:
+    errors = np.abs(j.truth - j.predicted)
+    order = np.argsort(errors, kind="stable")
+    ranked = errors[order]
+
+    def kernel(counts: Floats) -> Floats:
+        reached = np.cumsum(counts[:, order], axis=1)
+        total = reached[:, -1:]
+        lower = ranked[(reached > (total - 1) // 2).argmax(axis=1)]
+        upper = ranked[(reached > total // 2).argmax(axis=1)]
+        return np.asarray((lower + upper) / 2)
+
+    return kernel
+
+
+def _r2(j: Judged) -> Kernel:
+    error = (j.truth - j.predicted) ** 2
+    centred = j.truth - j.truth.mean()  # keeps the difference of squares below from cancelling
+
+    def kernel(counts: Floats) -> Floats:
+        spread = counts @ centred**2 - (counts @ centred) ** 2 / counts.sum(axis=1)
+        return np.where(spread > 0, 1 - (counts @ error) / spread, np.nan)
+
+    return kernel
+
+
+_KERNELS: dict[str, Callable[[Judged], Kernel]] = {
+    "roc_auc": _roc_auc,
+    "average_precision": _average_precision,
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1": _of_classes(lambda hits, truth, predicted: 2 * hits / (truth + predicted)),
+    "precision": _of_classes(lambda hits, _, predicted: hits / predicted),
+    "recall": _of_classes(lambda hits, truth, _: hits / truth),
+    "log_loss": _log_loss,
+    "brier": _brier,
+    "calibration_error": _calibration_error,
+    "rmse": _rmse,
+    "mae": lambda j: _mean(np.abs(j.truth - j.predicted)),
+    "median_absolute_error": _median_absolute_error,
+    "r2": _r2,
+}
