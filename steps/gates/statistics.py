@@ -17,8 +17,8 @@ from contracts.pipeline.gates import Bootstrap
 from contracts.reports import Interval
 from steps.metrics import BINS, Floats, Judged, calibration_bins, confidence_and_hit
 
-_BLOCK = 1_000_000
-"""Cells of one block of counts: bounds memory (8 MB a work array) whatever the rows."""
+_BLOCK = 250_000
+"""Cells of one block of counts: bounds memory (2 MB a work array) and stays in the cache."""
 MIN_USABLE = 0.9
 """An interval stands on at least this share of the resamples; on fewer the number counts as not computable."""
 
@@ -136,35 +136,23 @@ def _calibration_error(j: Judged) -> Kernel:
     return lambda counts: np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
 
 
-def _ranking(
-    scores: Floats, positive: NDArray[np.bool_], *, descending: bool
-) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """Counts -> positives and negatives up to the end of each group of equal scores, each [resamples, groups]."""
-    order = np.argsort(-scores if descending else scores, kind="stable")
-    ranked, sign = scores[order], positive[order].astype(np.float64)
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    ties = len(ends) < len(ranked)
-
-    def cumulate(counts: Floats) -> tuple[Floats, Floats]:
-        drawn = counts[:, order]
-        all_rows = np.cumsum(drawn, axis=1)
-        positives = np.cumsum(drawn * sign, axis=1)
-        if ties:
-            all_rows, positives = all_rows[:, ends], positives[:, ends]
-        return positives, all_rows - positives
-
-    return cumulate
-
-
 def _auc(scores: Floats, positive: NDArray[np.bool_]) -> Kernel:
     """Area under the ROC curve as the Mann-Whitney statistic, ties counted half (Hanley and McNeil, 1982)."""
-    cumulate = _ranking(scores, positive, descending=False)
+    order = np.argsort(scores, kind="stable")
+    wins, losses = order[positive[order]], order[~positive[order]]
+    below = np.searchsorted(scores[losses], scores[wins], side="left")
+    not_above = np.searchsorted(scores[losses], scores[wins], side="right")
+    ties = bool((below != not_above).any())
 
     def kernel(counts: Floats) -> Floats:
-        positives, negatives = cumulate(counts)
-        below = negatives - np.diff(negatives, axis=1, prepend=0.0) / 2
-        won = np.einsum("ij,ij->i", np.diff(positives, axis=1, prepend=0.0), below)
-        return np.asarray(won / (positives[:, -1] * negatives[:, -1]))
+        beaten = np.zeros((len(counts), len(losses) + 1))
+        np.cumsum(np.take(counts, losses, axis=1), axis=1, out=beaten[:, 1:])
+        ranks = np.take(beaten, below, axis=1)
+        if ties:
+            ranks = (ranks + np.take(beaten, not_above, axis=1)) / 2
+        drawn = np.take(counts, wins, axis=1)
+        won = np.einsum("ij,ij->i", drawn, ranks)
+        return np.asarray(won / (drawn.sum(axis=1) * beaten[:, -1]))
 
     return kernel
 
@@ -179,13 +167,23 @@ def _roc_auc(j: Judged) -> Kernel:
 
 def _average_precision(j: Judged) -> Kernel:
     positive, probability = j.positive_scores()
-    cumulate = _ranking(probability, positive, descending=True)
+    order = np.argsort(-probability, kind="stable")
+    hit, ranked = positive[order].astype(np.float64), probability[order]
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    ties = len(ends) < len(ranked)
 
     def kernel(counts: Floats) -> Floats:
-        hits, misses = cumulate(counts)
-        precision = np.nan_to_num(hits / (hits + misses), nan=0.0)
-        area = np.einsum("ij,ij->i", np.diff(hits, axis=1, prepend=0.0), precision) / hits[:, -1]
-        return np.where(misses[:, -1] > 0, area, np.nan)
+        drawn = np.take(counts, order, axis=1)
+        chosen = np.cumsum(drawn, axis=1)
+        hits = np.cumsum(np.multiply(drawn, hit, out=drawn), axis=1)
+        if ties:
+            chosen, hits = np.take(chosen, ends, axis=1), np.take(hits, ends, axis=1)
+        total = hits[:, -1]
+        mixed = (total > 0) & (total < chosen[:, -1])
+        gained = np.diff(hits, axis=1, prepend=0.0)
+        precision = np.divide(hits, np.maximum(chosen, 1.0, out=chosen), out=hits)
+        area = np.einsum("ij,ij->i", gained, precision)
+        return np.where(mixed, area / total, np.nan)
 
     return kernel
 
