@@ -50,7 +50,7 @@ class SplitManifest(Contract):
     """``<store>/splits/<sha256>/split.json``, beside rows.parquet and recipe.json.
 
     rows.parquet has one row per dataset row, in order: `key` (fixed binary 16: truncated SHA-256 of the row's key) and
-    `side` (int8).  `sha256` is over method, seed, keys and sides, not over Parquet's bytes.
+    `side` (int8).  `sha256` is over the manifest's other fields, the keys and the sides, not over Parquet's bytes.
     """
 
     sha256: Sha256
@@ -58,6 +58,7 @@ class SplitManifest(Contract):
     transform_sha256: Sha256
     method: str
     seed: int
+    key_scheme: str = Field("", description="Hash of what keys are made of; keys of two splits compare only when it is the same.")
     counts: dict[str, int]
     class_shares: dict[str, dict[str, float]] = Field({}, description="side -> class -> share (classification).")
     notes: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ class ModelManifest(Contract):
     passthrough: bool = False
     trusted_types: tuple[str, ...] = ()
     user_modules: dict[str, str] = Field({}, description="Module name -> content sha256, packed under user/.")
+    files: dict[str, Sha256] = Field({}, description="Every other file of the package -> sha256; checked on loading.")
     contract: int = 1
     dataset_sha256: Sha256
     transform_sha256: Sha256

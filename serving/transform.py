@@ -302,8 +302,7 @@ def date_part(moments: npt.NDArray[np.datetime64], part: DatePart) -> npt.NDArra
         case "month":
             return _count(moments, "M") % 12 + 1
         case "day":
-            first = moments.astype("datetime64[M]").astype("datetime64[D]")
-            return (moments.astype("datetime64[D]") - first).astype(np.int64) + 1
+            return _count(moments, "D") - _count(moments.astype("datetime64[M]"), "D") + 1
         case "weekday":
             return (_count(moments, "D") + 3) % 7  # 1970-01-01 was a Thursday
         case "hour":
@@ -313,7 +312,8 @@ def date_part(moments: npt.NDArray[np.datetime64], part: DatePart) -> npt.NDArra
 
 
 def _count(moments: npt.NDArray[np.datetime64], unit: str) -> npt.NDArray[np.int64]:
-    return moments.astype(f"datetime64[{unit}]").astype(np.int64)
+    count: npt.NDArray[np.int64] = moments.astype(f"datetime64[{unit}]").astype(np.int64)
+    return count
 
 
 def _chunks(table: Any, step: Numeric | Categorical | DateParts) -> Iterator[tuple[int, Any]]:
