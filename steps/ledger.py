@@ -55,6 +55,7 @@ ENTRIES = Table(
     UniqueConstraint("model", "previous"),
     UniqueConstraint("model", "number"),
     Index("ledger_version", "model", "version", "number"),
+    Index("ledger_state", "model", "state", "number"),
 )  # fmt: skip
 """`evidence` is canonical JSON and `at` fixed-width UTC text: what is hashed is what is stored, on any database."""
 
@@ -162,7 +163,7 @@ class Ledger:
             head = _head(connection, model)
             if (head.id if head else None) != (after.id if after else None):
                 raise LostRace(model)
-            now = _standing(connection, model)
+            now = _standing(connection, model, version)
             written: list[LedgerEntry] = []
             for change, changed in lifecycle.changes(now, state, version):
                 if changed == version:
@@ -190,10 +191,20 @@ class Ledger:
             The version went on without us.
         """
         with self._database.read() as connection:
-            head, latest = _head(connection, entry.model), _standing(connection, entry.model).latest.get(entry.version)
+            head = _head(connection, entry.model)
+            latest = _standing(connection, entry.model, entry.version).latest.get(entry.version)
         if head is None or latest is None or latest.id != entry.id:
             raise LostRace(entry.model)
         return head
+
+    @contextmanager
+    def exclusively(self, model: str) -> Iterator[None]:
+        """Hold the lock under which entries of a model are written: for an effect elsewhere that must not happen twice.
+
+        Gone with the process that holds it.  Write to the ledger after it, not within.
+        """
+        with self._database.write(lock=model):
+            yield
 
     def take_over(self, releasing: LedgerEntry, *, workflow: str, by: str, reason: str, at: datetime) -> LedgerEntry:
         """End a crashed release by an explicit entry: its version becomes *failed*, and the next may release.
@@ -307,8 +318,21 @@ def _head(connection: Connection, model: str) -> LedgerEntry | None:
     return _entry(row) if row else None
 
 
-def _standing(connection: Connection, model: str) -> lifecycle.Standing:
-    # The latest entry of each version, by the index ledger_version: a decision does not read the whole history.
-    newest = select(func.max(ENTRIES.c.number)).where(ENTRIES.c.model == model).group_by(ENTRIES.c.version)
-    query = select(ENTRIES).where(ENTRIES.c.model == model, ENTRIES.c.number.in_(newest)).order_by(ENTRIES.c.number)
+def _standing(connection: Connection, model: str, version: int | None = None) -> lifecycle.Standing:
+    """Read where versions stand: all of them, or only those that matter to a transition of `version`.
+
+    At most one version is serving and one releasing, so these are the ones that entered those states last; found by
+    index, so that a decision costs the same however long the history is.
+    """
+    c = ENTRIES.c
+    newest = select(func.max(c.number)).where(c.model == model).group_by(c.version)
+    if version is not None:
+        active = (
+            connection.scalar(
+                select(c.version).where(c.model == model, c.state == state).order_by(c.number.desc()).limit(1)
+            )
+            for state in (State.SERVING.value, State.RELEASING.value)
+        )
+        newest = newest.where(c.version.in_({version, *(v for v in active if v is not None)}))
+    query = select(ENTRIES).where(c.model == model, c.number.in_(newest)).order_by(c.number)
     return lifecycle.standing(_entry(row) for row in connection.execute(query).mappings())

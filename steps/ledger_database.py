@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, exc
+from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -45,11 +45,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that writes, committed at its end."""
+    def write(self, *, lock: str = "") -> Iterator[Connection]:
+        """Open a transaction that writes, committed at its end; with `lock`, after all others of that name."""
         with _errors(), self._engine().connect() as connection:
             connection.execution_options(**{_WRITE: True})
             with connection.begin():
+                if lock and self._url.get_backend_name() == "postgresql":
+                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(lock))))
                 yield connection
 
     def _engine(self) -> Engine:
@@ -103,9 +105,10 @@ class Database:
                 if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                     cursor.execute("PRAGMA journal_mode=WAL")
                 return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise exc.OperationalError("", None, error) from None
+            except sqlite3.Error as error:
+                classified = _classify(error)
+                if not isinstance(classified, StorageError) or time.monotonic() > deadline:
+                    raise classified from None
                 time.sleep(0.01)
             finally:
                 raw.close()
