@@ -172,8 +172,8 @@ def _comparison(champion: Champion, comparison: Comparison) -> Check:
         end = {Verdict.PASSED: "", Verdict.REJECTED: f"{tie}: {stays}", Verdict.INCONCLUSIVE: f", not shown: {stays}"}
         said = (
             f"{metric} {number(found.challenger)} against {number(found.champion)} of version {champion.version}, "
-            f"better by {_signed(found)} on {champion.rows} rows unseen by both; {why_rule} asks for more than {least:g}"
-            f"{end[verdict]}"
+            f"better by {_signed(found)} on {champion.rows} rows unseen by both; "
+            f"{why_rule} asks for more than {least:g}{end[verdict]}"
         )
     return Check(
         name="comparison",
