@@ -1,0 +1,84 @@
+"""The desk: one folder on this machine that holds everything, and the settings that follow from it.
+
+Called by every command that runs, asks or serves without a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import ValidationError
+
+from contracts.errors import ConfigError, Finding
+from contracts.settings import Settings, desk, find_home, variable
+
+SECRETS_FILE = "secrets.env"
+
+
+def desk_home(*, must_exist: bool = False) -> Path:
+    """Return the desk's home; see `contracts.settings.find_home`.
+
+    Raises
+    ------
+    ConfigError
+        With `must_exist`, when there is none yet.
+    """
+    home = find_home()
+    if must_exist and not home.is_dir():
+        raise ConfigError(
+            f"nothing was run here: {home} does not exist", remedy="`retrain run FILE` first, or set RETRAIN_HOME"
+        )
+    return home
+
+
+def desk_environment(home: Path, source_base: Path) -> dict[str, str]:
+    """Return the desk's settings as ``RETRAIN_*`` variables, and what else ``secrets.env`` in the home holds.
+
+    The caller's own ``RETRAIN_*`` variables come first, then the secrets file, then the desk's defaults.
+
+    Raises
+    ------
+    ConfigError
+        The secrets file can be read by others, or cannot be read.
+    """
+    known = {variable(field) for field in Settings.model_fields}
+    own = {name: value for name, value in os.environ.items() if name in known}
+    return desk(home, source_base) | _secrets(home / SECRETS_FILE) | own
+
+
+def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
+    """Return the desk's settings.
+
+    Raises
+    ------
+    ConfigError
+        As `desk_environment`; and with one finding a setting that is wrong.
+    """
+    values = desk_environment(home, source_base or home.parent)
+    try:
+        return Settings.model_validate(
+            {field: values[variable(field)] for field in Settings.model_fields if variable(field) in values}
+        )
+    except ValidationError as error:
+        wrong = [
+            Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it right") for e in error.errors()
+        ]
+        raise ConfigError("settings are missing or wrong", findings=wrong) from None
+
+
+def _secrets(path: Path) -> dict[str, str]:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
+    try:
+        return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"cannot read {path}", remedy="one NAME=value a line, UTF-8") from None
