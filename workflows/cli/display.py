@@ -1,0 +1,118 @@
+"""How a run looks: a live table for people, plain lines for pipes, one summary at the end.  Called by `run` and `status`."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from contracts.stages import BY_NAME, STAGES
+
+if TYPE_CHECKING:
+    from workflows.local.state import Node, RunState
+
+_STYLES = {
+    "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
+    "Error": ("✗", "red"), "Skipped": ("–", "dim"), "Omitted": ("–", "dim"), "": ("·", "dim"),
+}  # fmt: skip
+
+
+def stage_nodes(state: RunState) -> dict[str, Node]:
+    """Return the node that stands for each stage: the retry node where there is one, else the pod."""
+    found: dict[str, Node] = {}
+    for node in state.nodes.values():
+        if node.template in BY_NAME and (node.template not in found or node.type in ("Retry", "Skipped")):
+            found[node.template] = node
+    return found
+
+
+def attempts(state: RunState, node: Node) -> int:
+    """Return how often a stage was started."""
+    return sum(1 for child in node.children if state.nodes[child].type == "Pod") if node.type == "Retry" else 1
+
+
+def seconds(node: Node, now: datetime) -> float | None:
+    """Return how long a node has run, None when it has not."""
+    if node.started is None or node.phase in ("Skipped", "Omitted", "Pending"):
+        return None
+    return ((node.finished or now) - node.started).total_seconds()
+
+
+def result(state: RunState, node: Node | None) -> str:
+    """Return the one line of a stage: its own summary, else why there is none."""
+    if node is None:
+        return ""
+    if node.phase in ("Skipped", "Omitted"):
+        return node.message
+    line = node.outputs.get("summary", "") or (node.message if node.phase in ("Failed", "Error", "Pending") else "")
+    tried = attempts(state, node)
+    return f"{line} (attempt {tried})" if tried > 1 and node.phase == "Running" else line
+
+
+def table(state: RunState, now: datetime) -> Table:
+    """Return the stages as a table: state, duration, one line of result each."""
+    grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim", expand=True)
+    grid.add_column("", width=1)
+    grid.add_column("stage", no_wrap=True)
+    grid.add_column("time", justify="right", no_wrap=True)
+    grid.add_column("result", ratio=1, overflow="fold")
+    nodes = stage_nodes(state)
+    for stage in STAGES:
+        node = nodes.get(stage.name)
+        sign, style = _STYLES[node.phase if node else ""]
+        took = seconds(node, now) if node else None
+        row_style = "dim" if style == "dim" else ""
+        line = Text(result(state, node), style="red" if style == "red" else row_style)
+        grid.add_row(Text(sign, style=style), Text(stage.name, style=row_style), f"{took:.1f} s" if took is not None else "", line)
+    return grid
+
+
+class Progress:
+    """Shows a run while it goes on.  Use as a context manager and hand `update` to the runner."""
+
+    def __init__(self, console: Console, file: TextIO) -> None:
+        self._console = console
+        self._file = file
+        self._state: RunState | None = None
+        self._said: dict[str, str] = {}
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+    def update(self, state: RunState) -> None:
+        """Take a new state of the run."""
+        with self._lock:
+            self._state = state
+        if self._live is None:
+            self._print_changes(state)
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            return table(self._state, datetime.now(UTC)) if self._state else Text("")
+
+    def _print_changes(self, state: RunState) -> None:
+        if state.message and self._said.get("") != state.message:
+            self._said[""] = state.message
+            print(state.message, file=self._file, flush=True)
+        for name, node in stage_nodes(state).items():
+            line = f"{name:<10} {node.phase:<10}"
+            if node.phase != "Running":
+                took = seconds(node, datetime.now(UTC))
+                line += (f" {took:6.1f} s  " if took is not None else " " * 11) + result(state, node)
+            if node.phase not in ("", "Pending") and self._said.get(name) != node.phase:
+                self._said[name] = node.phase
+                print(line.rstrip(), file=self._file, flush=True)

@@ -1,0 +1,160 @@
+"""`retrain doctor`: is this machine ready, and do all records of what serves agree?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from contracts import names
+from contracts.base import Contract
+from contracts.errors import CONFIG, StageError
+from contracts.pipeline import load_pipeline
+from contracts.settings import find_home
+from workflows.cli.desk import SECRETS_FILE, desk_settings
+
+if TYPE_CHECKING:
+    from contracts.settings import Settings
+
+_SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
+
+
+class Line(Contract):
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "note", "wrong"]
+    found: str
+    remedy: str = ""
+
+
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="Also check what this pipeline file needs.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check the machine, the home, and whether ledger, MLflow's aliases and the server say the same.
+
+    Exits 78 when something is wrong.
+
+    [bold]Examples[/bold]
+
+      retrain doctor
+
+      retrain doctor churn.yaml
+    """
+    lines = [*_machine(), *_home(find_home())]
+    if file is not None:
+        lines += _pipeline(file)
+    if json_output:
+        typer.echo("[" + ",".join(line.model_dump_json() for line in lines) + "]")
+    else:
+        _show(lines)
+    raise typer.Exit(CONFIG.exit_code if any(line.state == "wrong" for line in lines) else 0)
+
+
+def _machine() -> Iterator[Line]:
+    yield Line(what="python", state="ok", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Line(what="cores", state="ok", found=str(os.cpu_count()))
+    from steps.candidates.lightgbm import lightgbm_problem
+
+    problem = lightgbm_problem()
+    if problem:
+        yield Line(what="lightgbm", state="note", found=problem.what, remedy=problem.remedy)
+    else:
+        yield Line(what="lightgbm", state="ok", found="its library loads")
+    argo = shutil.which("argo")
+    yield Line(what="argo", state="ok", found=argo or "not here; only needed to submit to a cluster")
+
+
+def _home(home: Path) -> Iterator[Line]:
+    if not home.is_dir():
+        yield Line(what="home", state="note", found=f"{home} does not exist yet", remedy="`retrain run FILE` makes it")
+        return
+    free = shutil.disk_usage(home).free // 2**20
+    yield Line(what="home", state="ok" if os.access(home, os.W_OK) else "wrong", found=f"{home}, {free} MiB free")
+    yield Line(what="secrets", state="ok", found=SECRETS_FILE if (home / SECRETS_FILE).is_file() else "none")
+    yield from _unfinished(home)
+    settings = desk_settings(home)
+    try:
+        yield from _projections(settings)
+    except StageError as error:
+        yield Line(what="records", state="wrong", found=error.message, remedy=error.remedy)
+
+
+def _unfinished(home: Path) -> Iterator[Line]:
+    from workflows.local import state
+
+    for run in state.list_runs(home):
+        if run.finished is None and not state.is_running(home, run.name):
+            yield Line(what="run", state="note", found=f"{run.name} was cut off", remedy="`retrain run` of the same file goes on with it")
+
+
+def _projections(settings: Settings) -> Iterator[Line]:
+    """Compare the ledger, which is the truth, with what is derived from it."""
+    from steps.ledger import Ledger
+    from steps.registry import Registry
+
+    ledger = Ledger(settings.ledger.get_secret_value())
+    for model in ledger.models():
+        broken = ledger.verify(model)
+        yield Line(
+            what=f"{model} ledger", state="wrong" if broken else "ok",
+            found="; ".join(map(str, broken)) or f"{len(ledger.entries(model))} entries, chain intact",
+        )  # fmt: skip
+        serving = ledger.serving(model)
+        alias = Registry(settings, model).alias(names.ALIAS_PRODUCTION)
+        expected = serving.version if serving else None
+        yield Line(
+            what=f"{model} alias", state="ok" if alias == expected else "wrong",
+            found=f"ledger: {expected or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}",
+            remedy="" if alias == expected else "somebody moved the alias, or a release was cut off; run the pipeline again",
+        )  # fmt: skip
+        if expected is not None:
+            yield _server(settings, model, expected)
+
+
+def _server(settings: Settings, model: str, version: int) -> Line:
+    from steps.rollout.process import serving_version
+
+    answers = serving_version(settings, model)
+    if answers == version:
+        return Line(what=f"{model} server", state="ok", found=f"version {version} answers")
+    found = f"version {answers} answers, the ledger says {version}" if answers else f"nothing answers, the ledger says {version}"
+    return Line(what=f"{model} server", state="wrong" if answers else "note", found=found, remedy="`retrain run` brings it back")
+
+
+def _pipeline(file: Path) -> Iterator[Line]:
+    """Run the preflight stage's checks on this machine."""
+    from contracts.stages import Preflight
+    from steps.preflight import preflight
+    from steps.world import World
+
+    try:
+        pipeline = load_pipeline(file)
+        settings = desk_settings(find_home(), file.resolve().parent)
+        answer = preflight(Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, workflow="doctor"))
+    except StageError as error:
+        for finding in error.findings:
+            yield Line(what=finding.where, state="wrong", found=finding.what, remedy=finding.remedy)
+        if not error.findings:
+            yield Line(what=str(file), state="wrong", found=error.message, remedy=error.remedy)
+    else:
+        yield Line(what=str(file), state="ok", found=answer.summary)
+
+
+def _show(lines: list[Line]) -> None:
+    console = Console(file=sys.stdout, highlight=False)
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    for line in lines:
+        sign, colour = _SIGNS[line.state]
+        remedy = f"  ({line.remedy})" if line.remedy else ""
+        grid.add_row(f"[{colour}]{sign}[/{colour}]", line.what, (line.found + remedy).replace("[", r"\["))
+    console.print(grid)

@@ -1,0 +1,67 @@
+"""`retrain`: the command line.  Registers the commands; each one lives in its own module and imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from contracts.errors import EXIT_USAGE, StageError
+from workflows.cli import compile as compile_command
+from workflows.cli import doctor, init, lineage, predict, reproduce, run, schema, server, status, ui
+
+app = typer.Typer(
+    name="retrain",
+    help="From raw data to a served, audited model version, at the desk and on Argo Workflows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command(rich_help_panel="Run")(init.init)
+app.command(rich_help_panel="Run")(run.run)
+app.command("compile", rich_help_panel="Run")(compile_command.compile_file)
+app.command(rich_help_panel="Run")(server.stop)
+app.command(rich_help_panel="Look")(status.status)
+app.command(rich_help_panel="Look")(status.logs)
+app.command(rich_help_panel="Look")(ui.ui)
+app.command(rich_help_panel="Look")(doctor.doctor)
+app.command(rich_help_panel="Ask")(lineage.lineage)
+app.command(rich_help_panel="Ask")(predict.predict)
+app.command(rich_help_panel="Ask")(reproduce.reproduce)
+app.add_typer(schema.app, name="schema", rich_help_panel="Run")
+
+
+def main() -> None:
+    """Run a command; a failure is one clear message and the exit code of its error class."""
+    try:
+        app()
+    except StageError as error:
+        show_error(error)
+        sys.exit(error.row.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except SystemExit as leaving:
+        # Typer's own code for wrong usage is 2; sysexits.h, which the error table follows, has 64.
+        sys.exit(EXIT_USAGE if leaving.code == 2 else leaving.code)
+
+
+def show_error(error: StageError) -> None:
+    """Print what is wrong, where, and what to do."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[red]{error.row.name}:[/red] ", end="")
+    console.print(error.message, markup=False)
+    for finding in error.findings:
+        console.print(f"  - {finding}", markup=False)
+    if error.remedy and not error.findings:
+        console.print(f"  what to do: {error.remedy}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""`retrain run`: compile a pipeline file and execute the compiled manifest on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from contracts import names
+from contracts.errors import EXIT_NOT_PROMOTED, ConfigError
+from contracts.outcomes import Outcome
+from contracts.pipeline import Pipeline, load_pipeline
+from contracts.settings import find_home, secret_fields, variable
+from contracts.stages import Cache, encode
+from workflows.cli.desk import desk_environment
+from workflows.cli.display import Progress
+
+if TYPE_CHECKING:
+    from workflows.local.state import RunState
+
+GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="The pipeline file.")],
+    entrypoint: Annotated[str, typer.Option(help="retrain (the whole way) or release (a version already there).")] = "retrain",
+    source: Annotated[str, typer.Option(help="Read this instead of the file's source.")] = "",
+    as_of: Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")] = "",
+    version: Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Take nothing from earlier runs.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start anew even when a run of this file was cut off.")] = False,
+    require_promoted: Annotated[
+        bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run a pipeline on this machine, from raw data to a version that serves.
+
+    A run that was cut off goes on where it stood.  Exit codes: 0 for every outcome (3 with --require-promoted),
+    65 data, 78 configuration, 75 network, 74 storage, 70 a defect.
+
+    [bold]Examples[/bold]
+
+      retrain run adult.yaml
+
+      retrain run churn.yaml --source exports/2026-11.csv --as-of 2026-11-30T00:00:00Z
+
+      retrain run churn.yaml --entrypoint release --version 12
+    """
+    from workflows.local import runner, state
+
+    pipeline = load_pipeline(file)
+    if entrypoint not in ("retrain", "release"):
+        raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
+    if entrypoint == "release" and version is None:
+        raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
+    desk = Desk.open(file, pipeline)
+    parameters = {
+        "source": _source(source),
+        "code": desk.pack_code(),
+        "cache": (Cache.REFUSE if no_cache else Cache.USE).value,
+        "version": "" if version is None else str(version),
+        "requested-by": encode(os.environ.get(variable("user"), "") or _user()),
+    }
+    if as_of:
+        parameters["as-of"] = as_of
+    console = Console(stderr=json_output, highlight=False)
+    manifests = desk.manifests()
+    digest = hashlib.sha256(repr((manifests, entrypoint, sorted(parameters.items()))).encode()).hexdigest()
+    unfinished = None if new else state.find_unfinished(desk.home, digest)
+    if not json_output and not console.is_terminal:
+        print(f"{pipeline.name}: {'goes on with' if unfinished else 'runs'} {file}", flush=True)
+    with Progress(console, sys.stderr if json_output else sys.stdout) as progress:
+        if unfinished:
+            final = runner.resume(desk.home, unfinished, images=desk.images(), on_change=progress.update)
+        else:
+            final = runner.execute(
+                manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=_name(pipeline.name),
+                digest=digest, images=desk.images(), on_change=progress.update,
+            )  # fmt: skip
+    finish(final, desk, console, require_promoted=require_promoted, json_output=json_output)
+
+
+def finish(final: RunState, desk: Desk, console: Console, *, require_promoted: bool, json_output: bool) -> None:
+    """Print the summary and leave with the right exit code."""
+    from workflows.cli.summary import exit_code, show, summarise
+
+    summary = summarise(final, desk.home)
+    if json_output:
+        typer.echo(summary.model_dump_json(indent=2))
+    else:
+        show(summary, console)
+    code = exit_code(summary, final)
+    if code == 0 and require_promoted and summary.outcome not in GOOD:
+        code = EXIT_NOT_PROMOTED
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One pipeline file on this machine: where its state lies, and the manifests with the desk's settings beside them."""
+
+    file: Path
+    pipeline: Pipeline
+    home: Path
+
+    @classmethod
+    def open(cls, file: Path, pipeline: Pipeline) -> Desk:
+        """Find or make the home, private to its owner."""
+        home = find_home()
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot create {home}: {error.strerror}", remedy="set RETRAIN_HOME to a folder you can write") from None
+        return cls(file.resolve(), pipeline, home)
+
+    def pack_code(self) -> str:
+        """Put the user's modules into the store by their hash and return the URI, empty when there are none."""
+        if not (self.pipeline.user_modules or self.pipeline.code):
+            return ""
+        from serving.user_code import pack
+
+        data = pack(self.file.parent, self.pipeline.user_modules, self.pipeline.code)
+        path = self.home / "store" / "code" / f"{hashlib.sha256(data).hexdigest()}.zip"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_bytes(data)
+            part.replace(path)
+        return path.as_uri()
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Return the compiled manifests, and the ConfigMap and Secret that this environment renders."""
+        from workflows.compile import compile_pipeline
+
+        compiled = [yaml.load(text, Loader=_LOADER) for text in compile_pipeline(self.file).values()]
+        wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
+        secret = {variable(field) for field in secret_fields()}
+        values = desk_environment(self.home, self.file.parent)
+        return [
+            *wanted,
+            _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k not in secret}),
+            _object("Secret", names.SECRETS, {k: v for k, v in values.items() if k in secret}),
+        ]
+
+    def images(self) -> dict[str, list[str]]:
+        """Return what stands for each image on this machine."""
+        return {names.STEPS_IMAGE: [sys.executable]}
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:
+    field = "stringData" if kind == "Secret" else "data"
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, field: data}
+
+
+def _name(pipeline: str) -> str:
+    return f"{pipeline}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+def _source(source: str) -> str:
+    """Make a path of the caller absolute: a step does not run in the caller's folder."""
+    return source if not source or "://" in source or source.startswith(("sql:", "python:")) else str(Path(source).absolute())
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no such user id, as in some containers
+        return f"uid {os.getuid()}"

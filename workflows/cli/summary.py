@@ -1,0 +1,204 @@
+"""What a run came to: read from its nodes and the gates' reports, shown at its end and by `retrain status`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from contracts.base import Contract
+from contracts.errors import BY_EXIT_CODE, CODE, RESOURCES, ErrorReport, Finding
+from contracts.outcomes import Outcome, Verdict
+from contracts.reports import Check, PromotionReport, ValidationReport
+from contracts.settings import Settings
+from workflows.cli.desk import desk_settings
+from workflows.cli.display import stage_nodes
+
+if TYPE_CHECKING:
+    from steps.storage import Storage
+    from workflows.local.state import RunState
+
+_COLOURS = {Verdict.PASSED: "green", Verdict.REJECTED: "red", Verdict.INCONCLUSIVE: "yellow", None: "dim"}
+
+
+class Gate(Contract):
+    """One gate's decision."""
+
+    decision: str
+    reason: str
+    checks: tuple[Check, ...]
+
+
+class Summary(Contract):
+    """The end of a run."""
+
+    workflow: str
+    pipeline: str
+    phase: str
+    outcome: Outcome | None = Field(description="None while the run goes on.")
+    dataset: str = ""
+    dataset_sha256: str = ""
+    rows: int | None = None
+    warnings: tuple[str, ...] = ()
+    candidate: str = ""
+    run_id: str = ""
+    reused: tuple[str, ...] = Field((), description="Stages whose earlier work was taken.")
+    version: int | None = None
+    validation: Gate | None = None
+    promotion: Gate | None = None
+    url: str = ""
+    curl: str = Field("", description="A request that works when pasted.")
+    errors: tuple[ErrorReport, ...] = ()
+
+
+def summarise(state: RunState, home: Path) -> Summary:
+    """Gather what the stages of a run answered."""
+    from steps.storage import Storage
+
+    settings = desk_settings(home)
+    storage = Storage(settings)
+    out = {name: node.outputs for name, node in stage_nodes(state).items() if node.phase == "Succeeded"}
+
+    def get(stage: str, parameter: str) -> str:
+        return out.get(stage, {}).get(parameter, "")
+
+    outcome: Outcome | None = None
+    if state.phase in ("Failed", "Error"):
+        outcome = Outcome.FAILED
+    elif text := get("notify", "outcome"):
+        outcome = Outcome(text)
+    url = get("deploy", "url")
+    validation = _read(storage, get("evaluate", "report"), ValidationReport)
+    promotion = _read(storage, get("promote", "report"), PromotionReport)
+    version = get("register", "version") or str(state.parameters.get("version", ""))
+    return Summary(
+        workflow=state.name,
+        pipeline=state.pipeline,
+        phase=state.phase,
+        outcome=outcome,
+        dataset=get("ingest", "dataset"),
+        dataset_sha256=get("ingest", "dataset-sha256"),
+        rows=int(get("ingest", "rows")) if get("ingest", "rows") else None,
+        warnings=_warnings(storage, get("ingest", "report")),
+        candidate=get("train", "candidate"),
+        run_id=get("train", "run-id"),
+        reused=tuple(stage for stage in ("features", "train") if get(stage, "reused") == "true"),
+        version=int(version) if version else None,
+        validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks) if validation else None,
+        promotion=Gate(decision=promotion.decision, reason=promotion.reason, checks=promotion.checks) if promotion else None,
+        url=url,
+        curl=curl_line(url, _example(settings, state.pipeline, get("train", "run-id"))) if url else "",
+        errors=tuple(_errors(state, storage)),
+    )
+
+
+def exit_code(summary: Summary, state: RunState) -> int:
+    """Return the exit code of a run: 0 for an outcome, the failed stage's error class otherwise."""
+    if summary.outcome is not Outcome.FAILED:
+        return 0 if summary.outcome is not None else CODE.exit_code
+    for report in summary.errors:
+        for code, row in BY_EXIT_CODE.items():
+            if row.name == report.error_class:
+                return code
+    return CODE.exit_code
+
+
+def curl_line(url: str, example: dict[str, Any] | None) -> str:
+    """Return a request for the shell."""
+    if example is None:
+        return f"curl {url}/v1/model"
+    body = json.dumps({"instances": [example]}, ensure_ascii=False, separators=(",", ":"))
+    return f"curl -s {url}/v1/predict -H 'content-type: application/json' -d {shlex.quote(body)}"
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Print the summary for people."""
+
+    def line(label: str, text: str) -> None:
+        console.print(f"[dim]{label:<10}[/dim] ", end="")
+        console.print(text, markup=False, soft_wrap=True)
+
+    console.print()
+    if summary.dataset_sha256:
+        line("dataset", f"sha256 {summary.dataset_sha256}, {summary.rows:,} rows")
+    for warning in summary.warnings:
+        line("warning", warning)
+    if summary.candidate:
+        line("candidate", f"{summary.candidate} (MLflow run {summary.run_id}{', reused' if 'train' in summary.reused else ''})")
+    for name, gate in (("validation", summary.validation), ("promotion", summary.promotion)):
+        if gate is not None:
+            line(name, f"{gate.decision}: {gate.reason}")
+            console.print(_checks(gate.checks))
+    for error in summary.errors:
+        line("failed", f"{error.stage} ({error.error_class}): {error.message}")
+        for finding in error.findings:
+            line("", f"- {finding}")
+        line("what to do", error.remedy)
+    if summary.version is not None and summary.outcome is not Outcome.FAILED:
+        line("version", f"{summary.pipeline} {summary.version}")
+    if summary.outcome is not None:
+        colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
+        console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
+        console.print(f"  (retrain status {summary.workflow})", markup=False, style="dim", soft_wrap=True)
+    if summary.url:
+        line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
+        console.print()
+        console.print(summary.curl, markup=False, soft_wrap=True)
+
+
+def _checks(checks: tuple[Check, ...]) -> Table:
+    grid = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+    grid.add_column(width=10)
+    for _ in range(4):
+        grid.add_column(overflow="fold")
+    for check in checks:
+        colour = _COLOURS[check.verdict]
+        interval = f"[{check.interval.low:.4g}, {check.interval.high:.4g}]" if check.interval else ""
+        bound = f">= {check.min:g}" if check.min is not None else f"<= {check.max:g}" if check.max is not None else ""
+        value = "" if check.value is None else f"{check.value:.4g} {interval}".strip()
+        verdict = check.verdict.value if check.verdict else "not judged"
+        grid.add_row("", check.name, value.replace("[", r"\["), bound, f"[{colour}]{verdict}[/{colour}]")
+    return grid
+
+
+def _read(storage: Storage, uri: str, model: type[Any]) -> Any:
+    return model.model_validate_json(storage.read(uri)) if uri and storage.exists(uri) else None
+
+
+def _warnings(storage: Storage, uri: str) -> tuple[str, ...]:
+    if not uri or not storage.exists(uri):
+        return ()
+    report = json.loads(storage.read(uri))
+    return tuple(
+        f"{v['column']}: {v['rule']} broken by {v['count']} rows ({v['share']:.2%})"
+        for v in report.get("violations", ())
+        if v.get("level") == "warn"
+    )
+
+
+def _example(settings: Settings, model: str, run_id: str) -> dict[str, Any] | None:
+    from steps.package import example_row
+
+    return example_row(settings, model, run_id)
+
+
+def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
+    reports = []
+    for stage, node in stage_nodes(state).items():
+        if node.phase not in ("Failed", "Error"):
+            continue
+        uri = storage.uri("reports", state.name, f"{stage}.error.json")
+        if storage.exists(uri):
+            reports.append(ErrorReport.model_validate_json(storage.read(uri)))
+        else:
+            row = RESOURCES if "OOMKilled" in node.message else BY_EXIT_CODE.get(int(node.outputs.get("exitCode") or 70), CODE)
+            where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
+            reports.append(
+                ErrorReport(error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy)
+            )
+    return reports
