@@ -130,7 +130,7 @@ class Storage:
         try:
             yield
         except ClientError as error:
-            raise _client_error(error, uri) from None
+            raise client_error(error, uri) from None
         except (NoCredentialsError, PartialCredentialsError):
             raise ConfigError(
                 f"no credentials for {uri}", remedy="set RETRAIN_AWS_ACCESS_KEY_ID and RETRAIN_AWS_SECRET_ACCESS_KEY"
@@ -156,7 +156,8 @@ def _split(uri: str) -> tuple[str, str]:
     return parts.netloc, unquote(parts.path).lstrip("/")
 
 
-def _client_error(error: Any, uri: str) -> StageError:
+def client_error(error: Any, uri: str) -> StageError:
+    """Turn botocore's ClientError into an error of the table."""
     status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
     if status == 503 or code == "SlowDown":
         return StorageError(f"S3 is busy ({code}) for {uri}")
