@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     world: World | None = None
     try:
         settings = load_settings()
-        pipeline = load_pipeline(Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE)))
-        world = World(settings=settings, pipeline=pipeline, workflow=os.environ.get(variable("workflow"), "local"))
+        path = Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE))
+        workflow = os.environ.get(variable("workflow"), "local")
+        world = World(settings=settings, pipeline=load_pipeline(path), pipeline_path=path, workflow=workflow)
         texts = {names.parameter(field): text for field, text in options.items() if text is not None}
         inputs = decode(stage.Inputs, texts)
         outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
