@@ -1,0 +1,62 @@
+"""Give a run that passed the validation gate a version number.  Called as the `register` stage; judges nothing.
+
+Order of effects: version (under the ledger's lock), tags, ledger entry, alias.  Each is skipped when it is there, so
+the stage can be killed anywhere and run again.
+"""
+
+from __future__ import annotations
+
+from contracts.errors import ConfigError
+from contracts.names import ALIAS_STAGING, TAG_PREFIX, tag
+from contracts.outcomes import State
+from contracts.stages import Register
+from steps.ledger import LostRace
+from steps.world import World
+
+ATTEMPTS = 20
+"""Registering rests on no other entry, so a lost race is tried again, this often."""
+IN_THE_RUN_ONLY = {tag("train_key")}
+"""Tags of a run that say nothing about its model."""
+
+
+def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
+    """Return the run's version, registered in MLflow and entered in the ledger once.
+
+    Raises
+    ------
+    ConfigError
+        The run is not finished or has no model.
+    """
+    model = world.pipeline.name
+    run = world.tracking.record(inputs.run_id)
+    if run.status != "FINISHED" or not run.model_uri:
+        raise ConfigError(
+            f"run {inputs.run_id} is {run.status.lower()} and has no model to register", remedy="train again"
+        )
+    references = {k: v for k, v in run.tags.items() if k.startswith(TAG_PREFIX) and k not in IN_THE_RUN_ONLY}
+    tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
+    with world.ledger.exclusively(model):
+        version = world.registry.register(inputs.run_id, run.model_uri, tags)
+    new = _enter(world, version, inputs, references)
+    world.registry.set_alias(ALIAS_STAGING, version)
+    return Register.Outputs(version=version, summary=f"version {version} of {model}" + ("" if new else ", as before"))
+
+
+def _enter(world: World, version: int, inputs: Register.Inputs, references: dict[str, str]) -> bool:
+    model = world.pipeline.name
+    evidence = {"report": inputs.report} | {k.removeprefix(TAG_PREFIX): v for k, v in sorted(references.items())}
+    for attempt in range(ATTEMPTS):
+        head = world.ledger.head(model)
+        if world.ledger.state(model, version) is not None:
+            return False
+        try:
+            world.ledger.append(
+                model, State.REGISTERED, version=version, run_id=inputs.run_id, workflow=world.workflow,
+                by=world.workflow, reason="passed the validation gate", evidence=evidence, after=head, at=world.now(),
+            )  # fmt: skip
+        except LostRace:
+            if attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            return True
+    return False

@@ -1,0 +1,67 @@
+"""A world on disk with finished runs that hold a (nearly empty) logged model: what register needs, without training."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contracts.names import tag
+from contracts.pipeline import load_pipeline
+from contracts.settings import Settings, desk, variable
+from steps.mlflow_connection import mlflow_client
+from steps.world import World
+
+ADULT = Path("adult.yaml").resolve()
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+TAGS = {
+    tag("dataset_sha256"): "d" * 64, tag("split_sha256"): "5" * 64, tag("transform_sha256"): "7" * 64,
+    tag("code_commit"): "abc123", tag("train_key"): "k" * 64,
+}  # fmt: skip
+
+
+def make_settings(folder: Path, **changed: Any) -> Settings:
+    values = desk(folder, folder)
+    return Settings.model_validate(
+        {f: values[variable(f)] for f in Settings.model_fields if variable(f) in values} | changed
+    )
+
+
+@cache
+def _empty_mlflow() -> bytes:
+    """Return a fresh MLflow database; making one takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="retrain-test-"))
+    mlflow_client(make_settings(folder))
+    data = (folder / "mlflow.db").read_bytes()
+    shutil.rmtree(folder)
+    return data
+
+
+def make_world(folder: Path, workflow: str = "retrain-1") -> World:
+    if not (folder / "mlflow.db").exists():
+        (folder / "mlflow.db").write_bytes(_empty_mlflow())
+    return World(
+        settings=make_settings(folder),
+        pipeline=load_pipeline(ADULT),
+        pipeline_path=ADULT,
+        workflow=workflow,
+        now=lambda: NOW,
+    )
+
+
+def finished_run(world: World, tags: dict[str, str] | None = None) -> str:
+    from mlflow.entities import LoggedModelOutput
+
+    client = mlflow_client(world.settings)
+    name = world.pipeline.name
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, world.settings.artifacts)
+    run = client.create_run(experiment_id, tags=TAGS | (tags or {}))
+    model = client.create_logged_model(experiment_id, "model", run.info.run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)

@@ -1,0 +1,118 @@
+"""The register stage: one version, one ledger entry, alias last, wherever it is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.errors import ConfigError, StageError
+from contracts.names import tag
+from contracts.outcomes import State
+from contracts.stages import Register
+from steps.ledger import Ledger
+from steps.mlflow_connection import mlflow_client
+from steps.register import register
+from steps.registry import Registry
+from steps.world import World
+from tests.steps.registered import NOW, TAGS, finished_run, make_world
+
+MODEL = "adult-income"
+REPORT = "file:///store/reports/r/validation.json"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path)
+
+
+def asked(run: str) -> Register.Inputs:
+    return Register.Inputs(run_id=run, report=REPORT)
+
+
+def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
+    run = finished_run(world)
+    outputs = register(asked(run), world=world)
+    [entry] = world.ledger.entries(MODEL)
+    assert outputs.version == 1
+    assert (entry.state, entry.version, entry.run_id, entry.at) == (State.REGISTERED, 1, run, NOW)
+    assert entry.evidence["report"] == REPORT
+    assert entry.evidence["dataset_sha256"] == TAGS[tag("dataset_sha256")]
+    assert world.registry.aliases() == {"staging": 1}
+    assert world.registry.tags(1) == {
+        **{k: v for k, v in TAGS.items() if k != tag("train_key")},
+        tag("pipeline"): MODEL,
+        tag("validation_report"): REPORT,
+    }
+
+
+def test_a_second_time_changes_nothing(world: World) -> None:
+    run = finished_run(world)
+    first = register(asked(run), world=world)
+    again = register(asked(run), world=make_world(Path(world.settings.server_home).parent, workflow="retrain-2"))
+    assert again.version == first.version
+    assert "as before" in again.summary
+    assert len(world.ledger.entries(MODEL)) == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("victim", ["create_model_version", "append", "set_registered_model_alias"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_any_effect_and_run_again_it_ends_alike(
+    world: World, monkeypatch: pytest.MonkeyPatch, victim: str, moment: str
+) -> None:
+    from mlflow import MlflowClient
+
+    run = finished_run(world)
+    owner: Any = Ledger if victim == "append" else MlflowClient
+    effect = getattr(owner, victim)
+
+    def kill(*arguments: Any, **named: Any) -> None:
+        if moment == "after":
+            effect(*arguments, **named)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, victim, kill)
+        with pytest.raises(Killed):
+            register(asked(run), world=world)
+    assert register(asked(run), world=world).version == 1
+    assert [e.state for e in world.ledger.entries(MODEL)] == [State.REGISTERED]
+    assert world.registry.aliases() == {"staging": 1}
+    assert len(mlflow_client(world.settings).search_model_versions(f"name = '{MODEL}'")) == 1
+
+
+def test_an_entry_written_meanwhile_does_not_stop_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, other = Ledger.head, iter([True, True, False])
+
+    def head_then_another(self: Ledger, model: str) -> Any:
+        seen = head(self, model)
+        if next(other, False):
+            number = (seen.number if seen else 0) + 100
+            self.append(
+                model, State.REGISTERED, version=number, run_id="other", workflow="w", by="w", reason="", evidence={},
+                after=seen, at=NOW,
+            )  # fmt: skip
+        return seen
+
+    monkeypatch.setattr(Ledger, "head", head_then_another)
+    register(asked(finished_run(world)), world=world)
+    assert [e.version for e in world.ledger.entries(MODEL)] == [100, 101, 1]
+
+
+def test_an_unfinished_run_is_refused(world: World) -> None:
+    run = finished_run(world)
+    mlflow_client(world.settings).set_terminated(run, "KILLED")
+    with pytest.raises(ConfigError, match="is killed"):
+        register(asked(run), world=world)
+    assert world.ledger.entries(MODEL) == []
+    assert Registry(world.settings, MODEL).aliases() == {}
+
+
+def test_a_run_that_is_not_there_is_told(world: World) -> None:
+    with pytest.raises(StageError, match="has not what was asked for"):
+        register(asked("0" * 32), world=world)
