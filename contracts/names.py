@@ -15,6 +15,11 @@ SECRETS = "retrain-secrets"
 STEPS_IMAGE = "retrain-steps"
 """Stands for the steps image in settings; the desk maps it to the Python that runs the runner."""
 STEP_SERVICE_ACCOUNT = "retrain-{stage}"
+EXECUTOR_SERVICE_ACCOUNT = "retrain-executor"
+"""Argo's own containers use it; a step's main container holds no token unless it needs the cluster."""
+SENSOR_SERVICE_ACCOUNT = "retrain-sensor"
+EVENT_BUS = "retrain"
+LABEL_PIPELINE = "retrain/pipeline"
 
 # inside a step's container
 PIPELINE_MOUNT = "/etc/retrain/pipeline"

@@ -14,6 +14,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigError, Finding
+from contracts.names import STEPS_IMAGE
+from contracts.stages import STAGES
 
 PREFIX = "RETRAIN_"
 
@@ -49,6 +51,9 @@ class Settings(BaseSettings):
     allow_input_example: bool = Field(False, description="Log real rows as MLflow input example; else synthetic ones.")
     code_commit: str = Field("", description="Commit of retrain in the image; empty: asked of git.")
     steps_image: str = Field("", description="Image of the steps, by digest; empty at the desk.")
+    image_registry: str = Field("", description="Where built serving images are pushed; for build: kaniko.")
+    serving_image: str = Field("", description="Image that built ones start from; holds all that serving needs.")
+    kaniko_image: str = Field("gcr.io/kaniko-project/executor:v1.24.0", description="Builds images in the cluster.")
     mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")
 
     ledger: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="SQLAlchemy URL of the ledger.")
@@ -62,6 +67,17 @@ class Settings(BaseSettings):
 def variable(field: str) -> str:
     """Return the environment variable of a setting."""
     return PREFIX + field.upper()
+
+
+def size(stage: str, what: str) -> str:
+    """Return the variable that holds the `memory` (MiB) or `cpu` (millicores) of a stage's container."""
+    return variable(f"{stage}_{what}")
+
+
+def sizes() -> dict[str, str]:
+    """Return the sizes of all stages as variables, as the stages declare them; an environment may say otherwise."""
+    memory = {size(stage.name, "memory"): str(stage.memory_mib) for stage in STAGES}
+    return memory | {size(stage.name, "cpu"): str(stage.cpu_millicores) for stage in STAGES}
 
 
 def secret_fields() -> tuple[str, ...]:
@@ -112,4 +128,7 @@ def desk(home: Path, source_base: Path) -> dict[str, str]:
         variable("deploy_target"): "process",
         variable("build"): "reference",
         variable("server_home"): str(home / "server"),
+        variable("steps_image"): STEPS_IMAGE,
+        variable("kaniko_image"): "",
+        **sizes(),
     }

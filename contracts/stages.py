@@ -245,9 +245,11 @@ class Build(Stage):
         version: int
 
     class Outputs(StageOutputs):
-        """What will serve it."""
+        """What will serve it: an image at once, or what Kaniko is to build."""
 
-        image: str = Field(description="Image by digest, or `reference`.")
+        image: str = Field("", description="`reference`; empty when Kaniko is to build the image.")
+        context: str = Field("", description="URI of the packed build context.")
+        destination: str = Field("", description="Repository and tag that Kaniko pushes to.")
 
 
 class Deploy(Stage):

@@ -189,15 +189,25 @@ def parse_pipeline(text: str, where: str = "pipeline file") -> Pipeline:
 
 def load_pipeline(path: Path) -> Pipeline:
     """Read a pipeline file; see `parse_pipeline`."""
+    return parse_pipeline(read_pipeline_text(path), str(path))
+
+
+def read_pipeline_text(path: Path) -> str:
+    """Return the text of a pipeline file, unread.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such file, or it is not text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"no such pipeline file: {path}", remedy="`retrain init --data FILE --target COLUMN` writes one"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    return parse_pipeline(text, str(path))
 
 
 def json_schema() -> dict[str, Any]:

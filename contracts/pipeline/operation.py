@@ -54,7 +54,7 @@ class Notifications(Contract):
 
 
 class Resources(Contract):
-    """Default sizes of a stage's container, in MiB and millicores; an environment's settings may override them."""
+    """Default sizes of a stage's container, in MiB and millicores; what is not here the environment's settings say."""
 
     memory_mib: int = Field(1024, ge=64)
     cpu_millicores: int = Field(500, ge=10)

@@ -1,0 +1,232 @@
+"""The graph: one WorkflowTemplate with two ways in, `retrain` and `release`.  Called by `workflows.compile`.
+
+    preflight - ingest - features - train - evaluate - register - release
+                                                                  promote - build (- kaniko) - deploy
+
+A rejection is an outcome: what follows is skipped or omitted, and the workflow succeeds.  `finish`, the exit handler,
+tells how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hera.workflows import DAG, Container, Parameter, Task, WorkflowTemplate
+from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, Volume, WorkflowMetadata
+
+from contracts import names
+from contracts.outcomes import Promotion, Verdict
+from contracts.pipeline import Pipeline
+from contracts.pipeline.operation import Resources
+from contracts.settings import size, variable
+from contracts.stages import (
+    STAGES,
+    Build,
+    Deploy,
+    Evaluate,
+    Features,
+    Ingest,
+    Notify,
+    Parameters,
+    Preflight,
+    Promote,
+    Register,
+    Stage,
+    Train,
+    choices,
+    encode,
+)
+from workflows.kaniko import KANIKO, kaniko
+from workflows.stages import container, from_settings
+
+RETRAIN = "retrain"
+RELEASE = "release"
+FINISH = "finish"
+
+
+def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
+    """Build the template of one pipeline, whose file is mounted from `configmap`."""
+    with WorkflowTemplate(
+        name=pipeline.name,
+        labels={names.LABEL_PIPELINE: pipeline.name},
+        annotations={"workflows.argoproj.io/description": pipeline.description or f"Retrains {pipeline.name}."},
+        entrypoint=RETRAIN,
+        on_exit=FINISH,
+        arguments=[*run_parameters(), *environment_parameters(pipeline)],
+        volumes=[Volume(name="pipeline", config_map=ConfigMapVolumeSource(name=configmap))],
+        workflow_metadata=WorkflowMetadata(labels={names.LABEL_PIPELINE: pipeline.name}),
+    ) as template:
+        templates = {stage.name: container(stage, pipeline) for stage in STAGES}
+        templates[KANIKO] = kaniko()
+        release = _release(templates)
+        _retrain(templates, release, pipeline)
+        _finish(templates)
+    return template
+
+
+def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) -> None:
+    # The lock is the template's, not the workflow's, so that `release` as an entry point takes none.  Argo may lose it
+    # when the controller restarts; two runs at once then cost work, nothing else: the ledger decides, not the lock.
+    lock = Synchronization(mutexes=[Mutex(name=f"retrain-{pipeline.name}")])
+    with DAG(name=RETRAIN, synchronization=lock):
+        checked = run(templates, Preflight)
+        dataset = run(templates, Ingest, checked)
+        split = run(templates, Features, dataset)
+        model = run(templates, Train, dataset, split)
+        verdict = run(templates, Evaluate, model)
+        version = run(templates, Register, model, verdict, when=is_one_of(verdict, "verdict", Verdict.PASSED))
+        Task(
+            name=RELEASE,
+            template=release,
+            arguments={"version": output(version, "version"), "requested-by": workflow("requested-by")},
+            depends=f"{version.name}.Succeeded",
+        )
+
+
+def _release(templates: dict[str, Container]) -> DAG:
+    parameters = [
+        Parameter(name="version", description="The registered version to release."),
+        Parameter(name="requested-by", default="", description="Who or what asked for it."),
+    ]
+    with DAG(name=RELEASE, inputs=parameters) as release:
+        decision = run(
+            templates,
+            Promote,
+            version="{{inputs.parameters.version}}",
+            requested_by="{{inputs.parameters.requested-by}}",
+        )
+        image = run(
+            templates,
+            Build,
+            decision,
+            version="{{inputs.parameters.version}}",
+            when=is_one_of(decision, "decision", Promotion.APPROVED, Promotion.UNCHANGED),
+        )
+        built = Task(
+            name=KANIKO,
+            template=templates[KANIKO],
+            arguments={name: output(image, name) for name in ("context", "destination")},
+            depends=f"{image.name}.Succeeded",
+            when="'{{workflow.parameters.build}}' == 'kaniko'",
+        )
+        run(
+            templates,
+            Deploy,
+            decision,
+            image,
+            version="{{inputs.parameters.version}}",
+            # One of the two is empty: a skipped task's outputs are, and `build` names no image that is still to come.
+            image=output(image, "image") + output(built, "image"),
+            depends=f"{image.name}.Succeeded && ({built.name}.Succeeded || {built.name}.Skipped)",
+        )
+    return release
+
+
+def _finish(templates: dict[str, Container]) -> None:
+    # As expressions, since Argo refuses at submission a plain tag that the chosen entry point never sets.  What was not
+    # set stays as literal text, which `notify` reads as empty.
+    told = {
+        name: f"{{{{=workflow.outputs.parameters['{name}']}}}}"
+        for name in ("verdict", "decision", "outcome", "run-id", "url")
+    }
+    reports = " ".join(
+        f"{{{{=workflow.outputs.parameters['{name}']}}}}" for name in ("validation-report", "promotion-report")
+    )
+    version = (
+        "{{=workflow.parameters.version != '' ? workflow.parameters.version : workflow.outputs.parameters.version}}"
+    )
+    with DAG(name=FINISH):
+        run(
+            templates,
+            Notify,
+            status="{{workflow.status}}",
+            failures="{{workflow.failures}}",
+            version=version,
+            reports=reports,
+            **{name.replace("-", "_"): text for name, text in told.items()},
+        )
+
+
+def run(
+    templates: dict[str, Container],
+    stage: type[Stage],
+    *upstream: Task,
+    when: str | None = None,
+    depends: str | None = None,
+    **given: str,
+) -> Task:
+    """Add a stage to the open DAG, after the last task of `upstream` succeeded.
+
+    Each input comes from `given`, else from the last upstream stage with an output of that name, else from the
+    workflow's parameter of that name.
+
+    Raises
+    ------
+    LookupError
+        When a required input comes from nowhere.
+    """
+    arguments = {}
+    for field, info in stage.Inputs.model_fields.items():
+        source = next((t for t in reversed(upstream) if field in _stage(t).Outputs.model_fields), None)
+        if field in given:
+            arguments[names.parameter(field)] = given[field]
+        elif source is not None:
+            arguments[names.parameter(field)] = output(source, field)
+        elif field in Parameters.model_fields:
+            arguments[names.parameter(field)] = workflow(names.parameter(field))
+        elif info.is_required():
+            raise LookupError(f"nothing gives {stage.name} its {field}")
+    if depends is None and upstream:
+        depends = f"{upstream[-1].name}.Succeeded"
+    return Task(name=stage.name, template=templates[stage.name], arguments=arguments, depends=depends, when=when)
+
+
+def output(task: Task, field: str) -> str:
+    """Return the tag of a task's output."""
+    return f"{{{{tasks.{task.name}.outputs.parameters.{names.parameter(field)}}}}}"
+
+
+def workflow(name: str) -> str:
+    """Return the tag of a workflow parameter."""
+    return f"{{{{workflow.parameters.{name}}}}}"
+
+
+def is_one_of(task: Task, field: str, *values: str) -> str:
+    """Return a `when` that holds for some values of a task's output; quoted, since Argo pastes text."""
+    return " || ".join(f"'{output(task, field)}' == '{encode(value)}'" for value in values)
+
+
+def run_parameters() -> Iterator[Parameter]:
+    """Return what a person or trigger may say when a run starts."""
+    for field, info in Parameters.model_fields.items():
+        # Argo fills in the scheduled time only for a CronWorkflow, which says so itself; the others get their creation.
+        value = "{{workflow.creationTimestamp.RFC3339}}" if field == "as_of" else encode(info.default)
+        yield Parameter(
+            name=names.parameter(field),
+            value=value,
+            enum=list(choices(Parameters, field)) or None,
+            description=info.description,
+        )
+
+
+def environment_parameters(pipeline: Pipeline) -> Iterator[Parameter]:
+    """Return what the environment says: images, the way of building, and the sizes that the file leaves open."""
+    yield from_settings("steps-image", variable("steps_image"), "Image of the steps, by digest.")
+    yield from_settings("kaniko-image", variable("kaniko_image"), "Image that builds images.")
+    yield from_settings("build", variable("build"), "reference or kaniko.")
+    for stage in STAGES:
+        own = pipeline.resources.get(stage.name)
+        for what, unit in (("memory", "MiB"), ("cpu", "millicores")):
+            name, description = f"{stage.name}-{what}", f"{unit} of {stage.name}'s container."
+            if own is None:
+                yield from_settings(name, size(stage.name, what), description)
+            else:
+                yield Parameter(name=name, value=str(_size(own, what)), description=description)
+
+
+def _size(resources: Resources, what: str) -> int:
+    return resources.memory_mib if what == "memory" else resources.cpu_millicores
+
+
+def _stage(task: Task) -> type[Stage]:
+    return next(stage for stage in STAGES if stage.name == task.name)

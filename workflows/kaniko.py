@@ -1,0 +1,76 @@
+"""The container that builds a serving image in the cluster, from a context that `build` wrote to the store.
+
+Part of the graph; skipped where the setting `build` is `reference`.  Called by `workflows.graph`.
+"""
+
+from __future__ import annotations
+
+from hera.workflows import Container, EmptyDirVolume, Env, Parameter, SecretEnv
+from hera.workflows.models import (
+    Capabilities,
+    ConfigMapKeySelector,
+    EnvVar,
+    EnvVarSource,
+    PodSecurityContext,
+    SeccompProfile,
+    SecurityContext,
+    ValueFrom,
+)
+
+from contracts import names
+from contracts.settings import variable
+from contracts.stages import Build
+from workflows.retries import retry_strategy
+from workflows.stages import executor, sizes
+
+KANIKO = "kaniko"
+
+
+def kaniko() -> Container:
+    """Return the template; Hera adds it to the workflow template that is open."""
+    image_file = f"{names.OUTPUTS_MOUNT}/image"
+    return Container(
+        name=KANIKO,
+        annotations={"workflows.argoproj.io/description": "context in the store -> pushed image, named by digest"},
+        image="{{workflow.parameters.kaniko-image}}",
+        command=["/kaniko/executor"],  # written out, or the controller would ask the registry for it
+        args=[
+            "--context={{inputs.parameters.context}}",
+            "--destination={{inputs.parameters.destination}}",
+            f"--image-name-with-digest-file={image_file}",
+            "--reproducible",
+            "--snapshot-mode=redo",
+        ],
+        inputs=[
+            Parameter(name="context", description="URI of the packed build context."),
+            Parameter(name="destination", description="Repository and tag to push to."),
+        ],
+        outputs=[Parameter(name="image", value_from=ValueFrom(path=image_file), description="Image by digest.")],
+        env=[
+            _setting("S3_ENDPOINT", variable("s3_endpoint")),
+            Env(name="S3_FORCE_PATH_STYLE", value="true"),
+            Env(name="AWS_REGION", value="us-east-1"),
+            *(
+                SecretEnv(name=name, secret_name=names.SECRETS, secret_key=variable(name.lower()), optional=True)
+                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            ),
+        ],
+        volumes=[EmptyDirVolume(name="outputs", mount_path=names.OUTPUTS_MOUNT)],
+        # Kaniko unpacks images over its own root file system as root: it keeps what file ownership needs, nothing else.
+        security_context=SecurityContext(
+            allow_privilege_escalation=False,
+            capabilities=Capabilities(drop=["ALL"], add=["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]),
+            seccomp_profile=SeccompProfile(type="RuntimeDefault"),
+        ),
+        pod_security_context=PodSecurityContext(seccomp_profile=SeccompProfile(type="RuntimeDefault")),
+        service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=KANIKO),
+        **executor(),
+        active_deadline_seconds=Build.deadline_seconds,
+        retry_strategy=retry_strategy(),
+        pod_spec_patch=sizes(Build.name),
+    )
+
+
+def _setting(name: str, key: str) -> EnvVar:
+    selector = ConfigMapKeySelector(name=names.SETTINGS_CONFIGMAP, key=key, optional=True)
+    return EnvVar(name=name, value_from=EnvVarSource(config_map_key_ref=selector))

@@ -1,0 +1,154 @@
+"""One container template per stage, derived from the stage's declaration.  Called by `workflows.graph`.
+
+Parameters, defaults, enums and descriptions come from the stage's `Inputs` and `Outputs`; secrets and service account
+from what it may reach; retries from the error table.  Nothing here differs between environments: sizes and images are
+workflow parameters that Argo reads from the settings ConfigMap.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hera.workflows import ConfigMapEnvFrom, Container, EmptyDirVolume, Env, Parameter, SecretEnv
+from hera.workflows.models import (
+    Capabilities,
+    ConfigMapKeySelector,
+    ExecutorConfig,
+    PodSecurityContext,
+    SeccompProfile,
+    SecurityContext,
+    ValueFrom,
+    VolumeMount,
+)
+from pydantic.fields import FieldInfo
+
+from contracts import names
+from contracts.base import Contract
+from contracts.pipeline import Pipeline
+from contracts.settings import variable
+from contracts.stages import Need, Stage, choices, encode
+from workflows.retries import memory, retry_strategy
+
+NO_PRIVILEGES = SecurityContext(
+    allow_privilege_escalation=False,
+    capabilities=Capabilities(drop=["ALL"]),
+    read_only_root_filesystem=True,
+    run_as_non_root=True,
+    seccomp_profile=SeccompProfile(type="RuntimeDefault"),
+)
+
+SECRETS: dict[Need, tuple[str, ...]] = {
+    Need.SOURCE: ("aws_access_key_id", "aws_secret_access_key"),
+    Need.STORE: ("aws_access_key_id", "aws_secret_access_key"),
+    Need.TRACKING: ("aws_access_key_id", "aws_secret_access_key", "mlflow_username", "mlflow_password"),
+    Need.LEDGER: ("ledger",),
+    Need.HOSTS: ("notify_urls",),
+}
+"""Which secret settings a stage receives for what it may reach (tracking: MLflow's artifacts may lie in S3)."""
+
+GLOBAL_OUTPUTS: dict[tuple[str, str], str] = {
+    ("train", "run_id"): "run-id",
+    ("evaluate", "verdict"): "verdict",
+    ("evaluate", "report"): "validation-report",
+    ("register", "version"): "version",
+    ("promote", "decision"): "decision",
+    ("promote", "report"): "promotion-report",
+    ("deploy", "outcome"): "outcome",
+    ("deploy", "url"): "url",
+}
+"""Outputs that the exit handler reads: (stage, field) -> name of the workflow's output."""
+
+
+def container(stage: type[Stage], pipeline: Pipeline) -> Container:
+    """Return the container template of `stage`; Hera adds it to the workflow template that is open."""
+    inputs = [_input(stage.Inputs, field, info) for field, info in stage.Inputs.model_fields.items()]
+    return Container(
+        name=stage.name,
+        annotations={"workflows.argoproj.io/description": stage.duty},
+        image="{{workflow.parameters.steps-image}}",
+        command=["python", "-m", "steps"],
+        args=[stage.name, *(f"--{p.name}={{{{inputs.parameters.{p.name}}}}}" for p in inputs)],
+        inputs=inputs,
+        outputs=[_output(stage, field) for field in stage.Outputs.model_fields],
+        env=[
+            Env(name=variable("workflow"), value="{{workflow.name}}"),
+            Env(name=variable("pipeline"), value=names.PIPELINE_FILE),
+            Env(name=variable("outputs"), value=names.OUTPUTS_MOUNT),
+            Env(name="TMPDIR", value=names.SCRATCH_MOUNT),
+            *_secrets(stage, pipeline),
+        ],
+        env_from=[ConfigMapEnvFrom(name=names.SETTINGS_CONFIGMAP)],
+        volumes=[
+            EmptyDirVolume(name="outputs", mount_path=names.OUTPUTS_MOUNT),
+            EmptyDirVolume(name="scratch", mount_path=names.SCRATCH_MOUNT),
+        ],
+        volume_mounts=[
+            VolumeMount(name="pipeline", mount_path=names.PIPELINE_MOUNT, read_only=True),
+            VolumeMount(name="scratch", mount_path="/tmp", sub_path="tmp"),  # noqa: S108  for libraries that ignore TMPDIR
+        ],
+        security_context=NO_PRIVILEGES,
+        pod_security_context=PodSecurityContext(
+            run_as_non_root=True, seccomp_profile=SeccompProfile(type="RuntimeDefault")
+        ),
+        service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.name),
+        **executor(token=Need.SERVER in stage.needs),
+        active_deadline_seconds=stage.deadline_seconds,
+        retry_strategy=retry_strategy(),
+        pod_spec_patch=sizes(stage.name),
+    )
+
+
+def executor(*, token: bool = False) -> dict[str, Any]:
+    """Return who talks to the API server: Argo's executor does, the main container only where it needs the cluster."""
+    return {
+        "automount_service_account_token": token,
+        "executor": ExecutorConfig(service_account_name=names.EXECUTOR_SERVICE_ACCOUNT),
+    }
+
+
+def sizes(stage: str) -> str:
+    """Return the podSpecPatch of a container's sizes: the limit of memory grows with the attempt, the request stays."""
+    base = f"workflow.parameters['{stage}-memory']"
+    resources = {
+        "requests": {
+            "cpu": f"{{{{workflow.parameters.{stage}-cpu}}}}m",
+            "memory": f"{{{{workflow.parameters.{stage}-memory}}}}Mi",
+        },
+        "limits": {"memory": f"{{{{={memory(base)}}}}}Mi"},
+    }
+    return json.dumps({"containers": [{"name": "main", "resources": resources}]}, separators=(",", ":"))
+
+
+def from_settings(name: str, key: str, description: str) -> Parameter:
+    """Return a workflow parameter whose value is a key of the settings ConfigMap.
+
+    The ConfigMap must hold the key: Argo ignores a default here.
+    """
+    selector = ConfigMapKeySelector(name=names.SETTINGS_CONFIGMAP, key=key)
+    return Parameter(name=name, value_from=ValueFrom(config_map_key_ref=selector), description=description)
+
+
+def _input(model: type[Contract], field: str, info: FieldInfo) -> Parameter:
+    name, enum = names.parameter(field), list(choices(model, field)) or None
+    if info.is_required():  # Hera takes a default of None for the text "null"
+        return Parameter(name=name, enum=enum, description=info.description)
+    return Parameter(name=name, default=encode(info.default), enum=enum, description=info.description)
+
+
+def _output(stage: type[Stage], field: str) -> Parameter:
+    name = names.parameter(field)
+    return Parameter(
+        name=name,
+        value_from=ValueFrom(path=f"{names.OUTPUTS_MOUNT}/{name}"),
+        global_name=GLOBAL_OUTPUTS.get((stage.name, field)),
+        description=stage.Outputs.model_fields[field].description,
+    )
+
+
+def _secrets(stage: type[Stage], pipeline: Pipeline) -> list[SecretEnv]:
+    wanted = sorted({variable(field) for need in stage.needs for field in SECRETS.get(need, ())})
+    if Need.SOURCE in stage.needs and pipeline.source.dsn_secret:
+        wanted.append(pipeline.source.dsn_secret)
+    # Optional, because a pod whose secret is missing would wait until its deadline; preflight names what is missing.
+    return [SecretEnv(name=name, secret_name=names.SECRETS, secret_key=name, optional=True) for name in wanted]
