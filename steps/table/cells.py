@@ -22,7 +22,7 @@ FALSE = ("false", "f", "no", "n", "0")
 
 _PLAUSIBLE = {
     ColumnType.INTEGER: r"\A(-?[0-9]+|0[xX][0-9a-fA-F]+)\z",
-    ColumnType.NUMBER: r"\A[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|\.[0-9]+([eE][+-]?[0-9]+)?|(?i:nan|inf|infinity))\z",
+    ColumnType.NUMBER: r"\A[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|\.[0-9]+([eE][+-]?[0-9]+)?|(?i:nan(\(.*\))?|inf|infinity))\z",
     ColumnType.DATE: r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\z",
     ColumnType.TIMESTAMP: r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}([ T].*)?\z",
 }
@@ -141,10 +141,10 @@ def _fit_times(values: pa.Array, to: ColumnType) -> Fitted:
     if pa.types.is_date(kind):
         days = values.cast(pa.date32())
         return Fitted(days if to is ColumnType.DATE else days.cast(_MICROSECONDS).cast(_UTC), NONE)
-    zone_free = values.cast(pa.timestamp(kind.unit, "UTC")) if kind.tz is None else values.cast(pa.timestamp(kind.unit, "UTC"))
+    in_utc = values.cast(pa.timestamp(kind.unit, "UTC"))  # a time without zone is taken as UTC
     if kind.unit == "ns":
-        zone_free = pc.floor_temporal(zone_free, unit="microsecond")
-    times, misfits = _cast_each(zone_free, _UTC, lambda part: part.cast(_UTC))
+        in_utc = pc.floor_temporal(in_utc, unit="microsecond")
+    times, misfits = _cast_each(in_utc, _UTC, lambda part: part.cast(_UTC))
     if to is ColumnType.TIMESTAMP:
         return Fitted(times, misfits)
     midnight = pc.equal(pc.floor_temporal(times, unit="day"), times)

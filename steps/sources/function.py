@@ -1,0 +1,58 @@
+"""Rows from the user's own Python function.  Called by `opening` for ``python:module:function`` sources."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from contracts.errors import ConfigError, DataError
+from serving.user_code import UserCode
+
+
+class Function:
+    """A function that returns a table or a reader, or yields tables or record batches."""
+
+    def __init__(self, uri: str, code: UserCode, as_of: datetime) -> None:
+        self.name = uri
+        reference = uri.removeprefix("python:")
+        if ":" not in reference:
+            raise ConfigError(f"{uri} names no function", remedy="write python:module:function")
+        self._function = code.resolve(reference)
+        if not callable(self._function):
+            raise ConfigError(f"{uri} is no function")
+        self._as_of = as_of
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Call the function, with `as_of` when it has a parameter of that name, and yield what it yields.
+
+        Raises
+        ------
+        DataError
+            When that is not Arrow.  What the function itself raises passes through.
+        """
+        takes = "as_of" in inspect.signature(self._function).parameters
+        found: Any = self._function(as_of=self._as_of) if takes else self._function()
+        if isinstance(found, (pa.Table, pa.RecordBatch)):
+            found = [found]
+        elif not hasattr(found, "__iter__") or isinstance(found, (str, bytes, dict)):
+            raise self._not_arrow(found)
+        for part in found:
+            if isinstance(part, pa.Table):
+                batches = part.to_batches()
+                yield from batches or [
+                    pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in part.schema], schema=part.schema)
+                ]
+            elif isinstance(part, pa.RecordBatch):
+                yield part
+            else:
+                raise self._not_arrow(part)
+
+    def _not_arrow(self, found: object) -> DataError:
+        return DataError(
+            f"{self.name} yields {type(found).__name__}",
+            remedy="return a pyarrow Table or RecordBatchReader, or yield record batches",
+        )

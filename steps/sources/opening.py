@@ -1,0 +1,177 @@
+"""Open a pipeline's source: decide what each URI is, and check its columns against the schema before a row is read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Protocol
+
+from contracts.errors import ConfigError, DataError, Finding, StageError
+from contracts.pipeline.source import Source
+from contracts.pipeline.table import Schema
+from serving.user_code import UserCode, unpack
+from steps.sources.files import LocalFile, ask, local_files, local_paths, object_names
+from steps.sources.function import Function
+from steps.sources.query import Query
+from steps.sources.uris import Kind, fill, kind, shown
+from steps.table.arrow_reader import ParquetFile, Stream
+from steps.table.chunk import Task
+from steps.table.csv_reader import CsvFile
+from steps.world import World
+
+
+class TableSource(Protocol):
+    """One file, query or function."""
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of its columns."""
+
+    def tasks(self, schema: Schema) -> Iterator[Task]:
+        """Yield its rows as tasks; each makes one chunk."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Sources in order, and their resolved URIs as they may be written down."""
+
+    sources: tuple[TableSource, ...]
+    uris: tuple[str, ...]
+
+    def tasks(self, schema: Schema) -> Iterator[Task]:
+        """Yield the rows of all sources, one after the other.
+
+        Raises
+        ------
+        DataError
+            With a finding for every column that is missing, too much, or named twice.
+        """
+        findings = [finding for source in self.sources for finding in column_findings(source, schema)]
+        if findings:
+            raise DataError("the columns are not those of the schema", findings=findings)
+        return chain.from_iterable(source.tasks(schema) for source in self.sources)
+
+
+def open_source(source: Source, override: str, as_of: datetime, code: str, *, world: World) -> Opened:
+    """Bring the source within reach: files are found, and fetched where they are remote; no row is read yet.
+
+    `override` is a URI that stands in for the file's; `code` the URI of the packed user modules.
+
+    Raises
+    ------
+    ConfigError, DataError, NetworkError, StorageError
+        When something named is not there, may not be read, or does not answer.
+    """
+    sources: list[TableSource] = []
+    shown_uris: list[str] = []
+    for number, uri in enumerate(_uris(source, override, as_of)):
+        match kind(uri):
+            case Kind.SQL:
+                query = _query(source, as_of)
+                sources.append(Stream(query.name, query.batches()))
+                shown_uris.append(query.name)
+            case Kind.PYTHON:
+                function = Function(uri, unpack(world.storage.read(code)) if code else UserCode({}), as_of)
+                sources.append(Stream(uri, function.batches()))
+                shown_uris.append(uri)
+            case _:
+                for file in local_files(uri, world=world, folder=world.scratch / f"source-{number}"):
+                    sources.append(_file(file, source))
+                    shown_uris.append(file.uri)
+    return Opened(tuple(sources), tuple(shown_uris))
+
+
+def probe(source: str, as_of: str, *, world: World) -> Iterator[Finding]:
+    """Look whether the source can be opened, without fetching it; yield what stands in the way.
+
+    `as_of` is the parameter's text, which preflight checks on its own.
+    """
+    try:
+        moment = datetime.fromisoformat(as_of) if as_of else world.now()
+    except ValueError:
+        return
+    declared = world.pipeline.source
+    try:
+        uris = _uris(declared, source, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except StageError as error:
+        yield Finding(where="source", what=error.message, remedy=error.remedy)
+        return
+    for uri in uris:
+        try:
+            _probe(uri, declared, moment, world)
+        except StageError as error:
+            yield Finding(where=f"source {shown(uri)}", what=error.message, remedy=error.remedy)
+
+
+def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:
+    """Compare a source's columns with the schema's: none missing, none too many, none twice."""
+    found = source.columns()
+    counted = Counter(found)
+    for name, count in counted.items():
+        if count > 1:
+            yield Finding(
+                where=f"{source.name}, column {name}", what=f"stands {count} times in the header", remedy="rename one"
+            )
+    missing = [name for name in schema.names if name not in counted]
+    extra = [name for name in counted if name not in schema.names]
+    if missing and len(found) == 1 and len(schema.names) > 1:
+        other = next((d for d in ";\t|," if d in found[0]), None)
+        if other is not None:
+            what = f"the header is one column, with {other!r} in its name"
+            yield Finding(
+                where=source.name,
+                what=what,
+                remedy=f"name the right delimiter: source.csv.delimiter: {json.dumps(other)}",
+            )
+            return
+    for name in missing:
+        near = difflib.get_close_matches(name, extra, n=1)
+        yield Finding(
+            where=f"{source.name}, column {name}",
+            what="is missing",
+            remedy=f"did you mean {near[0]!r}?" if near else "",
+        )
+    if schema.extra_columns == "error":
+        for name in extra:
+            remedy = "add it to schema.columns, or set schema.extra_columns: drop"
+            yield Finding(where=f"{source.name}, column {name}", what="is not in the schema", remedy=remedy)
+
+
+def _uris(source: Source, override: str, as_of: datetime) -> tuple[str, ...]:
+    return tuple(fill(uri.strip(), as_of) for uri in ((override,) if override else source.uris))
+
+
+def _query(source: Source, as_of: datetime) -> Query:
+    if not source.query:
+        raise ConfigError("the source sql: needs source.query and source.dsn_secret in the pipeline file")
+    return Query(source, fill(source.query, as_of))
+
+
+def _file(file: LocalFile, source: Source) -> TableSource:
+    declared = source.format
+    if declared == "auto":
+        with file.path.open("rb") as opened:
+            declared = "parquet" if opened.read(4) == b"PAR1" else "csv"
+    return ParquetFile(file.path, file.uri) if declared == "parquet" else CsvFile(file.path, file.uri, source.csv)
+
+
+def _probe(uri: str, source: Source, as_of: datetime, world: World) -> None:
+    match kind(uri):
+        case Kind.FILE:
+            local_paths(uri, world.settings.source_base)
+        case Kind.S3:
+            object_names(uri, world)
+        case Kind.HTTP:
+            ask(uri)
+        case Kind.SQL:
+            _query(source, as_of).probe()
+        case Kind.PYTHON:
+            pass  # preflight checks every module of the file
