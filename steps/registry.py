@@ -6,7 +6,9 @@ All of it is a projection of the ledger, written after it, never a second source
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import ConfigError
@@ -15,10 +17,20 @@ from steps.mlflow_connection import mlflow_client, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 _TAG = 5000
 """MLflow keeps so many characters of a version's tag."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What MLflow keeps of the run behind a version."""
+
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
 
 
 class Registry:
@@ -107,6 +119,30 @@ class Registry:
         if self.alias(name) != version:
             with mlflow_errors(self._settings):
                 self._client.set_registered_model_alias(self.name, name, str(version))
+
+    def run(self, run_id: str) -> RunFacts | None:
+        """Return what MLflow keeps of a version's run, None when it was deleted."""
+        run: Run | None = None
+        with mlflow_errors(self._settings, absent=True):
+            run = self._client.get_run(run_id)
+        if run is None:
+            return None
+        return RunFacts(dict(run.data.params), dict(run.data.metrics), dict(run.data.tags))
+
+    def fetch(self, run_id: str, artifact: str, folder: Path) -> Path | None:
+        """Return a local copy of an artifact of a run in `folder`, None when the run has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        with mlflow_errors(self._settings):
+            try:
+                names = {file.path for file in self._client.list_artifacts(run_id, str(Path(artifact).parent))}
+                if artifact not in names:
+                    return None
+                return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
 
     def _versions_of(self, run_id: str) -> list[int]:
         with mlflow_errors(self._settings):

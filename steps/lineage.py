@@ -1,0 +1,319 @@
+"""What made a version, who or what let it through, what serves it now.  Called by `retrain lineage`; changes nothing.
+
+The ledger says what happened; MLflow and the store add what they still hold.  Where something was removed, the answer
+comes from the ledger's evidence and a note says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from contracts.base import Contract
+from contracts.errors import ConfigError, StageError
+from contracts.names import ALIAS_PRODUCTION, TAG_PREFIX
+from contracts.outcomes import State
+from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
+from contracts.reports import Check, PromotionReport, ValidationReport
+from contracts.settings import Settings
+from steps.ledger import Ledger
+from steps.registry import Registry, RunFacts
+from steps.storage import Storage
+
+_DECIDED = (State.APPROVED, State.REJECTED, State.EXPIRED, State.SUPERSEDED)
+R = TypeVar("R", ValidationReport, PromotionReport, DatasetManifest)
+
+
+class Dataset(Contract):
+    """What it learned from."""
+
+    uri: str
+    sha256: str
+    rows: int | None = None
+    schema_sha256: str
+    sources: tuple[str, ...] = ()
+    as_of: AwareDatetime | None = None
+
+
+class Code(Contract):
+    """What ran: retrain itself and the user's own modules."""
+
+    version: str
+    commit: str
+    user_code: str = Field(description="Content hash of the user's modules, empty without any.")
+    user_commit: str = ""
+    lock_sha256: str
+    pipeline_sha256: str
+    architecture: str = ""
+
+
+class GateAnswer(Contract):
+    """What one gate decided, on which numbers."""
+
+    decision: str
+    reason: str
+    checks: tuple[Check, ...] = ()
+    report: str = Field(description="URI of the whole report.")
+
+
+class Approval(Contract):
+    """Who or what let it through."""
+
+    by: str
+    at: AwareDatetime
+    reason: str
+    workflow: str
+    entry: str
+
+
+class Serving(Contract):
+    """What serves it now."""
+
+    since: AwareDatetime
+    entry: str
+    image: str = ""
+    url: str = ""
+    answers: bool | None = Field(None, description="Whether the server was seen with this version; None: not asked.")
+
+
+class Lineage(Contract):
+    """The answer to: what made this version, and who let it through?"""
+
+    model: str
+    version: int
+    state: State | None
+    run_id: str
+    workflows: tuple[str, ...] = Field((), description="Workflows that registered, judged or released it, in order.")
+    dataset: Dataset
+    split_sha256: str
+    transform_sha256: str
+    code: Code
+    candidate: str
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    validation: GateAnswer | None = None
+    promotion: GateAnswer | None = None
+    approval: Approval | None = None
+    serving: Serving | None = None
+    history: tuple[LedgerEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``[MODEL@]production``, ``[MODEL@]staging`` or ``[MODEL@]VERSION``."""
+
+    model: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference; an empty `model` means the only one there is."""
+        model, _, name = text.rpartition("@")
+        return cls(model, name or ALIAS_PRODUCTION)
+
+
+class Archive:
+    """Ledger, registry and store of one model: all that lineage is read from."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, model: str) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.model = model
+
+    @classmethod
+    def open(cls, settings: Settings, model: str = "") -> Archive:
+        """Open the archive of `model`, or of the only model that the ledger has.
+
+        Raises
+        ------
+        ConfigError
+            There is none, or the name is needed to choose.
+        """
+        ledger = Ledger(settings.ledger.get_secret_value())
+        models = ledger.models()
+        if model and model not in models:
+            known = f"it knows {', '.join(models)}" if models else "it is empty"
+            raise ConfigError(f"the ledger does not know a model {model!r}", remedy=known)
+        if not model and len(models) != 1:
+            if models:
+                raise ConfigError(
+                    "there are several models", remedy=f"say which: {', '.join(f'{m}@...' for m in models)}"
+                )
+            raise ConfigError("no version was registered yet", remedy="`retrain run FILE` makes one")
+        return cls(settings, ledger, model or models[0])
+
+    @cached_property
+    def registry(self) -> Registry:
+        """MLflow's registry."""
+        return Registry(self.settings, self.model)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Datasets and reports."""
+        return Storage(self.settings)
+
+    def version(self, name: str) -> int:
+        """Return the version that ``production``, another alias or a number names.
+
+        `production` is what the ledger says, whatever the alias in MLflow does.
+
+        Raises
+        ------
+        ConfigError
+            It names none.
+        """
+        if name == ALIAS_PRODUCTION:
+            serving = self.ledger.serving(self.model)
+            if serving is None:
+                raise ConfigError(f"no version of {self.model} serves", remedy="name a version")
+            return serving.version
+        if name.isdigit():
+            return int(name)
+        if (version := self.registry.alias(name)) is None:
+            raise ConfigError(f"{self.model} has no alias {name!r}", remedy=f"a version or {ALIAS_PRODUCTION}")
+        return version
+
+
+def lineage(archive: Archive, name: str) -> Lineage:
+    """Answer for the version that `name` names; see `Archive.version`.
+
+    Raises
+    ------
+    ConfigError
+        There is no such version.
+    """
+    version = archive.version(name)
+    history = [entry for entry in archive.ledger.entries(archive.model) if entry.version == version]
+    run_id = history[0].run_id if history else archive.registry.run_of(version)
+    notes = [] if history else ["not in the ledger: registered by other means"]
+    run = archive.registry.run(run_id)
+    if run is None:
+        notes.append(f"MLflow has not the run {run_id} any more; references are from the ledger")
+        run = RunFacts({}, {}, {})
+    known = _references(history, run)
+    dataset = _dataset(archive, known, notes)
+    if name == ALIAS_PRODUCTION and (alias := archive.registry.alias(ALIAS_PRODUCTION)) != version:
+        notes.append(
+            f"MLflow's alias production names {alias or 'no version'}: moved by other means, or not yet mended"
+        )
+    return Lineage(
+        model=archive.model,
+        version=version,
+        state=history[-1].state if history else None,
+        run_id=run_id,
+        workflows=tuple(dict.fromkeys(entry.workflow for entry in history)),
+        dataset=dataset,
+        split_sha256=known.get("split_sha256", ""),
+        transform_sha256=known.get("transform_sha256", ""),
+        code=Code(
+            version=known.get("code_version", ""),
+            commit=known.get("code_commit", ""),
+            user_code=known.get("user_code", ""),
+            user_commit=known.get("user_commit", ""),
+            lock_sha256=known.get("lock_sha256", ""),
+            pipeline_sha256=known.get("pipeline_sha256", ""),
+            architecture=known.get("architecture", ""),
+        ),
+        candidate=known.get("candidate", ""),
+        parameters=dict(sorted(run.params.items())),
+        metrics=dict(sorted(run.metrics.items())),
+        validation=_validation(archive, history, known, notes),
+        promotion=_promotion(archive, history, notes),
+        approval=_approval(history),
+        serving=_serving(archive, version, notes),
+        history=tuple(history),
+        notes=tuple(notes),
+    )
+
+
+def _references(history: Sequence[LedgerEntry], run: RunFacts) -> dict[str, str]:
+    tags = {key.removeprefix(TAG_PREFIX): value for key, value in run.tags.items() if key.startswith(TAG_PREFIX)}
+    evidence = history[0].evidence if history else {}
+    # What was entered when it was registered is chained; a tag can be edited on MLflow's page.
+    return tags | {key: value for key, value in evidence.items() if isinstance(value, str)}
+
+
+def _dataset(archive: Archive, known: Mapping[str, str], notes: list[str]) -> Dataset:
+    uri = known.get("dataset", "")
+    manifest = _read(archive, f"{uri}/{DATASET_MANIFEST}", DatasetManifest, notes) if uri else None
+    rows = known.get("rows", "")
+    return Dataset(
+        uri=uri,
+        sha256=known.get("dataset_sha256", ""),
+        rows=manifest.rows if manifest else int(rows) if rows.isdigit() else None,
+        schema_sha256=known.get("schema_sha256", "") or (manifest.schema_sha256 if manifest else ""),
+        sources=manifest.sources if manifest else (),
+        as_of=manifest.as_of if manifest else None,
+    )
+
+
+def _validation(
+    archive: Archive, history: Sequence[LedgerEntry], known: Mapping[str, str], notes: list[str]
+) -> GateAnswer | None:
+    uri = known.get("report", "")
+    if not uri:
+        return None
+    if (report := _read(archive, uri, ValidationReport, notes)) is None:
+        return GateAnswer(decision="passed", reason=history[0].reason, report=uri)
+    return GateAnswer(decision=report.verdict.value, reason=report.reason, checks=report.checks, report=uri)
+
+
+def _promotion(archive: Archive, history: Sequence[LedgerEntry], notes: list[str]) -> GateAnswer | None:
+    entry = _last(history, *_DECIDED)
+    if entry is None:
+        return None
+    uri = str(entry.evidence.get("report", ""))
+    report = _read(archive, uri, PromotionReport, notes) if uri else None
+    if report is None:
+        return GateAnswer(decision=entry.state.value, reason=entry.reason, report=uri)
+    return GateAnswer(decision=report.decision.value, reason=report.reason, checks=report.checks, report=uri)
+
+
+def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
+    entry = _last(history, State.APPROVED)
+    if entry is None:
+        return None
+    return Approval(by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
+
+
+def _serving(archive: Archive, version: int, notes: list[str]) -> Serving | None:
+    entry = archive.ledger.serving(archive.model)
+    if entry is None or entry.version != version:
+        return None
+    image, url = str(entry.evidence.get("image", "")), str(entry.evidence.get("url", ""))
+    serving = Serving(since=entry.at, entry=entry.id, image=image, url=url)
+    if archive.settings.deploy_target != "process" or not archive.settings.server_home:
+        return serving
+    from steps.rollout.process import Server
+
+    try:
+        status = Server.of(archive.settings, archive.model).status()
+    except StageError as error:
+        notes.append(error.message)
+        return serving
+    if status is None or status.spec is None or status.server_pid is None:
+        notes.append("no server of it runs here; `retrain run` brings it back")
+        return serving.model_copy(update={"answers": False})
+    if status.spec.version != version:
+        notes.append(f"the server here answers with version {status.spec.version}")
+    return serving.model_copy(update={"url": status.url, "answers": status.spec.version == version})
+
+
+def _last(history: Sequence[LedgerEntry], *states: State) -> LedgerEntry | None:
+    return next((entry for entry in reversed(history) if entry.state in states), None)
+
+
+def _read(archive: Archive, uri: str, kind: type[R], notes: list[str]) -> R | None:
+    try:
+        if archive.storage.exists(uri):
+            data: Any = archive.storage.read(uri)
+            return kind.model_validate_json(data)
+        notes.append(f"{uri} is not in the store any more")
+    except ValidationError:
+        notes.append(f"{uri} has another form than this retrain reads")
+    return None

@@ -1,0 +1,126 @@
+"""`retrain lineage`: which data, code and parameters made a version, and who or what let it through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from contracts.outcomes import Verdict
+from contracts.reports import Check
+from workflows.cli.desk import desk_home, desk_settings
+
+if TYPE_CHECKING:
+    from steps.lineage import GateAnswer, Lineage
+
+_STYLES = {Verdict.PASSED: ("✓", "green"), Verdict.REJECTED: ("✗", "red"), Verdict.INCONCLUSIVE: ("?", "yellow")}
+
+
+def lineage(
+    reference: Annotated[
+        str, typer.Argument(metavar="[MODEL@]production|VERSION", help="What to explain; MODEL when there are several.")
+    ] = "production",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which dataset, code and parameters made a version, how the gates decided, and who or what let it through.
+
+    [bold]Examples[/bold]
+
+      retrain lineage
+
+      retrain lineage adult-income@12
+
+      retrain lineage production --json
+    """
+    from steps import lineage as archives
+
+    asked = archives.Reference.parse(reference)
+    settings = desk_settings(desk_home(must_exist=True))
+    found = archives.lineage(archives.Archive.open(settings, asked.model), asked.name)
+    if json_output:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    Console(highlight=False).print(render(found))
+
+
+def render(found: Lineage) -> RenderableType:
+    """Return a lineage for people."""
+    parts: list[RenderableType] = [Text(f"{found.model} version {found.version}", style="bold"), _facts(found)]
+    for title, gate in (("validation gate", found.validation), ("promotion gate", found.promotion)):
+        if gate is not None:
+            parts += [Text(), Text(f"{title}: {gate.decision}", style="bold"), _gate(gate)]
+    parts += [Text(), Text("history", style="bold"), _history(found)]
+    parts += [Text(f"note: {note}", style="yellow") for note in found.notes]
+    return Group(*parts)
+
+
+def _facts(found: Lineage) -> Table:
+    grid = _grid()
+    for label, value in _lines(found):
+        if value:
+            grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
+    return grid
+
+
+def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
+    data, code = found.dataset, found.code
+    yield "state", found.state.value if found.state else "not in the ledger"
+    if serving := found.serving:
+        answers = {True: "answers", False: "does not answer", None: ""}[serving.answers]
+        place = ", ".join(part for part in (serving.url, answers, serving.image) if part)
+        yield "serves since", f"{serving.since:%Y-%m-%d %H:%M:%S %Z}" + (f" ({place})" if place else "")
+    if approval := found.approval:
+        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} by {approval.by}: {approval.reason}"
+    yield "dataset", data.uri
+    yield "  sha256", data.sha256
+    yield "  rows", f"{data.rows:,}" if data.rows is not None else ""
+    yield "  schema", data.schema_sha256
+    yield "  read from", ", ".join(data.sources)
+    yield "split", found.split_sha256
+    yield "transform", found.transform_sha256
+    yield "code", " ".join(part for part in (f"retrain {code.version}", code.commit) if part)
+    yield "  your modules", " ".join(part for part in (code.user_code, code.user_commit) if part)
+    yield "  lock file", code.lock_sha256
+    yield "  pipeline file", code.pipeline_sha256
+    yield "  architecture", code.architecture
+    yield "candidate", found.candidate
+    yield "  parameters", ", ".join(f"{name}={value}" for name, value in found.parameters.items())
+    yield "metrics", ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+    yield "MLflow run", found.run_id
+    yield "workflows", ", ".join(found.workflows)
+
+
+def _gate(gate: GateAnswer) -> RenderableType:
+    grid = _grid()
+    for check in gate.checks:
+        sign, style = _STYLES[check.verdict] if check.verdict else ("·", "dim")
+        grid.add_row(
+            Text(sign, style=style), Text(check.name), Text(_numbers(check)), Text(check.reason, overflow="fold")
+        )
+    return Group(grid, Text(gate.reason)) if gate.checks else Text(gate.reason)
+
+
+def _numbers(check: Check) -> str:
+    value = "" if check.value is None else f"{check.value:.4g}"
+    if check.interval is not None:
+        value += f" [{check.interval.low:.4g}, {check.interval.high:.4g}]"
+    bounds = [f"{name} {bound:g}" for name, bound in (("min", check.min), ("max", check.max)) if bound is not None]
+    return " ".join([value, *bounds]).strip()
+
+
+def _history(found: Lineage) -> Table:
+    grid = _grid()
+    for entry in found.history:
+        grid.add_row(
+            Text(f"{entry.at:%Y-%m-%d %H:%M:%S}", style="dim"), Text(entry.state.value),
+            Text(f"by {entry.by}: {entry.reason}", overflow="fold"), Text(entry.id[:12], style="dim"),
+        )  # fmt: skip
+    return grid
+
+
+def _grid() -> Table:
+    return Table.grid(padding=(0, 2))
