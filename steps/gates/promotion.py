@@ -37,8 +37,8 @@ class Champion:
 
     version: int
     age: timedelta
-    refusals: tuple[str, ...] = ()
-    """Requests that it accepts and the challenger does not."""
+    refusals: tuple[str, ...] | None = ()
+    """How the challenger refuses requests that it accepts; None: its signature can't be read."""
     contract: int = 1
     rows: int = 0
     """Rows in neither model's train or validation side."""
@@ -144,6 +144,9 @@ def _latency_ratio(latency_ms: float, champion: Champion, bound: float) -> Check
 
 def _compatibility(contract: int, champion: Champion) -> Check:
     name = "input compatibility"
+    if champion.refusals is None:
+        said = f"what version {champion.version} accepts can't be read, so it stays"
+        return Check(name=name, verdict=Verdict.INCONCLUSIVE, reason=said)
     if not champion.refusals:
         said = f"accepts every request that version {champion.version} accepts"
         return Check(name=name, verdict=Verdict.PASSED, reason=said)

@@ -1,0 +1,122 @@
+"""A run's model and its answers on the test rows: what both gates look at.  Called by `evaluate` and `promote`.
+
+Here alone the gates touch data; train and validation rows are dropped before anything is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from contracts.base import Contract
+from contracts.errors import ConfigError, DataError
+from contracts.metrics import Task
+from contracts.names import tag
+from contracts.pipeline.gates import GatePolicy
+from serving.model import PackagedModel, Predictions
+from steps.dataset import read_table
+from steps.metrics import Judged, judge
+from steps.splitting import SplitRows, read_split
+from steps.tracking import RunRecord
+from steps.world import World
+
+
+@dataclass(frozen=True)
+class References:
+    """The dataset and the split that a run trained on, as its tags name them."""
+
+    dataset: str
+    dataset_sha256: str
+    split: str
+    split_sha256: str
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A model beside its test rows."""
+
+    run: RunRecord
+    references: References
+    folder: Path
+    model: PackagedModel
+    split: SplitRows
+    rows: Any
+    """The test rows, an Arrow table with the columns of the model, the target and whatever was asked for."""
+    target: str
+
+    @cached_property
+    def judged(self) -> Judged:
+        """Truth beside the model's answers."""
+        return judged(self.model.manifest.classes, self.model, self.rows, self.target, self.model.predict(self.rows))
+
+
+def references(run: RunRecord) -> References:
+    """Read a run's references from its tags.
+
+    Raises
+    ------
+    ConfigError
+        When the run is none of ours.
+    """
+    names = ("dataset", "dataset_sha256", "split", "split_sha256")
+    if missing := [tag(name) for name in names if not run.tags.get(tag(name))]:
+        raise ConfigError(f"run {run.run_id} lacks the tags {', '.join(missing)}", remedy="train again")
+    return References(*(run.tags[tag(name)] for name in names))
+
+
+def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment:
+    """Load a run's model and the test rows of its split.
+
+    Parameters
+    ----------
+    columns
+        Columns to read besides the model's and the target.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When the run, its model, dataset or split is not there or not whole.
+    """
+    run = world.tracking.record(run_id)
+    found = references(run)
+    folder = world.tracking.package(run_id, world.scratch)
+    model = PackagedModel.load(folder)
+    split = read_split(world, found.split)
+    target = world.pipeline.target.column
+    wanted = dict.fromkeys([*(c.name for c in model.manifest.columns), target, *columns])
+    table = read_table(world, found.dataset, list(wanted))
+    if len(table) != len(split.sides):
+        raise DataError(f"the split {found.split} has {len(split.sides)} rows, its dataset {len(table)}")
+    return Assessment(run, found, folder, model, split, table.filter(split.mask("test")), target)
+
+
+def judged(classes: Sequence[str], model: PackagedModel, rows: Any, target: str, answers: Predictions) -> Judged:
+    """Bring rows and answers to the form that metrics read, classes in the order of `classes`.
+
+    Raises
+    ------
+    DataError
+        When the target holds a class that is none of `classes`.
+    """
+    manifest = model.manifest
+    truth = rows.column(target).to_numpy()
+    if manifest.task is Task.REGRESSION:
+        return judge(manifest.task, truth, answers)
+    try:
+        return judge(manifest.task, truth, answers, classes, manifest.positive)
+    except ValueError:
+        raise DataError(f"the test rows' {target} holds a class that was not in the training rows") from None
+
+
+def policy_sha256(policy: GatePolicy) -> str:
+    """Return the hash of a policy, under which reports and ledger entries say what they were judged by."""
+    return hashlib.sha256(policy.model_dump_json().encode()).hexdigest()
+
+
+def report_bytes(report: Contract) -> bytes:
+    """Write a report as it is stored: indented JSON, the same bytes for the same report."""
+    return report.model_dump_json(indent=2).encode() + b"\n"
