@@ -13,7 +13,7 @@ import yaml
 
 from contracts import names
 from contracts.pipeline import Pipeline, parse_pipeline
-from contracts.pipeline.file import read_pipeline_text
+from contracts.pipeline.reading import read_pipeline_text
 from workflows.graph import workflow_template
 from workflows.triggers import triggers
 

@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from contracts.base import Contract, Duration
 from contracts.metrics import METRICS
+from contracts.pipeline.mistakes import Mistake, refuse
 from contracts.pipeline.table import Scalar
 
 
-def _known(metric: str) -> None:
+def _known(metric: str, *at: str) -> None:
     if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; one of {', '.join(METRICS)}")
+        refuse([Mistake(at or ("metric",), f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")])
 
 
 class Threshold(Contract):
@@ -28,8 +29,10 @@ class Threshold(Contract):
     def _checks(self) -> Threshold:
         if bool(self.metric) == bool(self.composite):
             raise ValueError("give `metric` or `composite`")
-        for name in (self.metric,) if self.metric else self.composite:
-            _known(name)
+        if self.metric:
+            _known(self.metric)
+        for name in self.composite:
+            _known(name, "composite", name)
         if (self.min is None) == (self.max is None):
             raise ValueError("give `min` or `max`")
         return self

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from contracts.base import Contract
+from contracts.pipeline.mistakes import Mistake, refuse
 
 
 class CsvOptions(Contract):
@@ -47,13 +48,16 @@ class Source(Contract):
     def _sql_is_whole(self) -> Source:
         if "sql:" in self.uris:
             if len(self.uris) > 1:
-                raise ValueError("sql: stands alone")
-            if not self.query or not self.dsn_secret:
-                raise ValueError("sql: needs `query` and `dsn_secret`")
+                refuse([Mistake(("uri",), "sql: stands alone", "name one source")])
+            for key, value in (("query", self.query), ("dsn_secret", self.dsn_secret)):
+                if not value:
+                    refuse([Mistake((key,), "is missing, sql: needs it", "add it")])
             if "order by" not in " ".join(self.query.lower().split()):
-                raise ValueError("the query must name its ORDER BY: row order is part of the dataset hash")
-        elif self.query or self.dsn_secret:
-            raise ValueError("`query` and `dsn_secret` belong to sql: only")
+                what = "names no ORDER BY: row order is part of the dataset hash"
+                refuse([Mistake(("query",), what, "order by columns that are unique together")])
+        else:
+            given = (key for key, value in (("query", self.query), ("dsn_secret", self.dsn_secret)) if value)
+            refuse(Mistake((key,), "belongs to sql: only", "remove it, or read sql:") for key in given)
         return self
 
     @property

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from contracts.base import Contract, Duration
+from contracts.pipeline.mistakes import Mistake, refuse
 
 
 class ColumnType(StrEnum):
@@ -72,20 +74,22 @@ class Column(Contract):
 
     @model_validator(mode="after")
     def _rules_fit_the_type(self) -> Column:
+        refuse(self._misfits())
+        return self
+
+    def _misfits(self) -> Iterator[Mistake]:
         numeric = self.type in (ColumnType.INTEGER, ColumnType.NUMBER)
         ordered = numeric or self.type in (ColumnType.DATE, ColumnType.TIMESTAMP)
-        if (self.min or self.max) and not ordered:
-            raise ValueError(f"min and max do not fit a {self.type} column")
+        for key, rule in (("min", self.min), ("max", self.max)):
+            if rule is not None and not ordered:
+                yield Mistake((key,), f"does not fit a {self.type} column", "remove it")
+            elif rule is not None and numeric == isinstance(rule.value, str):
+                wanted = "a number" if numeric else "an ISO date in quotes"
+                yield Mistake((key,), f"is {wanted} in a column of type {self.type}, got {rule.value!r}", "correct it")
         if self.pattern and self.type is not ColumnType.STRING:
-            raise ValueError(f"pattern does not fit a {self.type} column")
-        for rule in (self.min, self.max):
-            if rule is not None and numeric == isinstance(rule.value, str):
-                raise ValueError(
-                    "min and max are numbers for numeric columns, ISO dates for date and timestamp columns"
-                )
+            yield Mistake(("pattern",), f"does not fit a {self.type} column", "remove it")
         if self.infinity and self.type is not ColumnType.NUMBER:
-            raise ValueError("infinity is for number columns")
-        return self
+            yield Mistake(("infinity",), f"is for number columns, this is {self.type}", "remove it")
 
 
 class Rows(Contract):
@@ -114,15 +118,23 @@ class Schema(Contract):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Schema:
-        names = [c.name for c in self.columns]
-        if double := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"column named twice: {', '.join(double)}")
-        wanted = {n for group in self.unique for n in group} | ({self.freshness.column} if self.freshness else set())
-        if unknown := sorted(wanted - set(names)):
-            raise ValueError(f"unknown column: {', '.join(unknown)}")
-        if self.freshness and self.column(self.freshness.column).type not in (ColumnType.DATE, ColumnType.TIMESTAMP):
-            raise ValueError(f"freshness needs a date or timestamp column, {self.freshness.column} is none")
+        refuse(self._misnamed())
         return self
+
+    def _misnamed(self) -> Iterator[Mistake]:
+        names = self.names
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                yield Mistake(("columns", i, "name"), f"{name!r} stands twice", "keep one")
+        for i, group in enumerate(self.unique):
+            yield from (
+                Mistake(("unique", i), f"{n!r} is not in columns", "correct it") for n in group if n not in names
+            )
+        if self.freshness and self.freshness.column not in names:
+            yield Mistake(("freshness", "column"), f"{self.freshness.column!r} is not in columns", "correct it")
+        elif self.freshness and self.column(self.freshness.column).type not in (ColumnType.DATE, ColumnType.TIMESTAMP):
+            what = f"{self.freshness.column} is no date or timestamp"
+            yield Mistake(("freshness", "column"), what, "name a column that is")
 
     def column(self, name: str) -> Column:
         """Return the column of that name."""

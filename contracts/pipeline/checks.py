@@ -1,0 +1,155 @@
+"""What must hold between the sections of a pipeline file.  Called by the `Pipeline` model; checks yield mistakes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zoneinfo
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from contracts.metrics import METRICS, Task
+from contracts.pipeline.mistakes import Mistake
+from contracts.pipeline.table import ColumnType
+from contracts.stages import BY_NAME
+
+if TYPE_CHECKING:
+    from contracts.pipeline.file import Pipeline
+    from contracts.pipeline.gates import GatePolicy
+
+BUILT_IN = ("lightgbm", "xgboost", "hist_gradient_boosting", "random_forest", "linear", "dummy")
+_TIMES = (ColumnType.DATE, ColumnType.TIMESTAMP)
+_NUMBERS = (ColumnType.INTEGER, ColumnType.NUMBER)
+_CLASSES = (ColumnType.STRING, ColumnType.INTEGER, ColumnType.BOOLEAN)
+_CRON_FIELD = re.compile(r"^(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*$")
+
+Key = tuple[str | int, ...]
+
+
+def mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Yield every mistake between sections.  What depends on the target's column waits until that is known."""
+    yield from unknown_columns(pipeline)
+    if pipeline.target.column in pipeline.table.names:
+        yield from target_type(pipeline)
+    yield from metrics_that_do_not_fit(pipeline)
+    yield from options_that_do_not_fit(pipeline)
+    yield from unknown_estimators(pipeline)
+    yield from operation(pipeline)
+
+
+def unknown_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Every column that is named must be in the schema."""
+    known = pipeline.table.names
+    named: list[tuple[Key, str | None]] = [(("target", "column"), pipeline.target.column)]
+    named += [(("features", "columns", i, "column"), p.column) for i, p in enumerate(pipeline.features.columns)]
+    named += [(("split", "key", i), column) for i, column in enumerate(pipeline.split.key)]
+    named += [
+        (("split", "group"), pipeline.split.group),
+        (("training", "sample_weight"), pipeline.training.sample_weight),
+    ]
+    if pipeline.split.time:
+        named.append((("split", "time", "column"), pipeline.split.time.column))
+    for at, policy in policies(pipeline):
+        named += [
+            ((*at, "validation", "slices", i, "column"), s.column) for i, s in enumerate(policy.validation.slices)
+        ]
+    for key, column in named:
+        if column is not None and column not in known:
+            yield Mistake(key, f"{column!r} is not in schema.columns", did_you_mean(column, known))
+
+
+def target_type(pipeline: Pipeline) -> Iterator[Mistake]:
+    """The target's column must hold what the task predicts."""
+    task, column = pipeline.target.task, pipeline.table.column(pipeline.target.column)
+    fitting = _NUMBERS if task is Task.REGRESSION else _CLASSES
+    if column.type not in fitting:
+        what = f"a {task} target is {', '.join(fitting)}; {column.name} is {column.type}"
+        yield Mistake(("target", "column"), what, "change the task, or the column's type in the schema")
+    allowed = column.allowed.value if column.allowed else None
+    positive = pipeline.target.positive
+    if allowed is not None and positive is not None and positive not in allowed:
+        yield Mistake(
+            ("target", "positive"), f"{positive!r} is not among the column's allowed values", f"one of {allowed}"
+        )
+
+
+def metrics_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Every metric must be defined for the task."""
+    task = pipeline.target.task
+    named: list[tuple[Key, str]] = [(("training", "metric"), pipeline.training.metric)]
+    for at, policy in policies(pipeline):
+        for gate, thresholds in (
+            ("validation", policy.validation.thresholds),
+            ("promotion", policy.promotion.thresholds),
+        ):
+            for i, threshold in enumerate(thresholds):
+                where: Key = (*at, gate, "thresholds", i)
+                if threshold.metric:
+                    named.append(((*where, "metric"), threshold.metric))
+                named += [((*where, "composite", metric), metric) for metric in threshold.composite]
+        named += [
+            ((*at, "validation", "slices", i, "metric"), s.metric) for i, s in enumerate(policy.validation.slices)
+        ]
+        if policy.promotion.comparison:
+            named.append(((*at, "promotion", "comparison", "metric"), policy.promotion.comparison.metric))
+    fitting = ", ".join(m.name for m in METRICS.values() if task in m.tasks)
+    for key, metric in named:
+        if metric in METRICS and task not in METRICS[metric].tasks:
+            yield Mistake(key, f"{metric} does not fit a {task} target", f"one of {fitting}")
+
+
+def options_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Some options belong to some tasks and column types only."""
+    split, names = pipeline.split, pipeline.table.names
+    if pipeline.target.task is Task.REGRESSION:
+        if split.method == "stratified":
+            yield Mistake(("split", "method"), "stratified is for classes, this target is regression", "use random")
+        if pipeline.training.class_weight:
+            yield Mistake(("training", "class_weight"), "is for classes, this target is regression", "remove it")
+    if split.time and split.time.column in names and pipeline.table.column(split.time.column).type not in _TIMES:
+        yield Mistake(("split", "time", "column"), f"{split.time.column} is no date or timestamp", "name one that is")
+
+
+def unknown_estimators(pipeline: Pipeline) -> Iterator[Mistake]:
+    """An estimator is built in, or a module's attribute."""
+    for i, candidate in enumerate(pipeline.training.candidates):
+        name, key = candidate.estimator, ("training", "candidates", i, "estimator")
+        if ":" in name:
+            continue
+        if name not in BUILT_IN:
+            remedy = did_you_mean(name, BUILT_IN) or f"one of {', '.join(BUILT_IN)}"
+            yield Mistake(key, f"{name!r} is neither built in nor module:attribute", remedy)
+        elif pipeline.features.passthrough and name != "dummy":
+            what = f"features.passthrough hands on raw columns, which only your own Pipeline reads; {name} is built in"
+            yield Mistake(key, what, "name your own as module:attribute, or remove features.passthrough")
+
+
+def operation(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Sizes are of stages; schedules are what Argo's CronWorkflow reads."""
+    for stage in pipeline.resources:
+        if stage not in BY_NAME:
+            yield Mistake(
+                ("resources", stage), "is not a stage", did_you_mean(stage, BY_NAME) or f"one of {', '.join(BY_NAME)}"
+            )
+    if pipeline.schedule:
+        for i, line in enumerate(pipeline.schedule.cron):
+            if len(line.split()) != 5 or not all(_CRON_FIELD.match(field) for field in line.split()):
+                what = f"{line!r} is not a cron line"
+                yield Mistake(("schedule", "cron", i), what, "minute hour day month weekday, in numbers: 0 3 * * 1")
+        if pipeline.schedule.timezone not in zoneinfo.available_timezones():
+            zone = pipeline.schedule.timezone
+            remedy = did_you_mean(zone, zoneinfo.available_timezones()) or "such as Europe/Berlin"
+            yield Mistake(("schedule", "timezone"), f"{zone!r} is no time zone", remedy)
+
+
+def policies(pipeline: Pipeline) -> Iterator[tuple[Key, GatePolicy]]:
+    """Yield each gate policy with its key."""
+    yield ("gates", "default"), pipeline.gates.default
+    for name, policy in pipeline.gates.environments.items():
+        yield ("gates", "environments", name), policy
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a remedy that names the nearest known word, empty when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,159 @@
+"""Each kind of mistake in a pipeline file is reported with its line, its key and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import ConfigError, Finding
+from contracts.pipeline import load_pipeline, parse_pipeline
+
+ROOT = Path(__file__).parents[2]
+ADULT = (ROOT / "adult.yaml").read_text(encoding="utf-8")
+
+
+def findings_of(text: str) -> list[Finding]:
+    with pytest.raises(ConfigError) as caught:
+        parse_pipeline(text, "file.yaml")
+    assert caught.value.findings
+    return list(caught.value.findings)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def first_changed_line(text: str) -> int:
+    pairs = zip(ADULT.splitlines(), text.splitlines(), strict=False)
+    return next(number for number, (before, after) in enumerate(pairs, 1) if before != after)
+
+
+MISTAKES = {
+    "a column that is not there": ("column: income", "column: incom", "target.column", "did you mean 'income'?"),
+    "a metric of another task": (
+        "{metric: f1, min: 0.62}",
+        "{metric: rmse, min: 1}",
+        "thresholds[1].metric",
+        "roc_auc",
+    ),
+    "an unknown metric": ("metric: roc_auc\n  seed", "metric: roc\n  seed", "training.metric", "one of"),
+    "an unknown slice metric": (
+        "{column: sex, metric: roc_auc",
+        "{column: sex, metric: rocauc",
+        "slices[0].metric",
+        "one of",
+    ),
+    "a slice of no column": ("{column: sex, metric", "{column: gender, metric", "slices[0].column", ""),
+    "an unknown estimator": (
+        "estimator: linear",
+        "estimator: linar",
+        "candidates[2].estimator",
+        "did you mean 'linear'?",
+    ),
+    "a candidate named twice": ("name: linear", "name: lightgbm", "candidates[2].name", "name of its own"),
+    "a wrong choice": ("method: stratified", "method: stratifid", "split.method", "did you mean 'stratified'?"),
+    "a wrong number": ("early_stopping: 30", "early_stopping: 0", "candidates[0].early_stopping", "correct it"),
+    "a text for a number": ("seed: 7\n  cand", "seed: seven\n  cand", "training.seed", "correct it"),
+    "a rule that does not fit": ("min: 16,", "min: young,", "schema.columns[0].min", "correct it"),
+    "a column named twice": ("name: workclass", "name: age", "schema.columns[1].name", "keep one"),
+    "an unknown key": ("  task: binary", "  tusk: 1\n  task: binary", "target.tusk", "did you mean 'task'?"),
+    "a positive class that is none": ('positive: ">50K"', 'positive: "50K"', "target.positive", ">50K"),
+    "a group without method": ("seed: 7}", "seed: 7, group: sex}", "split.group", "remove it"),
+    "nothing left to train on": ("validation: 0.2,", "validation: 0.8,", "split.validation", "lower one"),
+    "a bad time zone": ("Europe/Berlin", "Europe/Berln", "schedule.timezone", "did you mean 'Europe/Berlin'?"),
+    "a bad cron line": ("0 3 * * 1", "0 3 * * MON", "schedule.cron[0]", "in numbers"),
+    "two bounds": ("{metric: roc_auc, min: 0.88}", "{metric: roc_auc, min: 0.88, max: 1}", "thresholds[0]", ""),
+    "a query without sql": (
+        "uri: data/adult.csv",
+        "uri: data/adult.csv\n  query: select 1",
+        "source.query",
+        "remove it",
+    ),
+    "a bad name": ("name: adult-income", "name: Adult Income", "name", "correct it"),
+    "a bad duration": ("30d", "30 days", "promotion.comparison.non_inferior_after", "correct it"),
+    "a bad pattern": ("sex, type: string", "sex, type: string, pattern: '['", "schema.columns[9].pattern", ""),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_names_line_key_and_remedy(mistake: str) -> None:
+    right, wrong, key, remedy = MISTAKES[mistake]
+    assert ADULT.count(right) == 1
+    text = ADULT.replace(right, wrong)
+
+    [finding] = findings_of(text)
+
+    assert finding.where == f"file.yaml:{first_changed_line(text)}"
+    assert finding.what.split(":")[0].endswith(key)
+    assert remedy in finding.remedy
+
+
+def test_a_missing_key_is_reported_at_its_section() -> None:
+    text = ADULT.replace("  task: binary\n", "")
+
+    [finding] = findings_of(text)
+
+    assert finding == Finding(
+        where=f"file.yaml:{line_of(text, 'target:')}", what="target.task: is missing", remedy="add it"
+    )
+
+
+def test_a_binary_target_without_positive_class_is_refused() -> None:
+    [finding] = findings_of(ADULT.replace('  positive: ">50K"\n', ""))
+
+    assert "target.positive: is missing" in finding.what
+
+
+def test_all_mistakes_come_at_once() -> None:
+    text = ADULT.replace("column: income", "column: incom").replace("estimator: linear", "estimator: linar")
+    text = text.replace("column: education,", "column: educaton,")
+
+    assert {finding.what.split(":")[0] for finding in findings_of(text)} == {
+        "target.column",
+        "features.columns[1].column",
+        "training.candidates[2].estimator",
+    }
+
+
+def test_a_regression_target_refuses_what_belongs_to_classes() -> None:
+    text = ADULT.replace("task: binary", "task: regression").replace('  positive: ">50K"\n', "")
+
+    keys = {finding.what.split(":")[0] for finding in findings_of(text)}
+
+    assert {"target.column", "split.method", "training.metric"} <= keys
+
+
+@pytest.mark.parametrize("version", ["retrain/v2", "'1'", "null"])
+def test_another_version_is_refused(version: str) -> None:
+    [finding] = findings_of(ADULT.replace("retrain/v1", version, 1))
+
+    assert finding.where == f"file.yaml:{line_of(ADULT, 'apiVersion')}"
+    assert "retrain/v1" in finding.remedy
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    text = ADULT.replace("target:\n", "target:\n  task: binary\n", 1)
+
+    [finding] = findings_of(text)
+
+    assert finding.what == "task: stands twice"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "a: [1", "a: \x00", "\tkey: 1"])
+def test_what_is_no_pipeline_file_is_refused(text: str) -> None:
+    findings_of(text)
+
+
+def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such pipeline file") as caught:
+        load_pipeline(tmp_path / "churn.yaml")
+
+    assert "retrain init" in caught.value.remedy
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "churn.yaml").write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_pipeline(tmp_path / "churn.yaml")
