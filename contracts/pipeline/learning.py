@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contracts.base import Contract, Name
 from contracts.metrics import METRICS, Task
+from contracts.pipeline.mistakes import Mistake, refuse
 from contracts.pipeline.table import Scalar
 
 
@@ -37,8 +38,10 @@ class Target(Contract):
 
     @model_validator(mode="after")
     def _binary_names_positive(self) -> Target:
-        if (self.task is Task.BINARY) != (self.positive is not None):
-            raise ValueError("`positive` names the positive class of a binary target, and belongs to no other task")
+        if self.task is Task.BINARY and self.positive is None:
+            refuse([Mistake(("positive",), "is missing: a binary target names its positive class", "add it")])
+        if self.task is not Task.BINARY and self.positive is not None:
+            refuse([Mistake(("positive",), f"belongs to a binary target, this one is {self.task}", "remove it")])
         return self
 
 
@@ -80,16 +83,21 @@ class Features(Contract):
 
 
 class TimeBounds(Contract):
-    """Rows before `validation` train; before `test` validate; later ones test.  Move them forward only."""
+    """Rows before `validation` train; before `test` validate; later ones test (UTC unless said).  Move them forward only."""
 
     column: str
     validation: datetime
     test: datetime
 
+    @field_validator("validation", "test")
+    @classmethod
+    def _utc_unless_said(cls, value: datetime) -> datetime:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+
     @model_validator(mode="after")
     def _in_order(self) -> TimeBounds:
         if self.validation >= self.test:
-            raise ValueError("`validation` lies before `test`")
+            refuse([Mistake(("validation",), "does not lie before `test`", "move one of them")])
         return self
 
 
@@ -107,11 +115,12 @@ class Split(Contract):
     @model_validator(mode="after")
     def _method_has_its_fields(self) -> Split:
         if self.validation + self.test >= 1:
-            raise ValueError("validation and test leave nothing to train on")
-        if (self.method == "group") != (self.group is not None):
-            raise ValueError("`group` belongs to method: group, and is needed there")
-        if (self.method == "time") != (self.time is not None):
-            raise ValueError("`time` belongs to method: time, and is needed there")
+            refuse([Mistake(("validation",), "with `test` leaves nothing to train on", "lower one of them")])
+        for method, given in (("group", self.group), ("time", self.time)):
+            if self.method == method and given is None:
+                refuse([Mistake((method,), f"is missing, method: {method} needs it", "add it")])
+            if self.method != method and given is not None:
+                refuse([Mistake((method,), f"belongs to method: {method}, this is {self.method}", "remove it")])
         return self
 
 
@@ -172,8 +181,10 @@ class Training(Contract):
     @model_validator(mode="after")
     def _checks(self) -> Training:
         if self.metric not in METRICS:
-            raise ValueError(f"unknown metric {self.metric!r}; one of {', '.join(METRICS)}")
+            refuse([Mistake(("metric",), f"unknown metric {self.metric!r}", f"one of {', '.join(METRICS)}")])
         names = [c.name for c in self.candidates]
-        if len(set(names)) < len(names):
-            raise ValueError("candidates need different names")
+        doubles = (i for i, name in enumerate(names) if name in names[:i])
+        refuse(
+            Mistake(("candidates", i, "name"), f"{names[i]} stands twice", "give it a name of its own") for i in doubles
+        )
         return self
