@@ -7,25 +7,21 @@ comes from the ledger's evidence and a note says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from contracts.base import Contract
-from contracts.errors import ConfigError, StageError
+from contracts.errors import StageError
 from contracts.names import ALIAS_PRODUCTION, TAG_PREFIX
 from contracts.outcomes import State
 from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
-from contracts.reports import Check, PromotionReport, ValidationReport
-from contracts.settings import Settings
-from steps.ledger import Ledger
-from steps.registry import Registry, RunFacts
-from steps.storage import Storage
+from contracts.reports import Check, ValidationReport
+from steps.archive import Archive
+from steps.registry import RunFacts
 
 _DECIDED = (State.APPROVED, State.REJECTED, State.EXPIRED, State.SUPERSEDED)
-R = TypeVar("R", ValidationReport, PromotionReport, DatasetManifest)
+R = TypeVar("R", ValidationReport, DatasetManifest)
 
 
 class Dataset(Contract):
@@ -103,82 +99,6 @@ class Lineage(Contract):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Reference:
-    """``[MODEL@]production``, ``[MODEL@]staging`` or ``[MODEL@]VERSION``."""
-
-    model: str
-    name: str
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Read a reference; an empty `model` means the only one there is."""
-        model, _, name = text.rpartition("@")
-        return cls(model, name or ALIAS_PRODUCTION)
-
-
-class Archive:
-    """Ledger, registry and store of one model: all that lineage is read from."""
-
-    def __init__(self, settings: Settings, ledger: Ledger, model: str) -> None:
-        self.settings = settings
-        self.ledger = ledger
-        self.model = model
-
-    @classmethod
-    def open(cls, settings: Settings, model: str = "") -> Archive:
-        """Open the archive of `model`, or of the only model that the ledger has.
-
-        Raises
-        ------
-        ConfigError
-            There is none, or the name is needed to choose.
-        """
-        ledger = Ledger(settings.ledger.get_secret_value())
-        models = ledger.models()
-        if model and model not in models:
-            known = f"it knows {', '.join(models)}" if models else "it is empty"
-            raise ConfigError(f"the ledger does not know a model {model!r}", remedy=known)
-        if not model and len(models) != 1:
-            if models:
-                raise ConfigError(
-                    "there are several models", remedy=f"say which: {', '.join(f'{m}@...' for m in models)}"
-                )
-            raise ConfigError("no version was registered yet", remedy="`retrain run FILE` makes one")
-        return cls(settings, ledger, model or models[0])
-
-    @cached_property
-    def registry(self) -> Registry:
-        """MLflow's registry."""
-        return Registry(self.settings, self.model)
-
-    @cached_property
-    def storage(self) -> Storage:
-        """Datasets and reports."""
-        return Storage(self.settings)
-
-    def version(self, name: str) -> int:
-        """Return the version that ``production``, another alias or a number names.
-
-        `production` is what the ledger says, whatever the alias in MLflow does.
-
-        Raises
-        ------
-        ConfigError
-            It names none.
-        """
-        if name == ALIAS_PRODUCTION:
-            serving = self.ledger.serving(self.model)
-            if serving is None:
-                raise ConfigError(f"no version of {self.model} serves", remedy="name a version")
-            return serving.version
-        if name.isdigit():
-            return int(name)
-        if (version := self.registry.alias(name)) is None:
-            raise ConfigError(f"{self.model} has no alias {name!r}", remedy=f"a version or {ALIAS_PRODUCTION}")
-        return version
-
-
 def lineage(archive: Archive, name: str) -> Lineage:
     """Answer for the version that `name` names; see `Archive.version`.
 
@@ -223,7 +143,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
         parameters=dict(sorted(run.params.items())),
         metrics=dict(sorted(run.metrics.items())),
         validation=_validation(archive, history, known, notes),
-        promotion=_promotion(archive, history, notes),
+        promotion=_promotion(history),
         approval=_approval(history),
         serving=_serving(archive, version, notes),
         history=tuple(history),
@@ -263,15 +183,17 @@ def _validation(
     return GateAnswer(decision=report.verdict.value, reason=report.reason, checks=report.checks, report=uri)
 
 
-def _promotion(archive: Archive, history: Sequence[LedgerEntry], notes: list[str]) -> GateAnswer | None:
+def _promotion(history: Sequence[LedgerEntry]) -> GateAnswer | None:
     entry = _last(history, *_DECIDED)
     if entry is None:
         return None
-    uri = str(entry.evidence.get("report", ""))
-    report = _read(archive, uri, PromotionReport, notes) if uri else None
-    if report is None:
-        return GateAnswer(decision=entry.state.value, reason=entry.reason, report=uri)
-    return GateAnswer(decision=report.decision.value, reason=report.reason, checks=report.checks, report=uri)
+    # From the entry, which is chained; the report in the store is written anew when the version is judged again.
+    return GateAnswer(
+        decision=str(entry.evidence.get("decision", entry.state.value)),
+        reason=entry.reason,
+        checks=tuple(Check.model_validate(check) for check in entry.evidence.get("checks", ())),
+        report=str(entry.evidence.get("report", "")),
+    )
 
 
 def _approval(history: Sequence[LedgerEntry]) -> Approval | None:

@@ -36,11 +36,12 @@ def lineage(
 
       retrain lineage production --json
     """
-    from steps import lineage as archives
+    from steps.archive import Archive, Reference
+    from steps.lineage import lineage as answer
 
-    asked = archives.Reference.parse(reference)
+    asked = Reference.parse(reference)
     settings = desk_settings(desk_home(must_exist=True))
-    found = archives.lineage(archives.Archive.open(settings, asked.model), asked.name)
+    found = answer(Archive.open(settings, asked.model), asked.name)
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
         return
