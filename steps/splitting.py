@@ -142,7 +142,7 @@ def _splitmix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def sides_by_time(moments: npt.NDArray[np.datetime64], bounds: TimeBounds) -> Sides:
-    """Return the sides of rows by their time: before `validation`, before `test`, later; no zone is UTC."""
+    """Return the sides of rows by their time: before `validation`, before `test`, later."""
     validation, test = (_moment(bound) for bound in (bounds.validation, bounds.test))
     return _sides(
         np.where(moments < validation, 0, np.where(moments < test, SIDES.index("validation"), SIDES.index("test")))
@@ -150,8 +150,7 @@ def sides_by_time(moments: npt.NDArray[np.datetime64], bounds: TimeBounds) -> Si
 
 
 def _moment(bound: datetime) -> np.datetime64:
-    naive = bound if bound.tzinfo is None else bound.astimezone(UTC).replace(tzinfo=None)
-    return np.datetime64(naive, "us")
+    return np.datetime64(bound.astimezone(UTC).replace(tzinfo=None), "us")
 
 
 def _sides(values: npt.NDArray[np.int64]) -> Sides:
