@@ -1,0 +1,260 @@
+"""Bring an approved version to serve.  Called as the `deploy` stage; trains, judges and builds nothing.
+
+Order of effects: ledger *releasing*, rollout, ledger *serving* (the one before it retires with it), alias and tags.
+Killed between any two of them and run again, it goes on where the ledger says it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import httpx
+
+from contracts.errors import ConfigError, Finding, StageError
+from contracts.names import ALIAS_PRODUCTION, tag
+from contracts.outcomes import Outcome, State
+from contracts.references import LedgerEntry
+from contracts.stages import Deploy
+from serving.holder import Spec
+from serving.model import read_manifest
+from steps.ledger import LostRace
+from steps.lifecycle import IllegalTransition, Standing, permit
+from steps.rollout.process import NotHealthy, Server, Status
+from steps.world import World
+
+_ATTEMPTS = 20
+_FRONT_SECONDS = 15.0
+
+
+class Act(Enum):
+    """What is to be done about a version."""
+
+    BEGIN = auto()
+    RESUME = auto()
+    TAKE_OVER = auto()
+    FINISH = auto()
+    KEEP = auto()
+    NONE = auto()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An act, the ledger entry that it rests on, and, where nothing is to be done, how the run ends and why."""
+
+    act: Act
+    entry: LedgerEntry | None = None
+    outcome: Outcome = Outcome.PROMOTED
+    reason: str = ""
+
+
+def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
+    """Say what is to be done, from where the versions stand: pure.
+
+    It holds only while nobody else releases, which the caller sees to: a release under way is then one that broke off.
+    """
+    latest = now.latest.get(version)
+    if latest is None:
+        return Plan(Act.NONE, outcome=Outcome.SUPERSEDED, reason=f"version {version} is not in the ledger")
+    own = latest.workflow == workflow
+    if latest.state is State.SERVING:
+        return Plan(Act.FINISH if own else Act.KEEP, latest)
+    if latest.state is State.ROLLED_BACK and own:
+        return Plan(Act.NONE, latest, Outcome.ROLLED_BACK, latest.reason)
+    if latest.state is State.RELEASING and own:
+        return Plan(Act.RESUME, latest)
+    if now.releasing is not None:
+        return Plan(Act.TAKE_OVER, now.releasing)
+    if latest.state is State.APPROVED and latest.id != approval:
+        reason = f"version {version} was approved anew by {latest.workflow}"
+        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, reason)
+    try:
+        permit(now, State.RELEASING, version)
+    except IllegalTransition as error:
+        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, error.message)
+    return Plan(Act.BEGIN, latest)
+
+
+def deploy(inputs: Deploy.Inputs, *, world: World) -> Deploy.Outputs:
+    """Return how the release ended, and where the server answers.
+
+    Raises
+    ------
+    ConfigError
+        The deploy target, the port or the package cannot be used.
+    LostRace
+        Another workflow took this release over.
+    StageError
+        The version that serves by the ledger does not come up again.
+    """
+    if world.settings.deploy_target != "process":
+        raise ConfigError(
+            f"this retrain cannot deploy to {world.settings.deploy_target}",
+            remedy="set RETRAIN_DEPLOY_TARGET=process: a server on this machine",
+        )
+    server = Server.of(world.settings, world.pipeline.name)
+    with server.turn():
+        return _Release(world, server, inputs).run()
+
+
+@dataclass(frozen=True)
+class _Release:
+    """One release, while it has the server's turn."""
+
+    world: World
+    server: Server
+    inputs: Deploy.Inputs
+
+    def run(self) -> Deploy.Outputs:
+        version = self.inputs.version
+        plan, before = self._settle()
+        if plan.act is Act.NONE:
+            status = self._reconcile(before.serving)
+            return self._answer(plan.outcome, status, f"version {version} is not released: {plan.reason}")
+        assert plan.entry is not None  # noqa: S101  every act but NONE rests on an entry
+        if plan.act is Act.KEEP:
+            was = self._alive(version)
+            status = self._serve(plan.entry)
+            self._project(plan.entry)
+            kept = f"keeps what serves: version {version}" if was else f"brought back version {version}, which was down"
+            return self._answer(Outcome.UNCHANGED, status, kept)
+        if plan.act is Act.FINISH:
+            status = self._serve(plan.entry)
+            self._project(plan.entry)
+            return self._answer(Outcome.PROMOTED, status, f"version {version} serves")
+        return self._roll_out(plan.entry, before.serving)
+
+    def _settle(self) -> tuple[Plan, Standing]:
+        """Decide, end what broke off, and enter *releasing*; entries that others write meanwhile mean deciding anew."""
+        world, version = self.world, self.inputs.version
+        for attempt in range(_ATTEMPTS):
+            now = world.ledger.standing(world.pipeline.name)
+            plan = decide(now, version, self.inputs.entry, world.workflow)
+            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER):
+                return plan, now
+            try:
+                if plan.act is Act.TAKE_OVER:
+                    reason = f"taken over by {world.workflow}: the release of {plan.entry.workflow} broke off"
+                    world.ledger.take_over(
+                        plan.entry, workflow=world.workflow, by=world.workflow, reason=reason, at=world.now()
+                    )
+                    continue
+                after = world.ledger.hold(plan.entry)
+                entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", {"image": self.inputs.image})
+                return Plan(Act.RESUME, entry), now
+            except LostRace:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise LostRace(world.pipeline.name)
+
+    def _roll_out(self, releasing: LedgerEntry, before: LedgerEntry | None) -> Deploy.Outputs:
+        version = releasing.version
+        self.world.ledger.hold(releasing)
+        try:
+            status = self._start(releasing)
+            _answers(status.url, version)
+        except NotHealthy as error:
+            self._end(releasing, State.ROLLED_BACK, error.reason, {"log": error.lines})
+            kept = self._reconcile(before)
+            self.world.registry.set_tags(version, {tag("state"): State.ROLLED_BACK.value})
+            stays = f"; version {before.version} stays" if before else ""
+            return self._answer(Outcome.ROLLED_BACK, kept, f"rolled back: {error.reason}{stays}")
+        except StageError as error:
+            if not error.row.retries:  # else the next attempt resumes it
+                self._end(releasing, State.FAILED, error.message, {"error_class": error.row.name})
+                self._reconcile(before)
+            raise
+        answering = {"url": status.url, "server_pid": status.server_pid}
+        self._project(self._end(releasing, State.SERVING, "healthy", answering))
+        was = f" in place of version {before.version}" if before else ""
+        return self._answer(Outcome.PROMOTED, status, f"version {version} serves{was}")
+
+    def _end(self, releasing: LedgerEntry, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
+        for attempt in range(_ATTEMPTS):
+            after = self.world.ledger.hold(releasing)
+            try:
+                return self._append(state, releasing, after, reason, evidence)
+            except LostRace:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise LostRace(releasing.model)
+
+    def _append(
+        self, state: State, about: LedgerEntry, after: LedgerEntry, reason: str, evidence: Mapping[str, Any]
+    ) -> LedgerEntry:
+        return self.world.ledger.append(
+            about.model, state, version=about.version, run_id=about.run_id, workflow=self.world.workflow,
+            by=self.world.workflow, reason=reason, evidence=evidence, after=after, at=self.world.now(),
+        )  # fmt: skip
+
+    def _start(self, entry: LedgerEntry) -> Status:
+        release = self.world.pipeline.release
+        folder = self.world.tracking.package(entry.run_id, self.server.home / "packages")
+        spec = Spec(
+            package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
+            dataset_sha256=read_manifest(folder).dataset_sha256,
+        )  # fmt: skip
+        return self.server.release(
+            spec,
+            ready_seconds=release.ready_timeout.total_seconds(),
+            drain_seconds=release.drain_timeout.total_seconds(),
+        )
+
+    def _serve(self, entry: LedgerEntry) -> Status:
+        """Bring the server to what the ledger says."""
+        try:
+            return self._start(entry)
+        except NotHealthy as error:
+            found = [Finding(where="server.log", what=line) for line in error.lines]
+            raise StageError(f"{error.reason}, though it served before", findings=found) from None
+
+    def _reconcile(self, serving: LedgerEntry | None) -> Status | None:
+        if serving is not None:
+            return self._serve(serving)
+        self.server.stop()
+        return None
+
+    def _alive(self, version: int) -> bool:
+        status = self.server.status()
+        return status is not None and status.spec is not None and status.spec.version == version
+
+    def _project(self, serving: LedgerEntry) -> None:
+        """Write what others read of the ledger: alias and tags."""
+        registry = self.world.registry
+        registry.set_alias(ALIAS_PRODUCTION, serving.version)
+        registry.set_tags(serving.version, {tag("state"): State.SERVING.value, tag("ledger_entry"): serving.id})
+        for entry in self.world.ledger.standing(serving.model).latest.values():
+            if entry.state is State.RETIRED and entry.evidence.get("replaced_by") == serving.version:
+                registry.set_tags(entry.version, {tag("state"): State.RETIRED.value, tag("ledger_entry"): entry.id})
+
+    def _answer(self, outcome: Outcome, status: Status | None, what: str) -> Deploy.Outputs:
+        url = status.url if status is not None and status.spec is not None else ""
+        at = f" at {url}" if url else ""
+        elsewhere = ""
+        if url and self.server.port and not url.endswith(f":{self.server.port}"):
+            elsewhere = f" (port {self.server.port} was taken)"
+        return Deploy.Outputs(outcome=outcome, url=url, summary=f"{what}{at}{elsewhere}")
+
+
+def _answers(url: str, version: int) -> None:
+    """Ask at the front door, on a new connection each time, until the version answers there.
+
+    Raises
+    ------
+    NotHealthy
+        It does not.
+    """
+    deadline, heard = time.monotonic() + _FRONT_SECONDS, "nothing"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{url}/v1/model", timeout=5, trust_env=False)
+            heard = f"{answer.status_code} {answer.text[:100]}"
+            if answer.status_code == 200 and answer.json()["version"] == version:
+                return
+        except httpx.HTTPError as error:
+            heard = type(error).__name__
+        time.sleep(0.05)
+    raise NotHealthy(f"version {version} does not answer at {url}", [f"it heard: {heard}"])

@@ -1,0 +1,177 @@
+"""Deploy: a pure plan, and real processes behind a real ledger and registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from contracts.errors import ConfigError
+from contracts.names import ALIAS_PRODUCTION, tag
+from contracts.outcomes import Outcome, State
+from contracts.references import LedgerEntry
+from contracts.stages import Deploy
+from steps import deploy as stage
+from steps.deploy import Act, decide, deploy
+from steps.lifecycle import standing
+from steps.rollout.process import Server
+from steps.world import World
+from tests.model_packages import package
+from tests.steps.registered import NOW, finished_run, make_settings, make_world
+
+
+def entry(number: int, version: int, state: State, workflow: str = "w1") -> LedgerEntry:
+    return LedgerEntry(
+        id=f"e{number}", model="m", number=number, previous=f"e{number - 1}", state=state, version=version,
+        run_id=f"r{version}", workflow=workflow, by=workflow, reason="because", evidence={}, at=NOW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entries", "act", "outcome"),
+    [
+        ([entry(1, 2, State.APPROVED)], Act.BEGIN, Outcome.PROMOTED),
+        ([entry(1, 2, State.RELEASING)], Act.RESUME, Outcome.PROMOTED),
+        ([entry(1, 2, State.RELEASING, "w0")], Act.TAKE_OVER, Outcome.PROMOTED),
+        ([entry(0, 1, State.RELEASING, "w0"), entry(1, 2, State.APPROVED)], Act.TAKE_OVER, Outcome.PROMOTED),
+        ([entry(1, 2, State.SERVING)], Act.FINISH, Outcome.PROMOTED),
+        ([entry(1, 2, State.SERVING, "w0")], Act.KEEP, Outcome.PROMOTED),
+        ([entry(1, 2, State.ROLLED_BACK)], Act.NONE, Outcome.ROLLED_BACK),
+        ([entry(1, 2, State.ROLLED_BACK, "w0")], Act.NONE, Outcome.SUPERSEDED),
+        ([entry(2, 2, State.APPROVED, "w0")], Act.NONE, Outcome.SUPERSEDED),
+        ([entry(1, 2, State.APPROVED), entry(2, 3, State.SERVING)], Act.NONE, Outcome.SUPERSEDED),
+        ([entry(1, 2, State.SUPERSEDED)], Act.NONE, Outcome.SUPERSEDED),
+        ([], Act.NONE, Outcome.SUPERSEDED),
+    ],
+)
+def test_the_plan_follows_from_where_the_versions_stand(entries: list[LedgerEntry], act: Act, outcome: Outcome) -> None:
+    plan = decide(standing(entries), 2, "e1", "w1")
+    assert plan.act is act
+    if act is Act.NONE:
+        assert plan.outcome is outcome
+        assert plan.reason
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = make_world(tmp_path, "release-1")
+    world.settings = make_settings(tmp_path, server_port=0)
+    yield world
+    Server.of(world.settings, world.pipeline.name).stop()
+
+
+def approve(world: World, *, broken: bool = False) -> Deploy.Inputs:
+    """Register and approve a new version with a real package (or, broken, without)."""
+    run_id = finished_run(world)
+    folder = world.tracking.package(run_id, world.scratch)
+    package(folder)
+    if broken:
+        (folder / "estimator.txt").write_text("no tree")
+    model, version = world.pipeline.name, world.registry.register(run_id, folder.as_uri(), {})
+    ledger, entry = world.ledger, world.ledger.head(world.pipeline.name)
+    for state in (State.REGISTERED, State.APPROVED):
+        entry = ledger.append(
+            model, state, version=version, run_id=run_id, workflow=world.workflow, by="test", reason="for the test",
+            evidence={}, after=entry, at=NOW,
+        )  # fmt: skip
+    assert entry is not None
+    return Deploy.Inputs(version=version, entry=entry.id, image="reference")
+
+
+def states(world: World) -> list[tuple[int, str]]:
+    return [(e.version, e.state.value) for e in world.ledger.entries(world.pipeline.name)]
+
+
+def serves(url: str) -> int:
+    return int(httpx.get(f"{url}/v1/model", timeout=30).json()["version"])
+
+
+def test_a_release_an_unchanged_one_a_broken_one_and_a_dead_server(world: World) -> None:
+    first = approve(world)
+    promoted = deploy(first, world=world)
+    assert promoted.outcome is Outcome.PROMOTED
+    assert serves(promoted.url) == 1
+    assert world.registry.alias(ALIAS_PRODUCTION) == 1
+    assert world.registry.tags(1)[tag("state")] == "serving"
+
+    assert deploy(first, world=world).outcome is Outcome.PROMOTED, "the same workflow again finishes alike"
+
+    later = replace(world, workflow="release-2")
+    broken = deploy(approve(later, broken=True), world=later)
+    assert broken.outcome is Outcome.ROLLED_BACK
+    assert "version 1 stays" in broken.summary
+    assert serves(broken.url) == 1
+    assert world.registry.alias(ALIAS_PRODUCTION) == 1
+    assert states(world)[-1] == (2, "rolled-back")
+    assert any("damaged" in line for line in world.ledger.entries(world.pipeline.name)[-1].evidence["log"])
+
+    server = Server.of(world.settings, world.pipeline.name)
+    status = server.status()
+    assert status is not None
+    os.kill(status.pid, signal.SIGKILL)
+    kept = deploy(first, world=replace(world, workflow="release-3"))
+    assert kept.outcome is Outcome.UNCHANGED
+    assert "brought back" in kept.summary
+    assert kept.url == promoted.url
+    assert serves(kept.url) == 1
+    again = deploy(first, world=replace(world, workflow="release-4"))
+    assert "keeps what serves" in again.summary
+    assert len(states(world)) == 8
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def test_killed_between_any_two_effects_it_reaches_the_same_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each effect in turn is the last before the kill; the next attempt goes on, and the ledger has no doubles."""
+    first = approve(world)
+    effects = [
+        (stage._Release, "_start"), (stage, "_answers"), (stage._Release, "_end"), (stage._Release, "_project"),
+    ]  # fmt: skip
+    for owner, name in effects:
+        with monkeypatch.context() as patched:
+            real = getattr(owner, name)
+
+            def killed(*arguments: object, real: object = real) -> None:
+                real(*arguments)  # type: ignore[operator]
+                raise Killed
+
+            patched.setattr(owner, name, killed)
+            with pytest.raises(Killed):
+                deploy(first, world=world)
+    done = deploy(first, world=world)
+    assert done.outcome is Outcome.PROMOTED
+    assert states(world) == [(1, s) for s in ("registered", "approved", "releasing", "serving")]
+    assert world.registry.alias(ALIAS_PRODUCTION) == 1
+    assert serves(done.url) == 1
+
+
+def test_a_release_that_broke_off_is_ended_by_an_entry_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = approve(replace(world, workflow="crashed"))
+    with monkeypatch.context() as patched:
+        patched.setattr(stage._Release, "_start", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            deploy(crashed, world=replace(world, workflow="crashed"))
+    done = deploy(approve(world), world=world)
+    assert done.outcome is Outcome.PROMOTED
+    assert serves(done.url) == 2
+    assert states(world)[2:] == [
+        (1, "releasing"), (2, "registered"), (2, "approved"), (1, "failed"), (2, "releasing"), (2, "serving"),
+    ]  # fmt: skip
+    late = deploy(crashed, world=replace(world, workflow="crashed"))
+    assert late.outcome is Outcome.SUPERSEDED
+    assert serves(late.url) == 2
+
+
+def test_another_target_is_refused_in_one_place(world: World, tmp_path: Path) -> None:
+    world.settings = make_settings(tmp_path, deploy_target="kubernetes")
+    with pytest.raises(ConfigError, match="cannot deploy to kubernetes"):
+        deploy(Deploy.Inputs(version=1, entry="", image="reference"), world=world)
