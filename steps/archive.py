@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_PRODUCTION
+from contracts.pipeline import load_pipeline
 from contracts.settings import Settings
 from steps.ledger import Ledger
 from steps.registry import Registry
 from steps.storage import Storage
+from steps.world import World
+
+PIPELINE = "pipeline.yaml"
+"""Artifact of every run: the pipeline file that made it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,19 @@ class Archive:
     def storage(self) -> Storage:
         """Datasets and reports."""
         return Storage(self.settings)
+
+    def world(self, run_id: str, folder: Path) -> World:
+        """Return the world that a stage would see, under the pipeline file that was kept with a run.
+
+        Raises
+        ------
+        ConfigError
+            The run has none any more, or this retrain does not read its version.
+        """
+        kept = self.registry.fetch(run_id, PIPELINE, folder)
+        if kept is None:
+            raise ConfigError(f"the run {run_id} has no pipeline file in MLflow any more", remedy="train again")
+        return World(settings=self.settings, pipeline=load_pipeline(kept), pipeline_path=kept)
 
     def version(self, name: str) -> int:
         """Return the version that ``production``, another alias or a number names.

@@ -145,7 +145,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
         validation=_validation(archive, history, known, notes),
         promotion=_promotion(history),
         approval=_approval(history),
-        serving=_serving(archive, version, notes),
+        serving=_serving(archive, history, notes),
         history=tuple(history),
         notes=tuple(notes),
     )
@@ -203,11 +203,12 @@ def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
     return Approval(by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
 
 
-def _serving(archive: Archive, version: int, notes: list[str]) -> Serving | None:
-    entry = archive.ledger.serving(archive.model)
-    if entry is None or entry.version != version:
+def _serving(archive: Archive, history: Sequence[LedgerEntry], notes: list[str]) -> Serving | None:
+    entry, releasing = _last(history, State.SERVING), _last(history, State.RELEASING)
+    if entry is None or entry != history[-1]:
         return None
-    image, url = str(entry.evidence.get("image", "")), str(entry.evidence.get("url", ""))
+    version, url = entry.version, str(entry.evidence.get("url", ""))
+    image = str(releasing.evidence.get("image", "")) if releasing else ""
     serving = Serving(since=entry.at, entry=entry.id, image=image, url=url)
     if archive.settings.deploy_target != "process" or not archive.settings.server_home:
         return serving

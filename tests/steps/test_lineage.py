@@ -1,0 +1,201 @@
+"""Lineage: every question of the auditor, answered from ledger, registry and store; also when parts are gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.errors import ConfigError
+from contracts.names import tag
+from contracts.outcomes import Promotion, State, Verdict
+from contracts.references import DatasetManifest
+from contracts.reports import Check, Interval, ValidationReport
+from contracts.stages import Register
+from steps.archive import Archive, Reference
+from steps.lineage import Lineage, lineage
+from steps.mlflow_connection import mlflow_client
+from steps.register import register
+from steps.world import World
+from tests.steps.registered import NOW, finished_run, make_world
+from workflows.cli.lineage import render
+
+MODEL = "adult-income"
+CHECK = Check(
+    name="roc_auc", verdict=Verdict.PASSED, value=0.91, min=0.88, reason="roc_auc 0.91 is at least 0.88",
+    interval=Interval(low=0.9, high=0.92, confidence=0.95, resamples=1000),
+)  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path)
+
+
+def register_version(world: World) -> tuple[str, int]:
+    uri = world.storage.uri("datasets", "d" * 64)
+    manifest = DatasetManifest(
+        sha256="d" * 64, schema_sha256="e" * 64, rows=10_000, columns=(("age", "integer"),),
+        sources=("file:///data/adult.csv",), as_of=NOW,
+    )  # fmt: skip
+    world.storage.write(f"{uri}/dataset.json", manifest.model_dump_json().encode())
+    tags = {
+        tag("dataset"): uri, tag("schema_sha256"): "e" * 64, tag("code_version"): "0.1.0", tag("lock_sha256"): "1" * 64,
+        tag("pipeline_sha256"): "f" * 64, tag("candidate"): "linear",
+    }  # fmt: skip
+    run = finished_run(world, tags)
+    client = mlflow_client(world.settings)
+    client.log_param(run, "C", "1.0")
+    client.log_metric(run, "test_roc_auc", 0.91)
+    report = ValidationReport(
+        run_id=run, pipeline=MODEL, environment="desk", verdict=Verdict.PASSED, reason="1 of 1 checks passed",
+        checks=(CHECK,), metrics={"roc_auc": 0.91}, test_rows=2000, dataset_sha256="d" * 64, split_sha256="5" * 64,
+        policy_sha256="a" * 64,
+    )  # fmt: skip
+    where = world.storage.write(world.storage.uri("reports", run, "validation.json"), report.model_dump_json().encode())
+    return run, register(Register.Inputs(run_id=run, report=where), world=world).version
+
+
+def enter(world: World, state: State, version: int, run: str, **evidence: Any) -> None:
+    world.ledger.append(
+        MODEL, state, version=version, run_id=run, workflow="release-1", by="ann", reason=f"{state.value} for a reason",
+        evidence=evidence, after=world.ledger.head(MODEL), at=NOW,
+    )  # fmt: skip
+
+
+def release(world: World) -> tuple[str, int]:
+    run, version = register_version(world)
+    decision = {
+        "decision": Promotion.APPROVED.value,
+        "checks": [CHECK.model_dump(mode="json")],
+        "report": "file:///p.json",
+    }
+    enter(world, State.APPROVED, version, run, **decision)
+    enter(world, State.RELEASING, version, run, image="reference")
+    enter(world, State.SERVING, version, run, url="http://127.0.0.1:8080")
+    world.registry.set_alias("production", version)
+    return run, version
+
+
+def ask(world: World, reference: str = "production") -> Lineage:
+    asked = Reference.parse(reference)
+    return lineage(Archive.open(world.settings, asked.model), asked.name)
+
+
+def test_production_is_explained_from_data_to_approval(world: World) -> None:
+    run, version = release(world)
+    found = ask(world)
+    assert (found.model, found.version, found.state, found.run_id) == (MODEL, version, State.SERVING, run)
+    assert (found.dataset.sha256, found.dataset.rows, found.dataset.schema_sha256) == ("d" * 64, 10_000, "e" * 64)
+    assert found.dataset.sources == ("file:///data/adult.csv",)
+    assert (found.split_sha256, found.transform_sha256) == ("5" * 64, "7" * 64)
+    assert (found.code.commit, found.code.lock_sha256, found.code.pipeline_sha256) == ("abc123", "1" * 64, "f" * 64)
+    assert (found.candidate, found.parameters, found.metrics) == ("linear", {"C": "1.0"}, {"test_roc_auc": 0.91})
+    assert found.validation is not None
+    assert found.promotion is not None
+    assert (found.validation.decision, found.validation.checks) == ("passed", (CHECK,))
+    assert (found.promotion.decision, found.promotion.checks) == ("approved", (CHECK,))
+    assert found.approval is not None
+    assert (found.approval.by, found.approval.at, found.approval.reason) == ("ann", NOW, "approved for a reason")
+    assert found.serving is not None
+    assert (found.serving.since, found.serving.image, found.serving.url) == (NOW, "reference", "http://127.0.0.1:8080")
+    assert found.serving.answers is False, "nothing serves in this test, and that is said"
+    assert found.workflows == ("retrain-1", "release-1")
+    assert [e.state.value for e in found.history] == ["registered", "approved", "releasing", "serving"]
+
+
+@pytest.mark.parametrize("reference", ["1", "adult-income@1", "adult-income@production", "staging", "adult-income@"])
+def test_a_version_can_be_named_in_several_ways(world: World, reference: str) -> None:
+    release(world)
+    assert ask(world, reference).version == 1
+
+
+def test_a_replaced_version_serves_no_more_and_still_has_its_approval(world: World) -> None:
+    release(world)
+    release(world)
+    found = ask(world, "1")
+    assert (found.state, found.serving) == (State.RETIRED, None)
+    assert found.approval is not None
+    assert ask(world).version == 2
+
+
+def test_an_alias_moved_by_hand_is_noted_and_not_believed(world: World) -> None:
+    release(world)
+    release(world)
+    world.registry.set_alias("production", 1)
+    found = ask(world)
+    assert found.version == 2
+    assert any("alias production names 1" in note for note in found.notes)
+
+
+def test_what_was_removed_is_answered_from_the_ledger(world: World) -> None:
+    run, _ = release(world)
+    mlflow_client(world.settings).delete_run(run)
+    for path in (Path(world.settings.server_home).parent / "store").rglob("*.json"):
+        path.unlink()
+    mlflow_client(world.settings).delete_model_version(MODEL, "1")
+    found = ask(world)
+    assert (found.dataset.sha256, found.code.commit, found.candidate) == ("d" * 64, "abc123", "linear")
+    assert found.promotion is not None
+    assert found.promotion.checks == (CHECK,)
+    assert any("not in the store any more" in note for note in found.notes)
+
+
+def test_a_tag_edited_by_hand_does_not_change_the_answer(world: World) -> None:
+    run, _ = release(world)
+    mlflow_client(world.settings).set_tag(run, tag("dataset_sha256"), "0" * 64)
+    assert ask(world).dataset.sha256 == "d" * 64
+
+
+def test_a_version_that_only_waits_has_no_approval(world: World) -> None:
+    register_version(world)
+    found = ask(world, "1")
+    assert (found.state, found.promotion, found.approval, found.serving) == (State.REGISTERED, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("production", "no version of adult-income serves"), ("other@1", "does not know a model 'other'"),
+        ("9", "no version 9"), ("canary", "no alias 'canary'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_told(world: World, reference: str, said: str) -> None:
+    register_version(world)
+    with pytest.raises(ConfigError, match=said):
+        ask(world, reference)
+
+
+def test_an_empty_home_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no version was registered yet"):
+        ask(make_world(tmp_path))
+
+
+def test_of_several_models_one_must_be_named(world: World) -> None:
+    run, _ = register_version(world)
+    world.ledger.append(
+        "churn",
+        State.REGISTERED,
+        version=1,
+        run_id=run,
+        workflow="w",
+        by="w",
+        reason="",
+        evidence={},
+        after=None,
+        at=NOW,
+    )
+    with pytest.raises(ConfigError, match="several models") as caught:
+        ask(world, "1")
+    assert "churn@" in caught.value.remedy
+
+
+def test_people_read_the_same_answer(world: World) -> None:
+    run, _ = release(world)
+    console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    console.print(render(ask(world)))
+    text = console.export_text()
+    for part in ("d" * 64, "10,000", "abc123", "C=1.0", "roc_auc", "min 0.88", "by ann", run, "1" * 64, "serves since"):
+        assert part in text
