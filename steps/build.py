@@ -1,0 +1,87 @@
+"""Say what image serves a version.  Called as the `build` stage; at the desk it is the reference image.
+
+Where the setting `build` is `kaniko`, this stage only writes the build context; the graph's next container pushes the
+image and hands on its digest.  Same version, same context, byte for byte.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from contracts.errors import ConfigError, Finding
+from contracts.references import ModelManifest
+from contracts.settings import Settings, variable
+from contracts.stages import Build
+from steps.world import World
+
+REFERENCE = "reference"
+_MANIFEST = "package.json"
+
+
+def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
+    """Answer `reference`, or write a build context and say where its image goes.
+
+    Raises
+    ------
+    ConfigError
+        When Kaniko is asked for and the settings lack a registry or a base image.
+    """
+    if world.settings.build == REFERENCE:
+        return Build.Outputs(image=REFERENCE, summary=f"the reference image serves version {inputs.version}")
+    require_images(world.settings)
+    run_id = world.registry.run_of(inputs.version)
+    package = world.tracking.package(run_id, world.scratch)
+    manifest = ModelManifest.model_validate_json((package / _MANIFEST).read_bytes())
+    files = {f"model/{file.relative_to(package).as_posix()}": file.read_bytes() for file in _files(package)}
+    files["Dockerfile"] = dockerfile(world.settings.serving_image, manifest, inputs.version, run_id).encode()
+    context = pack(files)
+    sha256 = hashlib.sha256(context).hexdigest()
+    uri = world.storage.write(world.storage.uri("builds", sha256, "context.tar.gz"), context)
+    destination = f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}:{run_id}"
+    return Build.Outputs(
+        context=uri, destination=destination, summary=f"{destination} is to be built from {sha256[:12]}"
+    )
+
+
+def require_images(settings: Settings) -> None:
+    """Refuse to build without knowing from what and where to."""
+    needed = {"image_registry": settings.image_registry, "serving_image": settings.serving_image}
+    missing = [
+        Finding(where=variable(field), what="is missing", remedy="RETRAIN_BUILD=kaniko needs it")
+        for field, value in needed.items()
+        if not value
+    ]
+    if missing:
+        raise ConfigError("no image can be built", findings=missing)
+
+
+def dockerfile(base: str, manifest: ModelManifest, version: int, run_id: str) -> str:
+    """Return the Dockerfile of an image that serves one version and says which."""
+    command = [
+        "python", "-m", "serving", "--package", "/model", "--name", manifest.pipeline, "--version", str(version),
+        "--run-id", run_id, "--dataset-sha256", manifest.dataset_sha256, "--host", "0.0.0.0",  # noqa: S104  in a pod
+    ]  # fmt: skip
+    return f"FROM {base}\nCOPY model /model\nCMD {json.dumps(command)}\n"
+
+
+def pack(files: dict[str, bytes]) -> bytes:
+    """Return a gzipped tar of `files`, the same bytes whenever and wherever it is made."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as tar,
+    ):
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
