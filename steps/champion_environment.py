@@ -7,6 +7,7 @@ Called by `steps.champion`.  uv makes the environment in the step's scratch fold
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def score_in_own_environment(
     ConfigError
         When the environment can't be made, or the model does not load or answer there either.
     """
-    python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    # Not to the patch: wheels do not depend on it, and not every machine has every one.
+    python = ".".join((python or platform.python_version()).split(".")[:2])
     folder.mkdir(parents=True, exist_ok=True)
     uv, environment = find_uv(), child_environment(os.environ)
     venv, code, given, answered = (folder / name for name in ("venv", "code", "rows.parquet", "answers.parquet"))
