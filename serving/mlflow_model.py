@@ -18,11 +18,14 @@ from serving.transform import ARROW_TYPES
 class RetrainModel(PythonModel):
     """Answers a DataFrame of raw columns with a DataFrame of `prediction` and one `probability_<class>` a class."""
 
+    _skip_type_hint_validation = True  # else MLflow warns, in every process, that `predict` has no type hints
+
     def load_context(self, context: Any) -> None:
         """Load the package."""
         self._model = PackagedModel.load(Path(context.artifacts["package"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002  hints would be a schema to MLflow
+    # MLflow reads type hints as a second schema beside the signature, so there are none.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Answer rows; times without an offset are UTC."""
         import pandas as pd
         import pyarrow as pa

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,10 +81,15 @@ class Tracking:
         self._settings = settings
         self._pipeline = pipeline
 
-    def find_run(self, train_key: str) -> str | None:
-        """Return the id of the finished run of that key, None when there is none; of several, the first to start."""
-        finished = [run for run in self._runs(train_key) if run.info.status == "FINISHED"]
-        return str(finished[0].info.run_id) if finished else None
+    def find_run(self, train_key: str, workflow: str = "") -> str | None:
+        """Return the id of the finished run of that key, None when there is none; of several, the first to start.
+
+        With `workflow`, only a run that this workflow made counts.
+        """
+        for run in self._runs(train_key):
+            if run.info.status == "FINISHED" and workflow in ("", run.data.tags.get(WORKFLOW)):
+                return str(run.info.run_id)
+        return None
 
     def begin(self, train_key: str, workflow: str, tags: Mapping[str, str], now: datetime) -> str:
         """Start a run and return its id.
@@ -138,11 +142,17 @@ class Tracking:
 
     def log_json(self, run_id: str, name: str, payload: bytes) -> None:
         """Keep bytes as an artifact of the run, under the path `name`."""
-        path = Path(name)
-        with tempfile.TemporaryDirectory(prefix="retrain-") as folder, mlflow_errors(self._settings):
-            (Path(folder) / path.name).write_bytes(payload)
-            parent = None if path.parent == Path() else path.parent.as_posix()
-            self._client.log_artifact(run_id, str(Path(folder) / path.name), parent)
+        self.log_files(run_id, {name: payload})
+
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Keep several artifacts of the run: path -> bytes."""
+        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+            for name, payload in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(payload)
+            with mlflow_errors(self._settings):
+                self._client.log_artifacts(run_id, folder)
 
     def log_package(
         self,
@@ -168,10 +178,7 @@ class Tracking:
         import mlflow
         from mlflow.models import Model
 
-        with mlflow_errors(self._settings), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # advice on type hints, which would make MLflow check requests a second time
+        with mlflow_errors(self._settings):
             mlflow.set_experiment(experiment_id=self._experiment_id)  # else the model goes to the default experiment
             info = Model.log(
                 None,
@@ -223,6 +230,22 @@ class Tracking:
             target = folder / run_id
             target.mkdir(parents=True, exist_ok=True)
             return Path(download_artifacts(f"{location}/artifacts/{PACKAGE}", dst_path=str(target)))
+
+    def environment(self, run_id: str, folder: Path) -> tuple[Path, str]:
+        """Return the requirements file kept with a run's model, fetched into `folder`, and its Python version."""
+        import yaml
+        from mlflow.artifacts import download_artifacts
+
+        model_uri = self.record(run_id).model_uri
+        if not model_uri:
+            raise ConfigError(f"run {run_id} has no model", remedy="train again")
+        target = folder / f"{run_id}-environment"
+        target.mkdir(parents=True, exist_ok=True)
+        with mlflow_errors(self._settings):
+            location = self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
+            requirements = Path(download_artifacts(f"{location}/requirements.txt", dst_path=str(target)))
+            described = Path(download_artifacts(f"{location}/python_env.yaml", dst_path=str(target)))
+        return requirements, str(yaml.safe_load(described.read_bytes())["python"])
 
     def _runs(self, train_key: str) -> list[Run]:
         with mlflow_errors(self._settings):

@@ -1,0 +1,132 @@
+"""What a training leaves in MLflow: parameters, metrics, tags, artifacts, the packaged model.  Called by `train`.
+
+docs/mlflow.md lists the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from contracts.errors import Finding
+from contracts.metrics import Task
+from contracts.names import tag
+from contracts.references import ModelManifest
+from serving.model import save
+from serving.user_code import UserCode
+from steps import provenance
+from steps.candidates import Problem
+from steps.candidates.choice import Choice, Trial, all_metrics
+from steps.reuse import LOCK_FILE, lock_sha256
+from steps.tracking import PACKAGE
+from steps.training_material import Material
+from steps.world import World
+
+
+def first_tags(material: Material, skipped: Finding | None, world: World) -> dict[str, str]:
+    """Return the tags that are known before anything is fitted: all references."""
+    code = provenance.retrain_code(world.settings)
+    tags = {
+        "dataset": material.inputs.dataset,
+        "dataset_sha256": material.dataset.sha256,
+        "schema_sha256": material.dataset.schema_sha256,
+        "rows": str(material.dataset.rows),
+        "split": material.inputs.split,
+        "split_sha256": material.split.manifest.sha256,
+        "transform_sha256": material.recipe.sha256,
+        "code_version": provenance.retrain_version(),
+        "code_commit": code.commit,
+        "code": material.inputs.code,
+        "user_code": material.code.sha256,
+        "user_commit": material.code.commit,
+        "lock_sha256": lock_sha256(),
+        "pipeline": world.pipeline.name,
+        "pipeline_sha256": hashlib.sha256(world.pipeline_path.read_bytes()).hexdigest(),
+        "warnings": str(len(material.dataset.warnings)),
+        "skipped": f"LightGBM: {skipped.what}" if skipped else "",
+    }
+    return {tag(name): value for name, value in tags.items() if value}
+
+
+def record_training(run_id: str, problem: Problem, choice: Choice, material: Material, world: World) -> None:
+    """Log the chosen trial, how the others did, and the packaged model.
+
+    Raises
+    ------
+    ConfigError
+        When the estimator can't be saved without pickle.
+    """
+    best, tracking = choice.best, world.tracking
+    manifest = ModelManifest(
+        pipeline=world.pipeline.name,
+        task=problem.task,
+        columns=material.columns,
+        classes=material.classes.texts,
+        class_type=world.pipeline.table.column(world.pipeline.target.column).type.value,
+        positive=material.classes.texts[-1] if problem.task is Task.BINARY else None,
+        threshold=best.threshold,
+        estimator=best.fitted.estimator.kind,
+        passthrough=material.recipe.passthrough,
+        trusted_types=world.pipeline.training.trusted_types,
+        contract=world.pipeline.release.contract,
+        dataset_sha256=material.dataset.sha256,
+        transform_sha256=material.recipe.sha256,
+        candidate=best.candidate.name,
+    )
+    user_code = material.code if ":" in best.candidate.estimator else UserCode({})
+    folder = world.scratch / run_id / PACKAGE
+    manifest = save(folder, manifest, material.recipe, best.fitted.estimator, user_code, material.example)
+    tracking.log(run_id, _parameters(best, problem, material), _metrics(problem, choice, material))
+    tracking.log_dataset(run_id, material.inputs.dataset, material.dataset.sha256, material.dataset.rows)
+    tracking.log_files(run_id, _files(choice, material, world))
+    tracking.set_tags(run_id, {tag("candidate"): best.candidate.name})
+    requirements = provenance.requirements(manifest.estimator)
+    tracking.log_package(run_id, folder, manifest, material.mlflow_example, requirements)
+
+
+def _parameters(best: Trial, problem: Problem, material: Material) -> dict[str, Any]:
+    counts = material.split.manifest.counts
+    given = {f"parameters.{name}": value for name, value in sorted(best.parameters.items())}
+    return {
+        "candidate": best.candidate.name,
+        "estimator": best.candidate.estimator,
+        "metric": problem.metric,
+        "trial": best.number,
+        "seed": problem.seed,
+        "threads": problem.threads,
+        **{name: value for name, value in provenance.machine().items() if name in ("architecture", "cpu", "python")},
+        **{f"rows.{side}": count for side, count in counts.items()},
+        **({"rounds": best.fitted.rounds} if best.fitted.rounds is not None else {}),
+        **({"threshold": best.threshold} if best.threshold is not None else {}),
+        **given,
+    }
+
+
+def _metrics(problem: Problem, choice: Choice, material: Material) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for trial in choice.finalists:
+        on_validation = all_metrics(problem, material.validation, trial)
+        found |= {f"candidate.{trial.candidate.name}.validation.{name}": v for name, v in on_validation.items()}
+        if trial is choice.best:
+            found |= {f"validation.{name}": value for name, value in on_validation.items()}
+    return found | {f"train.{name}": v for name, v in all_metrics(problem, material.train, choice.best).items()}
+
+
+def _files(choice: Choice, material: Material, world: World) -> dict[str, bytes]:
+    code = provenance.retrain_code(world.settings)
+    files = {
+        "pipeline.yaml": world.pipeline_path.read_bytes(),
+        "trials.json": _json(choice.history),
+        "environment.json": _json(provenance.machine()),
+        **{f"code/user/{path}": data for path, data in material.code.files.items()},
+    }
+    if LOCK_FILE.is_file():
+        files[f"code/{LOCK_FILE.name}"] = LOCK_FILE.read_bytes()
+    if code.diff:
+        files["code/retrain.diff"] = code.diff
+    return files
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, default=str).encode() + b"\n"
