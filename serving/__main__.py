@@ -1,4 +1,4 @@
-"""Serve one packaged model: ``python -m serving --package DIR --version N ...``.  Started by the holder and in the image.
+"""Serve one packaged model: ``python -m serving --package DIR --version N ...``.  Started by the holder and the image.
 
 It loads the package and predicts its example first; only then does it accept connections and write ``ready`` to
 ``--ready-fd``.  SIGTERM drains.  When the other end of ``--life-fd`` closes, its holder is gone and it drains too.
@@ -22,7 +22,9 @@ LOG = logging.getLogger("retrain.server")
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to end."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s", stream=sys.stderr
+    )
     if options.life_fd is not None:
         threading.Thread(target=_end_with_holder, args=(options.life_fd,), daemon=True).start()
 

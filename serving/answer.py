@@ -1,4 +1,4 @@
-"""From validated rows to predictions and warnings.  Called by `serving.app` for requests and for its own first example."""
+"""From validated rows to predictions and warnings.  Called by `serving.app`, for each request."""
 
 from __future__ import annotations
 

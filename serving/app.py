@@ -143,7 +143,7 @@ class Predicting:
         except DataError as error:
             raise Refused(422, error.message, list(error.findings)) from None
         except (ValueError, ArithmeticError) as error:
-            # such as "too large for float32" out of a scaled feature; its text may hold cells, so only its place is told
+            # such as "too large for float32" of a scaled feature; its text may hold cells, so only its place is told
             LOG.warning("%s: the model refused a request: %s", prediction_id, _place(error))
             raise Refused(422, f"the model cannot work with these values ({type(error).__name__})") from None
         self._metrics.predicted(len(rows))
@@ -162,7 +162,9 @@ class Predicting:
 class Front:
     """Outermost ASGI layer: gives every answer its id, counts and times it, and turns a crash into an answer."""
 
-    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]], *, metrics: Metrics, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, app: Callable[[Message, Receive, Send], Awaitable[None]], *, metrics: Metrics, new_id: Callable[[], str]
+    ) -> None:
         self._app, self._metrics, self._new_id = app, metrics, new_id
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -187,7 +189,9 @@ class Front:
         except Exception as error:  # noqa: BLE001  whatever it is, the caller gets an answer and the log its place
             LOG.error("%s: %s", request_id, _place(error))
             if not status:
-                await _error(request_id, 500, "the server failed on this request; its log names the place")(scope, receive, tell)
+                await _error(request_id, 500, "the server failed on this request; its log names the place")(
+                    scope, receive, tell
+                )
         route = scope.get("route")
         path = getattr(route, "path", "other")
         self._metrics.request(path, status, time.perf_counter() - started)
@@ -196,7 +200,9 @@ class Front:
 async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused(415, "content-type must be application/json", [Finding(where="content-type", what=f"is {kind[:100]}")])
+        raise Refused(
+            415, "content-type must be application/json", [Finding(where="content-type", what=f"is {kind[:100]}")]
+        )
     body, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
@@ -204,7 +210,7 @@ async def _body(request: Request) -> bytes:
             body += part
         elif size > 16 * MAX_BODY:
             break
-        # what is too much is read and dropped, so that the answer is not lost with a connection closed over unread bytes
+        # what is too much is read and dropped: closing over unread bytes would lose the answer
     if size > MAX_BODY:
         raise Refused(413, f"a request holds at most {MAX_BODY} bytes")
     return bytes(body)

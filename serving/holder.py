@@ -1,10 +1,10 @@
-"""The small process that owns the server's socket and outlives every run.  Started and asked by `steps.rollout.process`.
+"""The small process that owns the server's socket and outlives every run.  Asked by `steps.rollout.process`.
 
 It binds once and hands the listening socket to each version's uvicorn (``python -m serving``).  A new version is ready
 before the old one drains; one that does not get ready changes nothing.  Of a crashed version it starts another process;
 after `MAX_CRASHES` it gives up and ends, so that callers are refused rather than left waiting.
 
-Standard library and psutil only, and asked in JSON lines over a Unix socket, so that it stays small (about 20 MiB) while it holds.
+Standard library and psutil only, and asked in JSON lines over a Unix socket, so that it stays small while it holds.
 Everything is in one folder: ``control.sock``, ``holder.json`` (pid, start time, address), ``server.log``, ``lock``.
 """
 
@@ -133,9 +133,10 @@ class Holder:
         try:
             with (self._home / SERVER_LOG).open("ab") as log:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "serving", *spec.arguments(), "--fd", str(given[0]), "--ready-fd", str(given[1]),
-                    "--life-fd", str(given[2]), "--drain-seconds", str(drain_seconds),
-                    pass_fds=given, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._home, env=_environment(),
+                    sys.executable, "-m", "serving", *spec.arguments(), "--drain-seconds", str(drain_seconds),
+                    "--fd", str(given[0]), "--ready-fd", str(given[1]), "--life-fd", str(given[2]),
+                    pass_fds=given, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                    cwd=self._home, env=_environment(),
                 )  # fmt: skip
         finally:
             os.close(ready_child)
@@ -324,7 +325,7 @@ def bind(host: str, port: int, *, kept: bool) -> socket.socket:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hold until told to stop.  Writes one line to ``--tell-fd``: ``ok``, ``busy`` (another holds), or what is wrong."""
+    """Hold until told to stop.  Tells ``--tell-fd`` in a word: ``ok``, ``busy`` (another holds), ``error`` and why."""
     parser = argparse.ArgumentParser(prog="python -m serving.holder")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--host", required=True)

@@ -5,7 +5,7 @@ Naming follows KServe's v1 protocol: ``{"instances": [...]}`` in, ``{"prediction
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -38,7 +38,7 @@ def _iso_text(value: Any) -> str:
 def _has_a_utc_form(value: datetime) -> datetime:
     if value.tzinfo is not None:
         try:
-            value.timestamp()
+            value.astimezone(UTC)
         except (OverflowError, ValueError):
             raise ValueError("is out of range in UTC") from None
     return value

@@ -41,7 +41,8 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, loop="asyncio", http="httptools", ws="none", lifespan="off", access_log=False, log_config=None,
-                proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=1,
+                proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
         self._drain_seconds, self._on_ready = drain_seconds, on_ready

@@ -1,4 +1,4 @@
-"""Small packaged models for tests of the server and of deploy: real LightGBM, every column type, made in milliseconds."""
+"""Small packaged models for tests of the server and of deploy: real LightGBM, every column type, made at once."""
 
 from __future__ import annotations
 

@@ -218,6 +218,12 @@ def servers(settings: Settings) -> list[Server]:
     return [Server.of(settings, folder.name) for folder in sorted(root.iterdir()) if (folder / LOCK).exists()]
 
 
+def serving_version(settings: Settings, pipeline: str) -> int | None:
+    """Return the version that answers for a pipeline on this machine, None when none does."""
+    status = Server.of(settings, pipeline).status()
+    return status.spec.version if status is not None and status.spec is not None else None
+
+
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
     """Yield a name for `path` that fits into a socket address (about 100 bytes)."""
