@@ -6,8 +6,8 @@ Failures of one class cannot be counted apart.  So a class is tried again while 
 retries, which means:
 
 - failures of one class alone are retried exactly as often as its row says, and never more often in any mixture;
-- a mixture may end sooner than the sum of its rows, but the first three failures are always forgiven each other:
-  no class that asks for n retries is refused before n attempts have failed;
+- a mixture may end sooner than the sum of its rows, yet no class that asks for n retries is refused before n attempts
+  have failed: the first three failures, whatever they are of, are all tried again;
 - running out of memory is no matter of counting: attempt n had ``min(2^n, 4)`` times the base whatever the attempts
   before it died of, so it is tried again while that was less than 4 times.  A network failure before it starves
   nothing: the next attempt has more memory all the same.

@@ -1,0 +1,226 @@
+"""The graph: what runs after what, who gets which secrets, and what no container may do."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import names
+from contracts.pipeline import load_pipeline, parse_pipeline
+from contracts.settings import desk, secret_fields, sizes, variable
+from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices
+from workflows.graph import RELEASE, RETRAIN, run, workflow_template
+from workflows.stages import SECRETS, container
+
+ROOT = Path(__file__).parents[2]
+ADULT = (ROOT / "adult.yaml").read_text(encoding="utf-8")
+Template = dict[str, Any]
+
+
+def tasks(template: Template) -> dict[str, Any]:
+    return {task["name"]: task for task in template["dag"]["tasks"]}
+
+
+def arguments(task: dict[str, Any]) -> dict[str, str]:
+    return {p["name"]: p["value"] for p in task["arguments"]["parameters"]}
+
+
+def environment(template: Template) -> dict[str, Any]:
+    return {variable["name"]: variable for variable in template["container"]["env"]}
+
+
+def test_retrain_runs_its_stages_one_after_the_other(templates: dict[str, Template]) -> None:
+    way = list(tasks(templates[RETRAIN]))
+
+    assert way == ["preflight", "ingest", "features", "train", "evaluate", "register", RELEASE]
+    assert [task.get("depends") for task in tasks(templates[RETRAIN]).values()] == [
+        None, *(f"{before}.Succeeded" for before, _ in pairwise(way)),
+    ]  # fmt: skip
+
+
+def test_only_a_passed_model_is_registered_and_only_a_registered_one_released(templates: dict[str, Template]) -> None:
+    register, release = tasks(templates[RETRAIN])["register"], tasks(templates[RETRAIN])[RELEASE]
+
+    assert register["when"] == "'{{tasks.evaluate.outputs.parameters.verdict}}' == 'passed'"
+    assert release["depends"] == "register.Succeeded"  # a skipped register omits it; a bare name would not
+
+
+def test_release_builds_only_what_was_decided_for(templates: dict[str, Template]) -> None:
+    release = tasks(templates[RELEASE])
+
+    decision = "'{{tasks.promote.outputs.parameters.decision}}'"
+    assert release["build"]["when"] == f"{decision} == 'approved' || {decision} == 'unchanged'"
+    assert release["kaniko"]["when"] == "'{{workflow.parameters.build}}' == 'kaniko'"
+    assert release["deploy"]["depends"] == "build.Succeeded && (kaniko.Succeeded || kaniko.Skipped)"
+
+
+def test_release_is_an_entry_point_that_takes_a_version(spec: dict[str, Any], templates: dict[str, Template]) -> None:
+    """`argo submit --entrypoint release -p version=12`: arguments reach an entry template by name."""
+    given = {parameter["name"] for parameter in spec["arguments"]["parameters"]}
+    wanted = {parameter["name"] for parameter in templates[RELEASE]["inputs"]["parameters"]}
+
+    assert wanted == {"version", "requested-by"}
+    assert wanted <= given
+
+
+def test_the_lock_is_on_retrain_alone(spec: dict[str, Any], templates: dict[str, Template]) -> None:
+    assert "synchronization" not in spec
+    locked = {name for name, template in templates.items() if "synchronization" in template}
+    assert locked == {RETRAIN}
+    assert templates[RETRAIN]["synchronization"] == {"mutexes": [{"name": "retrain-adult-income"}]}
+
+
+def test_every_tag_of_another_task_names_an_output_of_a_task_before_it(templates: dict[str, Template]) -> None:
+    for template in (templates[RETRAIN], templates[RELEASE]):
+        before: list[str] = []
+        for task in tasks(template).values():
+            for source, field in re.findall(r"tasks\.([a-z]+)\.outputs\.parameters\.([a-z0-9-]+)", json.dumps(task)):
+                assert source in before
+                assert field in {p["name"] for p in templates[source]["outputs"]["parameters"]}
+            before.append(task["name"])
+
+
+def test_every_task_gives_each_required_input_and_no_other(templates: dict[str, Template]) -> None:
+    for name in (RETRAIN, RELEASE, "finish"):
+        for task in tasks(templates[name]).values():
+            wanted = {p["name"]: p for p in templates[task["template"]]["inputs"]["parameters"]}
+            assert set(arguments(task)) <= set(wanted)
+            assert {n for n, p in wanted.items() if "default" not in p} <= set(arguments(task))
+
+
+def test_an_input_that_comes_from_nowhere_is_refused() -> None:
+    with pytest.raises(LookupError, match="nothing gives features its dataset"):
+        run({}, Features)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_containers_parameters_are_the_stages_fields(stage: type[Stage], templates: dict[str, Template]) -> None:
+    template = templates[stage.name]
+    inputs = {p["name"]: p for p in template["inputs"]["parameters"]}
+
+    assert list(inputs) == [names.parameter(field) for field in stage.Inputs.model_fields]
+    for field, info in stage.Inputs.model_fields.items():
+        declared = inputs[names.parameter(field)]
+        assert ("default" in declared) != info.is_required()
+        assert tuple(declared.get("enum", ())) == choices(stage.Inputs, field)
+        assert declared.get("description") == info.description
+    assert template["container"]["args"] == [
+        stage.name,
+        *(f"--{name}={{{{inputs.parameters.{name}}}}}" for name in inputs),
+    ]
+    assert {p["name"]: p["valueFrom"]["path"] for p in template["outputs"]["parameters"]} == {
+        names.parameter(field): f"{names.OUTPUTS_MOUNT}/{names.parameter(field)}"
+        for field in stage.Outputs.model_fields
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_sees_only_the_secrets_it_needs(stage: type[Stage], templates: dict[str, Template]) -> None:
+    secrets = {name for name, var in environment(templates[stage.name]).items() if "valueFrom" in var}
+
+    assert secrets == {variable(field) for need in stage.needs for field in SECRETS.get(need, ())}
+    assert (variable("ledger") in secrets) == (Need.LEDGER in stage.needs)
+
+
+def test_every_secret_setting_reaches_some_stage() -> None:
+    assert {field for fields in SECRETS.values() for field in fields} == set(secret_fields())
+
+
+def test_a_sources_dsn_reaches_only_those_who_read_the_source() -> None:
+    source = "source:\n  uri: 'sql:'\n  query: select * from t order by id\n  dsn_secret: CHURN_DSN\n"
+    pipeline = parse_pipeline(ADULT.replace('source:\n  uri: data/adult.csv\n  csv: {missing: ["?"]}\n', source))
+    with_dsn = {
+        stage.name
+        for stage in STAGES
+        if any(getattr(e, "name", "") == "CHURN_DSN" for e in container(stage, pipeline).env)
+    }
+
+    assert with_dsn == {"preflight", "ingest"}
+
+
+def test_no_stage_has_privileges_or_a_token_it_does_not_need(templates: dict[str, Template]) -> None:
+    for stage in STAGES:
+        template = templates[stage.name]
+        context = template["container"]["securityContext"]
+        assert context["runAsNonRoot"]
+        assert context["readOnlyRootFilesystem"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert template["automountServiceAccountToken"] is (stage.name == "deploy")
+        assert template["serviceAccountName"] == f"retrain-{stage.name}"
+        assert template["executor"] == {"serviceAccountName": names.EXECUTOR_SERVICE_ACCOUNT}
+        assert template["activeDeadlineSeconds"] == stage.deadline_seconds
+        written = {mount["mountPath"] for mount in template["container"]["volumeMounts"] if not mount.get("readOnly")}
+        assert written == {names.OUTPUTS_MOUNT, names.SCRATCH_MOUNT, "/tmp"}
+
+
+def test_memory_grows_with_the_attempt_and_the_request_stays(templates: dict[str, Template]) -> None:
+    patch = json.loads(templates["train"]["podSpecPatch"])
+
+    [main] = patch["containers"]
+    assert main["name"] == "main"
+    assert main["resources"] == {
+        "requests": {"cpu": "{{workflow.parameters.train-cpu}}m", "memory": "{{workflow.parameters.train-memory}}Mi"},
+        "limits": {"memory": "{{=asInt(workflow.parameters['train-memory']) * min(2 ** asInt(retries), 4)}}Mi"},
+    }
+
+
+def test_what_differs_between_environments_comes_from_one_configmap_that_the_desk_fills(spec: dict[str, Any]) -> None:
+    keys = {
+        p["valueFrom"]["configMapKeyRef"]["key"] for p in spec["arguments"]["parameters"] if "valueFrom" in p
+    }  # fmt: skip
+
+    assert set(sizes()) <= keys
+    assert keys <= set(desk(Path("/home/a/.retrain"), Path("/home/a")))  # Argo ignores a default there
+
+
+def test_a_size_in_the_file_replaces_the_environments() -> None:
+    pipeline = parse_pipeline(ADULT + "resources: {train: {memory_mib: 4096, cpu_millicores: 3000}}\n")
+    spec = workflow_template(pipeline, "c").to_dict()["spec"]
+    parameters = {p["name"]: p for p in spec["arguments"]["parameters"]}
+
+    assert parameters["train-memory"]["value"] == "4096"
+    assert parameters["train-cpu"]["value"] == "3000"
+    assert "valueFrom" in parameters["ingest-memory"]
+
+
+def test_the_runs_parameters_are_those_of_the_contract(spec: dict[str, Any]) -> None:
+    given = {p["name"]: p for p in spec["arguments"]["parameters"] if "valueFrom" not in p}
+
+    assert set(given) == {names.parameter(field) for field in Parameters.model_fields}
+    assert given["cache"]["enum"] == ["use", "refuse"]
+    assert given["as-of"]["value"] == "{{workflow.creationTimestamp.RFC3339}}"
+
+
+def test_the_exit_handler_hears_of_every_global_output(spec: dict[str, Any], templates: dict[str, Template]) -> None:
+    told = json.dumps(templates[spec["onExit"]])
+    outputs = (p for template in templates.values() for p in template.get("outputs", {}).get("parameters", ()))
+    published = {p["globalName"] for p in outputs if "globalName" in p}
+
+    assert {name for name in published if f"['{name}']" not in told} == {"version"}
+    assert "workflow.outputs.parameters.version" in told
+
+
+def test_kaniko_is_whole_though_the_desk_never_runs_it(templates: dict[str, Template]) -> None:
+    kaniko = templates["kaniko"]
+
+    assert kaniko["container"]["command"] == ["/kaniko/executor"]
+    assert "--context={{inputs.parameters.context}}" in kaniko["container"]["args"]
+    [image] = kaniko["outputs"]["parameters"]
+    assert f"--image-name-with-digest-file={image['valueFrom']['path']}" in kaniko["container"]["args"]
+
+
+def test_no_manifest_names_an_output_that_argo_never_resolves(compiled: dict[str, str]) -> None:
+    """`outputs.result` of a skipped task hangs a workflow without a word (argo-workflows 16982)."""
+    assert not any("outputs.result" in text for text in compiled.values())
+
+
+def test_the_template_of_the_shipped_file_is_named_after_it() -> None:
+    pipeline = load_pipeline(ROOT / "adult.yaml")
+
+    assert workflow_template(pipeline, "c").to_dict()["metadata"]["name"] == pipeline.name
