@@ -53,7 +53,8 @@ def local_paths(uri: str, source_base: str) -> list[Path]:
     """Return the paths of a file URI or path, each of them a file that can be opened; see `local_files`."""
     path = path_of(uri, source_base)
     if has_glob(str(path)) and not os.path.lexists(path):
-        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+        found = sorted(p for p in map(Path, names) if not p.is_dir())
         if not found:
             raise DataError(f"no file matches {uri}", remedy="check the pattern, and whether the data has arrived")
     else:

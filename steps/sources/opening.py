@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from contracts.errors import ConfigError, DataError, Finding, StageError
 from contracts.pipeline.source import Source
@@ -17,12 +17,14 @@ from contracts.pipeline.table import Schema
 from serving.user_code import UserCode, unpack
 from steps.sources.files import LocalFile, ask, local_files, local_paths, object_names
 from steps.sources.function import Function
-from steps.sources.query import Query
 from steps.sources.uris import Kind, fill, kind, shown
 from steps.table.arrow_reader import ParquetFile, Stream
 from steps.table.chunk import Task
 from steps.table.csv_reader import CsvFile
 from steps.world import World
+
+if TYPE_CHECKING:
+    from steps.sources.query import Query
 
 
 class TableSource(Protocol):
@@ -152,6 +154,8 @@ def _uris(source: Source, override: str, as_of: datetime) -> tuple[str, ...]:
 def _query(source: Source, as_of: datetime) -> Query:
     if not source.query:
         raise ConfigError("the source sql: needs source.query and source.dsn_secret in the pipeline file")
+    from steps.sources.query import Query  # SQLAlchemy costs more than reading a small file
+
     return Query(source, fill(source.query, as_of))
 
 

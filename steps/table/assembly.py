@@ -1,4 +1,4 @@
-"""Run a source's tasks in parallel and put the typed table together in order: Parquet, hash and tally.  Called by `ingest`.
+"""Run a source's tasks in parallel, and put the typed table together in order: file, hash, tally.  Called by `ingest`.
 
 Memory is bounded: at most `workers` + 2 chunks and one row group are held, whatever the table's size.
 """

@@ -1,4 +1,4 @@
-"""One value, one form: what is equal in a table is equal in its bytes.  Applied to every chunk before hash and Parquet."""
+"""One value, one form: what is equal in a table is equal in its bytes.  Applied to every chunk before it is hashed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ FALSE = ("false", "f", "no", "n", "0")
 
 _PLAUSIBLE = {
     ColumnType.INTEGER: r"\A(-?[0-9]+|0[xX][0-9a-fA-F]+)\z",
-    ColumnType.NUMBER: r"\A[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|\.[0-9]+([eE][+-]?[0-9]+)?|(?i:nan(\(.*\))?|inf|infinity))\z",
+    ColumnType.NUMBER: r"\A[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:nan(\(.*\))?|inf|infinity))\z",
     ColumnType.DATE: r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\z",
     ColumnType.TIMESTAMP: r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}([ T].*)?\z",
 }

@@ -64,12 +64,9 @@ class _Fixed:
             values = values.cast(pa.uint8())
         if values.null_count:
             values = pc.fill_null(values, pa.scalar(0).cast(values.type))
-        raw = (
-            np.frombuffer(values.buffers()[1], dtype=self._dtype)[values.offset : values.offset + len(values)]
-            if len(values)
-            else b""
-        )
-        self._values.update(raw)
+        if len(values):
+            raw = np.frombuffer(values.buffers()[1], dtype=self._dtype)
+            self._values.update(raw[values.offset : values.offset + len(values)].data)
 
     def digest(self) -> bytes:
         return self._valid.digest() + self._values.digest()
@@ -89,7 +86,7 @@ class _Text:
             values = pc.fill_null(values, "")
         _, offsets, data = values.buffers()
         ends = np.frombuffer(offsets, dtype="<i4")[values.offset : values.offset + len(values) + 1]
-        self._lengths.update(np.diff(ends).astype("<u4"))
+        self._lengths.update(np.diff(ends).astype("<u4").data)
         if data is not None:
             self._bytes.update(memoryview(data)[ends[0] : ends[-1]])
 

@@ -174,10 +174,10 @@ def judge(tally: Tally, schema: Schema, as_of: datetime) -> tuple[Violation, ...
 
     nothing = Breach(0, ())
     found("", "cells", "error", tally.breaches.get(("", "cells"), nothing), limit="as many cells as the header names")
-    for bound, rule, wrong in (("rows.min", schema.rows.min, int.__lt__), ("rows.max", schema.rows.max, int.__gt__)):
-        if rule is not None and wrong(tally.rows, rule.value):
+    for bound, limit, wrong in (("rows.min", schema.rows.min, int.__lt__), ("rows.max", schema.rows.max, int.__gt__)):
+        if limit is not None and wrong(tally.rows, limit.value):
             out.append(
-                Violation(column="", rule=bound, level=rule.level, count=tally.rows, share=1.0, limit=str(rule.value))
+                Violation(column="", rule=bound, level=limit.level, count=tally.rows, share=1.0, limit=str(limit.value))
             )
     for column in schema.columns:
         breaches = {rule: breach for (name, rule), breach in tally.breaches.items() if name == column.name}
@@ -198,19 +198,17 @@ def judge(tally: Tally, schema: Schema, as_of: datetime) -> tuple[Violation, ...
                 f"share of nulls at most {column.max_missing.value:g}",
             )
         found(column.name, "infinity", "error", breaches.get("infinity", nothing), limit="finite (or infinity: true)")
-        limited: tuple[tuple[str, Rule[Any] | None], ...] = (
-            ("min", column.min), ("max", column.max), ("allowed", column.allowed), ("pattern", column.pattern), ("unique", column.unique),
-        )  # fmt: skip
-        for name, limits in limited:
-            if limits is not None:
-                found(
-                    column.name,
-                    name,
-                    limits.level,
-                    breaches.get(name, nothing),
-                    limits.tolerate,
-                    _limit(name, limits.value),
-                )
+        limited: dict[str, Rule[Any] | None] = {
+            "min": column.min,
+            "max": column.max,
+            "allowed": column.allowed,
+            "pattern": column.pattern,
+            "unique": column.unique,
+        }
+        for name, rule in limited.items():
+            if rule is not None:
+                breach = breaches.get(name, nothing)
+                found(column.name, name, rule.level, breach, rule.tolerate, _limit(name, rule.value))
     for group in schema.unique:
         found(
             ", ".join(group),

@@ -1,4 +1,4 @@
-"""Uniqueness of columns and of sets of columns, over the finished Parquet file, in bounded memory.  Called by `ingest`."""
+"""Uniqueness of columns and of sets of columns, over the finished Parquet, in bounded memory.  Called by `ingest`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def repeated(parquet: Path, schema: Schema, scratch: Path) -> Iterator[tuple[Key
 
     A row breaks it when an earlier row has the same values; rows with a null in them break none, as in SQL.
     """
-    wanted = {(c.name, "unique"): (c.name,) for c in schema.columns if c.unique is not None and c.unique.value}
+    wanted: dict[Key, tuple[str, ...]] = {
+        (c.name, "unique"): (c.name,) for c in schema.columns if c.unique is not None and c.unique.value
+    }
     wanted |= {(", ".join(group), "unique together"): group for group in schema.unique}
     if not wanted:
         return
