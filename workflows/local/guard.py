@@ -1,0 +1,93 @@
+"""Sees to it that no step outlives the runner, however the runner ends.  Called by `pods`.
+
+One small shell process holds the reading end of a pipe.  A step says its own process id into the pipe before it becomes
+the step's program (`wrap`), the runner takes the id back once the step has ended, and when the writing ends are all
+closed (the runner is gone), the guard kills the process groups that are left.  The same on Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+_SHELL = "/bin/sh"
+_GUARD = """
+trap '' INT TERM HUP QUIT
+live=' '
+while read -r sign pid; do
+  case $sign in
+    +) live="$live$pid " ;;
+    -) case $live in *" $pid "*) live="${live%% "$pid" *} ${live#* "$pid" }" ;; esac ;;
+  esac
+done
+for pid in $live; do kill -KILL -- "-$pid"; done
+"""
+_STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
+"""Standard input is the pipe's writing end until the program takes over: nothing is left open, and no race is lost."""
+
+
+class Guard:
+    """The guard of one runner."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        self._process = self._spawn()
+
+    @property
+    def pid(self) -> int:
+        """The guard's own process id."""
+        return self._process.pid
+
+    @property
+    def stdin(self) -> int:
+        """What a step is started with as standard input."""
+        return self._writing
+
+    @staticmethod
+    def wrap(command: Sequence[str]) -> list[str]:
+        """Return the command that reports to the guard and then becomes `command`."""
+        return [_SHELL, "-c", _STEP, "step", *command]
+
+    def ended(self, pid: int) -> None:
+        """Take back a step that ended, before its process id can be given to another process."""
+        os.write(self._writing, f"- {pid}\n".encode())
+
+    def revive(self, live: Sequence[int]) -> bool:
+        """Start the guard again if it was killed; `live` are the steps that run."""
+        if self._process.poll() is None:
+            return False
+        self._process = self._spawn()
+        os.write(self._writing, "".join(f"+ {pid}\n" for pid in live).encode())
+        return True
+
+    def close(self) -> None:
+        """End the guard, and with it whatever still runs."""
+        os.close(self._writing)
+        os.close(self._reading)
+        self._process.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # Its own session, so that Ctrl-C at the terminal does not reach it.
+        return subprocess.Popen(
+            [_SHELL, "-c", _GUARD], stdin=self._reading, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, cwd="/",
+        )  # fmt: skip
+
+
+def process_start(pid: int) -> str:
+    """Return when a process started, in a form that no later process with its id shares; empty when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        return f"{boot.strip()}/{stat.rpartition(')')[2].split()[19]}"
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return ""
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""

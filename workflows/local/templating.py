@@ -1,0 +1,89 @@
+"""Replaces Argo's tags: ``{{name}}`` as text, ``{{=expression}}`` by its value.
+
+What has no value (yet) is left as it stands: a later pass may know it, and Argo does the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from workflows.local.expr import compile_expression, go_text
+from workflows.local.pratt import LanguageError
+
+_TAG = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
+
+
+class Scope:
+    """What names mean at one place: dotted names to texts.  Values are made only for those who ask."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = values
+
+    @cached_property
+    def names(self) -> dict[str, Any]:
+        """The same values as nested maps, for expressions."""
+        nested: dict[str, Any] = {}
+        for dotted in sorted(self.values):
+            *path, last = _path(dotted)
+            place = nested
+            for key in path:
+                place = place.setdefault(key, {})
+                if not isinstance(place, dict):
+                    break
+            else:
+                place[last] = self.values[dotted]
+        return nested
+
+    def extended(self, more: Mapping[str, str]) -> Scope:
+        """Return a scope that knows `more` besides."""
+        return Scope({**self.values, **more})
+
+
+def _path(dotted: str) -> list[str]:
+    """Split a dotted name; a parameter's own name may hold dots."""
+    head, mark, parameter = dotted.partition(".parameters.")
+    return [*head.split("."), "parameters", parameter] if mark else dotted.split(".")
+
+
+def replace(text: str, scope: Scope) -> str:
+    """Replace the tags of one text, inner ones first."""
+    if "{{" not in text:
+        return text
+    replaced = _TAG.sub(lambda match: _value(match[1], scope), text)
+    if _nested(text) and replaced != text:
+        return _TAG.sub(lambda match: _value(match[1], scope), replaced)
+    return replaced
+
+
+def substitute(value: Any, scope: Scope) -> Any:
+    """Replace the tags in all texts of a piece of manifest."""
+    if isinstance(value, str):
+        return replace(value, scope)
+    if isinstance(value, dict):
+        return {key: substitute(item, scope) for key, item in value.items()}
+    if isinstance(value, list):
+        return [substitute(item, scope) for item in value]
+    return value
+
+
+def tags(text: str) -> Iterator[str]:
+    """Return what stands between the braces of each tag."""
+    return (match[1].strip() for match in _TAG.finditer(text))
+
+
+def _value(tag: str, scope: Scope) -> str:
+    if tag.startswith("="):
+        try:
+            value = compile_expression(tag[1:].strip())(scope.names)
+        except LanguageError:
+            return f"{{{{{tag}}}}}"
+        return f"{{{{{tag}}}}}" if value is None else go_text(value)
+    return scope.values.get(tag.strip(), f"{{{{{tag}}}}}")
+
+
+def _nested(text: str) -> bool:
+    first = text.find("{{")
+    return 0 <= text.find("{{", first + 2) < text.find("}}", first)
