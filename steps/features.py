@@ -38,7 +38,7 @@ from steps.splitting import (
 )
 from steps.world import World
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 SECTIONS = ("name", "table", "target", "features", "split")
 MODULES = ("serving.transform", "steps.features", "steps.recipe", "steps.splitting")
 
@@ -189,7 +189,7 @@ def _open(world: World, dataset: str) -> Iterator[Any]:
     """Open a dataset's file once: fetched from afar for every column it would be as many downloads."""
     path = world.storage.fetch(f"{dataset}/{DATASET_FILE}", world.scratch)
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # mapped pages would count as memory of ours
             yield file
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(

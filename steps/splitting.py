@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contracts.errors import ConfigError
@@ -27,7 +28,7 @@ from serving.transform import Recipe
 from steps.world import World
 
 KEY_BYTES = 16
-_HASHED_TYPES = (ColumnType.STRING,)
+CELL_BYTES = 9
 _MASK = 2**64 - 1
 
 Keys = npt.NDArray[np.bytes_]
@@ -77,41 +78,45 @@ def row_keys(batches: Iterable[Any], columns: Sequence[Column], scheme: str) -> 
     It knows nothing of the seed: two models' rows can be compared though their splits were drawn with different seeds.
     """
     prefix = np.frombuffer(bytes.fromhex(scheme)[:KEY_BYTES], dtype=np.uint8)
+    empty = pa.scalar(b"", pa.large_binary())
     keys = bytearray()
     for batch in batches:
-        rows = len(batch)
-        parts = [np.broadcast_to(prefix, (rows, KEY_BYTES))]
-        parts += [_cell_bytes(batch.column(c.name), c.type) for c in columns]
-        matrix = np.concatenate(parts, axis=1)
-        content, width = matrix.tobytes(), matrix.shape[1]
-        for start in range(0, len(content), width):
-            keys += hashlib.sha256(content[start : start + width]).digest()[:KEY_BYTES]
+        head = np.empty((len(batch), KEY_BYTES + CELL_BYTES * len(columns)), dtype=np.uint8)
+        head[:, :KEY_BYTES] = prefix
+        texts = []
+        for number, column in enumerate(columns):
+            cells, start = batch.column(column.name), KEY_BYTES + CELL_BYTES * number
+            if column.type is ColumnType.STRING:
+                texts.append(cells.cast(pa.large_string()).cast(pa.large_binary()).fill_null(b""))
+            present, words = _words(cells, column.type)
+            head[:, start] = present
+            head[:, start + 1 : start + CELL_BYTES] = words.view(np.uint8).reshape(-1, CELL_BYTES - 1)
+        # Arrow lays each row's bytes side by side; what remains to do in Python is one hash a row
+        for content in pc.binary_join_element_wise(_rows_as_bytes(head), *texts, empty).to_pylist():
+            keys += hashlib.sha256(content).digest()[:KEY_BYTES]
     return np.frombuffer(bytes(keys), dtype=f"S{KEY_BYTES}")
 
 
-def _cell_bytes(cells: Any, kind: ColumnType) -> npt.NDArray[np.uint8]:
-    """Return each cell as a fixed number of bytes: 1 when it is there, then its value; zeros when it is missing."""
-    if kind in _HASHED_TYPES:
-        encoded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
-        words = [hashlib.sha256(word.encode()).digest()[:KEY_BYTES] for word in encoded.dictionary.to_pylist()]
-        table = np.frombuffer(b"".join([*words, bytes(KEY_BYTES)]), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        present, values = indices >= 0, table[indices]
+def _words(cells: Any, kind: ColumnType) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """Return which cells are there, and their values (of a string its length) in 8 bytes, else 0."""
+    if kind is ColumnType.NUMBER:
+        numbers = cells.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        present = ~np.isnan(numbers)
+        return present, (np.where(present, numbers, 0.0) + 0.0).astype("<f8")  # -0.0 + 0.0 is 0.0
+    if kind is ColumnType.STRING:
+        whole = pc.binary_length(cells.cast(pa.large_string()))
+    elif kind is ColumnType.INTEGER:
+        whole = cells
     else:
-        present = cells.is_valid().to_numpy(zero_copy_only=False)
-        if kind is ColumnType.NUMBER:
-            numbers = cells.fill_null(float("nan")).to_numpy(zero_copy_only=False)
-            present = ~np.isnan(numbers)
-            words64 = (np.where(present, numbers, 0.0) + 0.0).astype("<f8")  # -0.0 + 0.0 is 0.0
-        else:
-            whole = (
-                cells.cast(pa.int32() if kind is ColumnType.DATE else pa.int64())
-                if kind is not ColumnType.INTEGER
-                else cells
-            )
-            words64 = whole.fill_null(0).to_numpy(zero_copy_only=False).astype("<i8")
-        values = words64.view(np.uint8).reshape(-1, 8)
-    return np.concatenate([present.astype(np.uint8)[:, None], values], axis=1)
+        whole = cells.cast(pa.int32() if kind is ColumnType.DATE else pa.int64())
+    words = whole.fill_null(0).to_numpy(zero_copy_only=False).astype("<i8")
+    return cells.is_valid().to_numpy(zero_copy_only=False), words
+
+
+def _rows_as_bytes(matrix: npt.NDArray[np.uint8]) -> Any:
+    rows, width = matrix.shape
+    ends = np.arange(rows + 1, dtype=np.int64) * width
+    return pa.Array.from_buffers(pa.large_binary(), rows, [None, pa.py_buffer(ends), pa.py_buffer(matrix)])
 
 
 def sides_by_hash(keys: Keys, split: Split) -> Sides:
