@@ -309,4 +309,6 @@ def _frame(manifest: ModelManifest, rows: Sequence[Mapping[str, Any]]) -> Any:
     for column in manifest.columns:
         if column.type == "timestamp":
             frame[column.name] = frame[column.name].dt.tz_localize(None)
+        elif column.type == "integer" and column.nullable:
+            frame[column.name] = frame[column.name].astype("float64")  # as the signature says, also without a null
     return frame
