@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from contracts.pipeline.table import ColumnType
 from serving.transform import ARROW_TYPES
+from steps.table.constants import EMPTY, null, numbers, texts
 
 TRUE = ("true", "t", "yes", "y", "1")
 FALSE = ("false", "f", "no", "n", "0")
@@ -67,12 +68,12 @@ def fit_text(text: pa.Array, to: ColumnType) -> Fitted:
     if to is ColumnType.STRING:
         return Fitted(text, NONE)
     trimmed = pc.utf8_trim(text, characters=" \t")
-    trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+    trimmed = pc.if_else(pc.equal(trimmed, EMPTY), null(pa.string()), trimmed)
     if to is ColumnType.BOOLEAN:
         lower = pc.utf8_lower(trimmed)
-        yes, no = (pc.is_in(lower, value_set=pa.array(words)) for words in (TRUE, FALSE))
+        yes, no = (pc.is_in(lower, value_set=texts(words)) for words in (TRUE, FALSE))
         known = pc.or_(yes, no)
-        return _with_misfits(trimmed, pc.if_else(known, yes, pa.scalar(None, pa.bool_())))
+        return _with_misfits(trimmed, pc.if_else(known, yes, null(pa.bool_())))
     cast = _TEXT_CASTS[to]
     try:
         return Fitted(cast(trimmed), NONE)
@@ -80,7 +81,7 @@ def fit_text(text: pa.Array, to: ColumnType) -> Fitted:
         pass
     usual = _usual_spelling(trimmed, to)
     plausible = pc.match_substring_regex(usual, _PLAUSIBLE[to])
-    values, _ = _cast_each(pc.if_else(plausible, usual, pa.scalar(None, pa.string())), ARROW_TYPES[to], cast)
+    values, _ = _cast_each(pc.if_else(plausible, usual, null(pa.string())), ARROW_TYPES[to], cast)
     return _with_misfits(trimmed, values)
 
 
@@ -99,7 +100,7 @@ def _cast_timestamps(text: pa.Array) -> pa.Array:
     zoned = pc.match_substring_regex(text, r"[ T].*" + _ZONE)
     if not pc.any(zoned).as_py():
         return text.cast(_MICROSECONDS).cast(_UTC)
-    nothing = pa.scalar(None, pa.string())
+    nothing = null(pa.string())
     with_zone = pc.if_else(zoned, text, nothing).cast(_UTC)
     return pc.coalesce(with_zone, pc.if_else(zoned, nothing, text).cast(_MICROSECONDS).cast(_UTC))
 
@@ -118,17 +119,18 @@ def _fit_typed(values: pa.Array, to: ColumnType) -> Fitted:
         return fit_text(values.cast(pa.string()), to)  # by way of text, which rounds to the nearest float
     if to is ColumnType.INTEGER and pa.types.is_floating(kind):
         wide = values.cast(pa.float64())
-        wide = pc.if_else(pc.is_nan(wide), pa.scalar(None, pa.float64()), wide)
-        whole = pc.and_(pc.equal(pc.floor(wide), wide), pc.less(pc.abs(wide), 2.0**63))
-        return _with_misfits(wide, pc.if_else(whole, wide, pa.scalar(None, pa.float64())).cast(target))
+        wide = pc.if_else(pc.is_nan(wide), null(pa.float64()), wide)
+        whole = pc.and_(pc.equal(pc.floor(wide), wide), pc.less(pc.abs(wide), numbers([2.0**63], pa.float64())[0]))
+        return _with_misfits(wide, pc.if_else(whole, wide, null(pa.float64())).cast(target))
     if to is ColumnType.INTEGER and pa.types.is_integer(kind):
         out, misfits = _cast_each(values, target, lambda part: part.cast(target))
         return Fitted(out, misfits)
     if to is ColumnType.NUMBER and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return Fitted(values.cast(target, safe=False), NONE)
     if to is ColumnType.BOOLEAN and pa.types.is_integer(kind):
-        bit = pc.is_in(values, value_set=pa.array([0, 1], kind))
-        return _with_misfits(values, pc.if_else(bit, pc.equal(values, pa.scalar(1, kind)), pa.scalar(None, pa.bool_())))
+        wide = values.cast(pa.int64(), safe=False)
+        bit = pc.is_in(wide, value_set=numbers([0, 1], pa.int64()))
+        return _with_misfits(values, pc.if_else(bit, pc.equal(wide, numbers([1], pa.int64())[0]), null(pa.bool_())))
     if to is ColumnType.STRING and (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date32(kind)):
         return Fitted(values.cast(target), NONE)
     if to in (ColumnType.DATE, ColumnType.TIMESTAMP) and pa.types.is_temporal(kind) and not _is_span(kind):
@@ -148,7 +150,7 @@ def _fit_times(values: pa.Array, to: ColumnType) -> Fitted:
     if to is ColumnType.TIMESTAMP:
         return Fitted(times, misfits)
     midnight = pc.equal(pc.floor_temporal(times, unit="day"), times)
-    days = pc.if_else(midnight, times, pa.scalar(None, _UTC)).cast(pa.timestamp("us")).cast(pa.date32())
+    days = pc.if_else(midnight, times, null(_UTC)).cast(pa.timestamp("us")).cast(pa.date32())
     return _with_misfits(values, days)
 
 

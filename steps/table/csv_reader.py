@@ -25,6 +25,7 @@ from contracts.pipeline.table import ColumnType, Schema
 from serving.transform import ARROW_TYPES
 from steps.table.cells import FALSE, TRUE
 from steps.table.chunk import Chunk, Flaw, Task, empty_batch, fitted_chunk
+from steps.table.constants import texts
 from steps.table.csv_blocks import BLOCK_BYTES, Block, cut, quoting_flaw, record_at, split_header
 
 _SPELLINGS = [[spell(word) for word in words for spell in (str.lower, str.title, str.upper)] for words in (TRUE, FALSE)]
@@ -163,8 +164,8 @@ class CsvFile:
 
 def _reads_directly(text: pa.ChunkedArray, to: ColumnType) -> bool:
     if to is ColumnType.BOOLEAN:
-        known = pc.is_in(text, value_set=pa.array([*_SPELLINGS[0], *_SPELLINGS[1], None], pa.string()))
-        return bool(pc.all(known).as_py() is not False)
+        known = pc.is_in(text.drop_null(), value_set=texts([*_SPELLINGS[0], *_SPELLINGS[1]]))
+        return pc.all(known).as_py() is not False
     try:
         text.cast(ARROW_TYPES[to])
     except pa.ArrowInvalid:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.pipeline.table import ColumnType, Schema
+from steps.table.constants import EMPTY, ZERO, numbers
 
 MAGIC = b"retrain-dataset-1\n"
 
@@ -56,6 +57,7 @@ class _Fixed:
 
     def __init__(self, kind: ColumnType) -> None:
         self._dtype = _DTYPES[kind]
+        self._plain, self._zero = _PLAIN[self._dtype]
         self._valid, self._values = hashlib.sha256(), hashlib.sha256()
 
     def update(self, values: pa.Array) -> None:
@@ -63,7 +65,8 @@ class _Fixed:
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.uint8())
         if values.null_count:
-            values = pc.fill_null(values, pa.scalar(0).cast(values.type))
+            plain = values.view(self._plain)
+            values = pc.if_else(plain.is_valid(), plain, self._zero)
         if len(values):
             raw = np.frombuffer(values.buffers()[1], dtype=self._dtype)
             self._values.update(raw[values.offset : values.offset + len(values)].data)
@@ -83,7 +86,7 @@ class _Text:
         if not len(values):
             return
         if values.null_count:
-            values = pc.fill_null(values, "")
+            values = pc.fill_null(values, EMPTY)
         _, offsets, data = values.buffers()
         ends = np.frombuffer(offsets, dtype="<i4")[values.offset : values.offset + len(values) + 1]
         self._lengths.update(np.diff(ends).astype("<u4").data)
@@ -100,6 +103,14 @@ _DTYPES = {
     ColumnType.BOOLEAN: "u1",
     ColumnType.DATE: "<i4",
     ColumnType.TIMESTAMP: "<i8",
+}
+
+
+_PLAIN = {
+    "<i8": (pa.int64(), numbers([0], pa.int64())[0]),
+    "<f8": (pa.float64(), ZERO),
+    "<i4": (pa.int32(), numbers([0], pa.int32())[0]),
+    "u1": (pa.uint8(), numbers([0], pa.int32())[0].cast(pa.uint8())),
 }
 
 

@@ -6,9 +6,10 @@ leave this module as ``***`` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ from contracts.pipeline.table import Column, ColumnType, Level, Rule, Schema
 from contracts.references import Violation
 from serving.transform import ARROW_TYPES
 from steps.table.chunk import EXAMPLES, Chunk
+from steps.table.constants import FALSE, booleans, numbers, texts
 
 MASK = "***"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WRITTEN = (ColumnType.STRING, ColumnType.DATE, ColumnType.TIMESTAMP)
+"""Types whose values are strings in the pipeline file."""
 Key = tuple[str, str]
 """Column and rule."""
 
@@ -62,12 +67,11 @@ class RowRules:
             try:
                 for rule, bound in (("min", column.min), ("max", column.max)):
                     if bound is not None:
-                        self._bounds[column.name, rule] = _scalar(bound.value, column.type)
+                        self._bounds[column.name, rule] = _bound(bound.value, column.type)
                 if column.allowed is not None:
-                    scalars = [_scalar(value, column.type).as_py() for value in column.allowed.value]
-                    self._allowed[column.name] = pa.array(scalars, ARROW_TYPES[column.type])
+                    self._allowed[column.name] = _array(column.allowed.value, column.type)
                 if column.pattern is not None:
-                    pc.match_substring_regex(pa.array(["x"]), _whole_cell(column.pattern.value))
+                    pc.match_substring_regex(texts(["x"]), _whole_cell(column.pattern.value))
             except (ValueError, TypeError, pa.ArrowException) as error:
                 findings.append(Finding(where=f"schema.columns {column.name}", what=str(error).splitlines()[0]))
         if findings:
@@ -108,19 +112,21 @@ class RowRules:
         for rule, broken in self._masks(column, values):
             count = pc.sum(broken).as_py() or 0
             if count:
-                mask = pc.fill_null(broken, False).to_numpy(zero_copy_only=False)
+                mask = pc.fill_null(broken, FALSE).to_numpy(zero_copy_only=False)
                 yield rule, count, np.flatnonzero(mask)[:EXAMPLES], None
 
     def _masks(self, column: Column, values: pa.Array) -> Iterable[tuple[str, pa.Array]]:
         least, most = self._bounds.get((column.name, "min")), self._bounds.get((column.name, "max"))
-        if least is not None or most is not None:
-            extremes = pc.min_max(values)
-            if least is not None and pc.less(extremes["min"], least).as_py():
+        finite = column.type is ColumnType.NUMBER and not column.infinity
+        if least is not None or most is not None or finite:
+            extremes = pc.min_max(values)  # one pass tells, in nearly every chunk, that nothing breaks the rules
+            low, high = extremes["min"], extremes["max"]
+            if least is not None and pc.less(low, least).as_py():
                 yield "min", pc.less(values, least)
-            if most is not None and pc.greater(extremes["max"], most).as_py():
+            if most is not None and pc.greater(high, most).as_py():
                 yield "max", pc.greater(values, most)
-        if column.type is ColumnType.NUMBER and not column.infinity:
-            yield "infinity", pc.is_inf(values)
+            if finite and (low.as_py() == -math.inf or high.as_py() == math.inf):
+                yield "infinity", pc.is_inf(values)
         if column.name in self._allowed:
             yield (
                 "allowed",
@@ -283,21 +289,30 @@ def _whole_cell(pattern: str) -> str:
     return rf"\A(?:{pattern})\z"
 
 
-def _scalar(value: Any, kind: ColumnType) -> pa.Scalar:
-    """Return a value of the pipeline file under a column's type; ValueError when it is of another one."""
-    fits = {
-        ColumnType.INTEGER: isinstance(value, (int, float)) and not isinstance(value, bool),
-        ColumnType.NUMBER: isinstance(value, (int, float)) and not isinstance(value, bool),
-        ColumnType.BOOLEAN: isinstance(value, bool),
-    }.get(kind, isinstance(value, str))
-    if not fits:
-        remedy = "; put it in quotes" if kind in (ColumnType.STRING, ColumnType.DATE, ColumnType.TIMESTAMP) else ""
-        raise ValueError(f"{value!r} is no {kind.value}{remedy}")
-    if kind is ColumnType.DATE:
-        return pa.scalar(date.fromisoformat(value), pa.date32())
-    if kind is ColumnType.TIMESTAMP:
-        moment = datetime.fromisoformat(value)
-        return pa.scalar(moment if moment.tzinfo else moment.replace(tzinfo=UTC), ARROW_TYPES[kind])
-    if kind is ColumnType.INTEGER:
-        return pa.scalar(value)  # a bound of 0.5 on integers stays 0.5
-    return pa.scalar(value, ARROW_TYPES[kind])
+def _bound(value: Any, kind: ColumnType) -> pa.Scalar:
+    if kind is ColumnType.INTEGER and isinstance(value, float):
+        kind = ColumnType.NUMBER  # a bound of 0.5 on integers stays 0.5
+    return _array([value], kind)[0]
+
+
+def _array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
+    """Return values of the pipeline file under a column's type; ValueError when one is of another."""
+    for value in values:
+        if isinstance(value, bool) != (kind is ColumnType.BOOLEAN) or isinstance(value, str) != (kind in _WRITTEN):
+            raise ValueError(f"{value!r} is no {kind.value}" + ("; put it in quotes" if kind in _WRITTEN else ""))
+        if kind is ColumnType.INTEGER and value != int(value):
+            raise ValueError(f"{value!r} is no integer")
+    match kind:
+        case ColumnType.STRING:
+            return texts(values)
+        case ColumnType.BOOLEAN:
+            return booleans(values)
+        case ColumnType.DATE:
+            values = [(date.fromisoformat(value) - _EPOCH.date()).days for value in values]
+        case ColumnType.TIMESTAMP:
+            values = [_microseconds(datetime.fromisoformat(value)) for value in values]
+    return numbers(values, ARROW_TYPES[kind])
+
+
+def _microseconds(moment: datetime) -> int:
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)

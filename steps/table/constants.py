@@ -1,0 +1,40 @@
+"""Arrow constants made from buffers.  Used by the modules beside it.
+
+`pa.array` and `pa.scalar` import pandas to look for its types, which costs more time than ingesting a small file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+
+def texts(words: Sequence[str]) -> pa.Array:
+    """Return a string array."""
+    raw = [word.encode() for word in words]
+    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
+
+
+def numbers(values: Sequence[float], kind: pa.DataType) -> pa.Array:
+    """Return an array of a type whose values are stored as numbers of its width: also dates and timestamps."""
+    dtype = {32: np.int32, 64: np.int64}[kind.bit_width] if not pa.types.is_floating(kind) else np.float64
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, dtype=dtype))])
+
+
+def booleans(values: Sequence[bool]) -> pa.Array:
+    """Return a boolean array."""
+    bits = np.packbits(np.array(values, dtype=bool), bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
+
+
+def null(kind: pa.DataType) -> pa.Scalar:
+    """Return a type's null."""
+    return pa.nulls(1, kind)[0]
+
+
+EMPTY = texts([""])[0]
+ZERO = numbers([0.0], pa.float64())[0]
+FALSE = booleans([False])[0]
