@@ -35,12 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     from serving.schemas import ModelAnswer
     from serving.server import DrainingServer, listen
 
-    identity = ModelAnswer(
-        name=options.name, version=options.version, run_id=options.run_id,
-        dataset_sha256=options.dataset_sha256, since=datetime.now(UTC),
-    )  # fmt: skip
     try:
-        app = create_app(PackagedModel.load(options.package), identity)
+        model = PackagedModel.load(options.package)
+        identity = ModelAnswer(
+            name=options.name, version=options.version, run_id=options.run_id,
+            dataset_sha256=options.dataset_sha256, since=datetime.now(UTC),
+        )  # fmt: skip
+        app = create_app(model, identity)
     except StageError as error:
         LOG.error("version %d does not load: %s", options.version, error.message)
         for finding in error.findings:

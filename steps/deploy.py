@@ -19,8 +19,8 @@ from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Outcome, State
 from contracts.references import LedgerEntry
 from contracts.stages import Deploy
-from serving.holder import Spec
 from serving.model import read_manifest
+from serving.versions import Spec
 from steps.ledger import LostRace
 from steps.lifecycle import IllegalTransition, Standing, permit
 from steps.rollout.process import NotHealthy, Server, Status

@@ -25,7 +25,8 @@ import psutil
 import serving
 from contracts.errors import ConfigError, Finding, StageError
 from contracts.settings import PREFIX, Settings
-from serving.holder import CONTROL, LOCK, RECORD, SERVER_LOG, Spec
+from serving.holder import CONTROL, LOCK, RECORD
+from serving.versions import SERVER_LOG, Spec
 
 _START_SECONDS = 15.0
 _TURN_SECONDS = 600.0
@@ -36,8 +37,10 @@ class NotHealthy(Exception):  # noqa: N818  an outcome, not a failure of the ste
     """A version did not come up; what served before still does.  `lines` are the last of its log."""
 
     def __init__(self, reason: str, lines: list[str]) -> None:
-        super().__init__(reason)
-        self.reason, self.lines = reason, lines
+        last = lines[-1].rpartition(" ERROR ")[2] if lines else ""
+        self.reason = f"{reason}: {last}" if last else reason
+        self.lines = lines
+        super().__init__(self.reason)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from contracts.errors import ConfigError
-from serving.holder import Spec
+from serving.versions import Spec
 from steps.rollout.process import NotHealthy, Server
 from tests.model_packages import package
 
@@ -55,13 +55,19 @@ def eventually(condition: Callable[[], object], seconds: float = 40) -> None:
 
 
 def test_a_release_answers_and_a_version_that_does_not_load_changes_nothing(
-    server: Server, built: Path, tmp_path: Path
+    server: Server, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RETRAIN_LEDGER", "planted-secret")
     url = release(server, built, 1)
     before = server.status()
+    assert before is not None
+    for pid in (before.pid, before.server_pid):
+        assert "planted-secret" not in psutil.Process(pid).environ().values()
     with pytest.raises(NotHealthy) as broken:
         release(server, tmp_path / "nothing", 2)
     assert any("there is no model package" in line for line in broken.value.lines)
+    with pytest.raises(NotHealthy, match=r"was not ready within 0\.1 s"), server.turn():
+        server.release(spec(built, 3), ready_seconds=0.1, drain_seconds=1)
     assert version_at(url) == 1
     assert server.status() == before
     assert release(server, built, 1) == url

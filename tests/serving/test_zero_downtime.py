@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from serving.holder import Spec
+from serving.versions import Spec
 from steps.rollout.process import Server
 from tests.model_packages import ROW, package
 
@@ -36,7 +36,7 @@ class Client:
         while not until.is_set():
             started = time.monotonic()
             try:
-                self._seen[await self._ask()] += 1
+                self._seen[await self.ask()] += 1
             except (OSError, asyncio.IncompleteReadError) as error:
                 self._open = None
                 self._seen[f"broken: {error!r}"] += 1
@@ -44,8 +44,12 @@ class Client:
         if self._open:
             self._open[1].close()
 
-    async def _ask(self) -> str:
-        reader, writer = self._open or await asyncio.open_connection("127.0.0.1", self._port)
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self._open = self._open or await asyncio.open_connection("127.0.0.1", self._port)
+        return self._open
+
+    async def ask(self) -> str:
+        reader, writer = await self.connect()
         writer.write(REQUEST)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         body = await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))
@@ -71,8 +75,11 @@ async def drive(server: Server, folder: Path) -> Counter[str]:
     running = asyncio.gather(*clients)
     began = time.monotonic()
     for version in range(2, 2 + RELEASES):
+        late = Client(port, keeps=False, seen=seen)
+        await late.connect()
         await release(version)
         await asyncio.sleep(0.5)
+        seen[await late.ask()] += 1  # its connection was accepted by the version before, which drains
     until.set()
     await running
     seen["per second"] = int(sum(seen.values()) / (time.monotonic() - began))
