@@ -1,7 +1,7 @@
 """Infer a schema from a data file: types, nulls, ranges, few values, missing markers.  Called by `retrain init` and
 `retrain schema infer`; what it says is a proposal that a person edits.
 
-The file is read once as text, in blocks; Parquet keeps the types it has.  Distinct values are counted exactly up to
+The file is read once as text, in blocks; Parquet keeps the types it has, text included.  Distinct values are counted exactly up to
 `MAX_DISTINCT`, and by duckdb's estimate above.
 """
 
@@ -34,6 +34,8 @@ MARKERS = ("?", "NA", "N/A", "n/a", "NULL", "null", "NaN", "nan", "#N/A", "<NA>"
 UNSURE_MARKERS = ("-", "--", ".", "None", "none", "missing", "unknown", "Unknown", "-999", "na")
 """Cells that mean missing where all others of the column are numbers or dates."""
 
+_CODE = r"\A\s*0[0-9xX]"
+"""A code of digits, as 01234 is, would lose its zeros as a number."""
 _BOOLEANS = frozenset({"true", "false"})
 _ORDER = (ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.DATE, ColumnType.TIMESTAMP)
 
@@ -81,7 +83,7 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
         names = ParquetFile(source, str(path)).columns()
         if doubles := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"{path}: the column {doubles[0]} stands twice in the header", remedy="rename one")
-        looks = {name: _Look() for name in names}
+        looks = {name: _Look(read_types=not parquet) for name in names}
         rows = 0
         with pq.ParquetFile(source) as table:
             for batch in table.iter_batches(65_536):
@@ -122,6 +124,8 @@ def sniff_csv(path: Path) -> CsvOptions:
 class _Look:
     """What the values of one column have shown so far."""
 
+    read_types: bool
+    """Whether text may stand for values of other types, as in CSV."""
     seen: int = 0
     nulls: int = 0
     values: set[Any] | None = field(default_factory=set)
@@ -151,7 +155,8 @@ class _Look:
                 ):
                     self.odd[each["values"].as_py()] += each["counts"].as_py()
                 text = text.filter(pc.invert(odd))
-            self._try_types(text)
+            if self.read_types:
+                self._try_types(text)
             unique = text
         elif len(unique):
             self._extend(self.typed, unique)
@@ -198,6 +203,8 @@ class _Look:
         if not len(text):
             return
         self.boolean = self.boolean and set(pc.unique(pc.utf8_lower(text)).to_pylist()) <= _BOOLEANS
+        if pc.any(pc.match_substring_regex(text, _CODE)).as_py():
+            self.fits[ColumnType.INTEGER] = self.fits[ColumnType.NUMBER] = False
         for kind in _ORDER:
             if self.fits[kind]:
                 fitted = fit_text(text, kind)
@@ -217,7 +224,7 @@ class _Look:
             return self.typed or ColumnType.STRING
         if self.nulls + sum(self.odd.values()) == self.seen:
             return ColumnType.STRING
-        if self.boolean:
+        if self.boolean and self.read_types:
             return ColumnType.BOOLEAN
         return next((kind for kind in _ORDER if self.fits[kind] and kind in self.extremes), ColumnType.STRING)
 

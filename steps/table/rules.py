@@ -85,8 +85,8 @@ class RowRules:
                 len(chunk.ragged), tuple((row, f"{cells} cells") for row, cells in chunk.ragged[:EXAMPLES])
             )
         for column, values in zip(self._schema.columns, chunk.batch.columns, strict=True):
-            for rule, count, positions, texts in self._column(column, values, chunk):
-                shown = texts if texts is not None else tuple(values[int(p)].as_py() for p in positions)
+            for rule, count, positions, written in self._column(column, values, chunk):
+                shown = written if written is not None else tuple(values[int(p)].as_py() for p in positions)
                 rows = (chunk.row(int(p)) for p in positions)
                 examples = tuple(
                     (row, MASK if column.sensitive else value) for row, value in zip(rows, shown, strict=False)
