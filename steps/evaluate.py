@@ -16,7 +16,7 @@ from steps.gates import validation
 from steps.metrics import score_judged
 from steps.world import World
 
-METRIC_PREFIX = "test_"
+METRIC_PREFIX = "test."
 REPORT = "validation.json"
 
 

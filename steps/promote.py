@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from contracts.metrics import Task
 from contracts.outcomes import Promotion, State
@@ -150,7 +151,9 @@ def _latencies(challenger: Assessment, champion: Measured | None, gate: Promotio
     models = {"challenger": _Turns(challenger.model, rows)}
     if champion is not None and champion.model is not None and _reads(champion.model, challenger.rows):
         models["champion"] = _Turns(champion.model, rows)
-    return _Latencies(**interleaved(models, gate.latency.calls))
+    # On one thread: OpenMP's barriers would time how busy this machine is, not the model.
+    with threadpool_limits(limits=1):
+        return _Latencies(**interleaved(models, gate.latency.calls))
 
 
 class _Turns:

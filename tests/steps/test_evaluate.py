@@ -85,7 +85,7 @@ def test_judged_again_it_says_the_same_byte_for_byte_and_logs_nothing_twice(worl
     again, _ = judge(world, run)
     assert again == outputs
     assert world.storage.read(again.report) == first
-    assert len(mlflow_client(world.settings).get_metric_history(run, "test_roc_auc")) == 1
+    assert len(mlflow_client(world.settings).get_metric_history(run, "test.roc_auc")) == 1
     assert world.tracking.record(run).tags[tag("validation")] == "passed"
 
 
@@ -95,7 +95,7 @@ def test_the_report_is_kept_with_the_run(world: World, run: str):
     assert [a.path for a in client.list_artifacts(run, "gates")] == ["gates/validation.json"]
     assert (
         json.loads(world.storage.read(outputs.report))["metrics"]["roc_auc"]
-        == world.tracking.record(run).metrics["test_roc_auc"]
+        == world.tracking.record(run).metrics["test.roc_auc"]
     )
 
 

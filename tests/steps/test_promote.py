@@ -256,3 +256,14 @@ def test_the_challenger_with_a_column_of_its_own_is_asked_for_a_contract(home: P
     version = registered(world, train_run(world, home, name="wider", manifest={"columns": columns}))
     outputs, _ = decide(world, version)
     assert "column id is asked for anew" in outputs.summary
+
+
+def test_a_version_whose_release_broke_off_keeps_its_approval_for_deploy_to_end(home: Path):
+    world = churn_world(home, workflow="earlier")
+    approved = decide(world, 2)[0].entry
+    world.ledger.append(
+        MODEL, State.RELEASING, version=2, run_id=world.registry.run_of(2), workflow="earlier", by="test",
+        reason="test", evidence={}, after=world.ledger.head(MODEL), at=NOW,
+    )  # fmt: skip
+    outputs = promote(Promote.Inputs(version=2), world=churn_world(home, workflow="later"))
+    assert (outputs.decision, outputs.entry) == (Promotion.APPROVED, approved)
