@@ -45,9 +45,9 @@ METRICS: dict[str, MetricInfo] = {
     )
 }
 """f1, precision and recall are of the positive class (binary) or macro averages (multiclass); roc_auc is one-vs-rest,
-macro (multiclass); brier is the mean squared distance of the positive class's probability (binary) or of the probability
-vector (multiclass), as scikit-learn scales it; calibration_error is the expected
-calibration error over ten equal-width bins of the top probability (binary: of the positive class)."""
+macro (multiclass); brier is the mean squared distance of the positive class's probability (binary) or of the
+probability vector (multiclass), as scikit-learn scales it; calibration_error is the expected calibration error over
+ten equal-width bins of the top probability (binary: of the positive class)."""
 
 
 def is_better(metric: str, a: float, b: float) -> bool:
