@@ -116,6 +116,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
         notes.append(f"MLflow has not the run {run_id} any more; references are from the ledger")
         run = RunFacts({}, {}, {})
     known = _references(history, run)
+    parameters = dict(run.params) or (history[0].evidence.get("parameters", {}) if history else {})
     dataset = _dataset(archive, known, notes)
     if name == ALIAS_PRODUCTION and (alias := archive.registry.alias(ALIAS_PRODUCTION)) != version:
         notes.append(
@@ -137,10 +138,10 @@ def lineage(archive: Archive, name: str) -> Lineage:
             user_commit=known.get("user_commit", ""),
             lock_sha256=known.get("lock_sha256", ""),
             pipeline_sha256=known.get("pipeline_sha256", ""),
-            architecture=known.get("architecture", ""),
+            architecture=parameters.get("architecture", ""),
         ),
         candidate=known.get("candidate", ""),
-        parameters=dict(sorted(run.params.items())),
+        parameters=dict(sorted(parameters.items())),
         metrics=dict(sorted(run.metrics.items())),
         validation=_validation(archive, history, known, notes),
         promotion=_promotion(history),

@@ -6,6 +6,8 @@ the stage can be killed anywhere and run again.
 
 from __future__ import annotations
 
+from typing import Any
+
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_STAGING, TAG_PREFIX, tag
 from contracts.outcomes import State
@@ -37,14 +39,15 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
     with world.ledger.exclusively(model):
         version = world.registry.register(inputs.run_id, run.model_uri, tags)
-    new = _enter(world, version, inputs, references)
+    evidence = {"report": inputs.report, "parameters": dict(run.params)}
+    evidence |= {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
+    new = _enter(world, version, inputs, evidence)
     world.registry.set_alias(ALIAS_STAGING, version)
     return Register.Outputs(version=version, summary=f"version {version} of {model}" + ("" if new else ", as before"))
 
 
-def _enter(world: World, version: int, inputs: Register.Inputs, references: dict[str, str]) -> bool:
+def _enter(world: World, version: int, inputs: Register.Inputs, evidence: dict[str, Any]) -> bool:
     model = world.pipeline.name
-    evidence = {"report": inputs.report} | {k.removeprefix(TAG_PREFIX): v for k, v in sorted(references.items())}
     for attempt in range(ATTEMPTS):
         head = world.ledger.head(model)
         if world.ledger.state(model, version) is not None:

@@ -38,6 +38,7 @@ def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
     assert outputs.version == 1
     assert (entry.state, entry.version, entry.run_id, entry.at) == (State.REGISTERED, 1, run, NOW)
     assert entry.evidence["report"] == REPORT
+    assert entry.evidence["parameters"] == {}
     assert entry.evidence["dataset_sha256"] == TAGS[tag("dataset_sha256")]
     assert world.registry.aliases() == {"staging": 1}
     assert world.registry.tags(1) == {

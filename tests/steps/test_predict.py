@@ -1,0 +1,111 @@
+"""Batch scores: a cell means what it meant in training, one row out for one row in, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.errors import ConfigError, DataError
+from serving.model import PackagedModel
+from steps import predict as predicting
+from steps.dataset import read_table
+from steps.predict import predict
+from tests.steps.trained import Trained, make_version, rows
+
+COLUMNS = ["row", "prediction", "probability_no", "probability_yes", "version"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return make_version(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "new.csv"
+    path.write_text(rows(40, seed=9))
+    return path
+
+
+def test_scores_are_the_model_s_own_one_line_a_row(trained: Trained, tmp_path: Path) -> None:
+    run = trained.world.tracking.record(trained.run_id)
+    data = read_table(trained.world, run.tags["retrain.dataset"])
+    model = PackagedModel.load(trained.world.tracking.package(trained.run_id, tmp_path))
+    source = Path(trained.world.settings.source_base) / "churn.csv"
+    scored = predict(trained.archive(), "1", str(source), tmp_path / "out.parquet", tmp_path)
+    out = pq.read_table(tmp_path / "out.parquet")
+    expected = model.predict(data)
+    assert (scored.model, scored.version, scored.rows, scored.unseen) == ("churn", 1, 600, {})
+    assert out.column_names == COLUMNS
+    assert out.column("row").to_pylist() == list(range(1, 601))
+    assert out.column("prediction").to_pylist() == expected.labels.tolist()
+    assert expected.scores is not None
+    assert out.column("probability_yes").to_pylist() == expected.scores[:, 1].tolist()
+    assert set(out.column("version").to_pylist()) == {1}
+
+
+def test_batches_do_not_change_the_scores(
+    trained: Trained, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(trained.archive(), "1", str(file), tmp_path / "whole.csv", tmp_path / "a")
+    monkeypatch.setattr(predicting, "BATCH_ROWS", 7)
+    predict(trained.archive(), "1", str(file), tmp_path / "parts.csv", tmp_path / "b")
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "parts.csv").read_bytes()
+
+
+def test_the_target_may_be_absent_and_other_columns_present(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("id,spend,since,plan,age\n7,12.5,2024-03-01,basic,?\n8,,,plus,30\n")
+    scored = predict(trained.archive(), "1", str(tmp_path / "new.csv"), tmp_path / "out.csv.gz", tmp_path)
+    out = pacsv.read_csv(tmp_path / "out.csv.gz")
+    assert (scored.rows, out.num_rows, out.column_names) == (2, 2, COLUMNS)
+
+
+def test_a_category_that_training_did_not_see_is_counted(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("age,plan,since,spend\n30,gold,2024-01-01,1\n31,basic,2024-01-01,1\n")
+    scored = predict(trained.archive(), "1", str(tmp_path / "new.csv"), tmp_path / "out.csv", tmp_path)
+    assert scored.unseen == {"plan": 1}
+
+
+def test_a_file_that_does_not_fit_is_refused_with_every_finding_and_nothing_is_written(
+    trained: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "new.csv").write_text("age,plan,since,spend\nold,basic,2024-01-01,1\n31,basic,soon,1\n")
+    with pytest.raises(DataError) as caught:
+        predict(trained.archive(), "1", str(tmp_path / "new.csv"), tmp_path / "out.csv", tmp_path)
+    assert [finding.where for finding in caught.value.findings] == ["column age", "column since"]
+    assert not list(tmp_path.glob("*out.csv*"))
+    (tmp_path / "short.csv").write_text("age,plan\n1,basic\n")
+    with pytest.raises(DataError) as caught:
+        predict(trained.archive(), "1", str(tmp_path / "short.csv"), tmp_path / "out.csv", tmp_path)
+    assert len(caught.value.findings) == 2
+
+
+def test_an_unknown_format_and_an_unwritable_place_are_told(trained: Trained, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot tell the format"):
+        predict(trained.archive(), "1", str(file), tmp_path / "out.xlsx", tmp_path)
+    with pytest.raises(ConfigError, match="cannot write"):
+        predict(trained.archive(), "1", str(file), tmp_path / "no" / "out.csv", tmp_path)
+
+
+def test_the_command_prints_csv_and_warns_beside_it(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from workflows.cli.main import app
+
+    home = Path(trained.world.settings.server_home).parent
+    monkeypatch.setenv("RETRAIN_HOME", str(home))
+    (tmp_path / "new.csv").write_text("age,plan,since,spend\n30,gold,2024-01-01,1\n")
+    out = tmp_path / "scores.csv"
+    result = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "new.csv"), "--model", "churn@1", "--out", str(out), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rows"] == 1
+    assert "1 rows hold a value of plan" in result.stderr
+    assert out.read_text().splitlines()[0] == ",".join(f'"{name}"' for name in COLUMNS)

@@ -1,0 +1,111 @@
+"""Building a version again: identical when nothing changed, and what differs when something did."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import StageError
+from contracts.names import tag
+from steps.lineage import lineage
+from steps.mlflow_connection import mlflow_client
+from steps.reproduce import reproduce
+from steps.storage import local_path
+from tests.steps.trained import Trained, make_version
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return make_version(tmp_path_factory.mktemp("home"))
+
+
+def content(trained: Trained) -> dict[str, bytes]:
+    root = local_path(trained.world.settings.store)
+    assert root is not None
+    return {str(p): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_a_version_comes_out_identical_and_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
+    client = mlflow_client(trained.world.settings)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    before = content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")
+    found = reproduce(trained.archive(), "1", tmp_path)
+    assert (found.identical, found.largest_difference, found.labels_changed) == (True, 0.0, 0)
+    assert found.rows > 50
+    assert (found.differences, found.run_id) == ((), trained.run_id)
+    assert (content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")) == before
+
+
+def test_what_is_not_as_it_was_is_a_warning(trained: Trained, tmp_path: Path) -> None:
+    client = mlflow_client(trained.world.settings)
+    commit = trained.world.tracking.record(trained.run_id).tags.get(tag("code_commit"), "")
+    client.set_tag(trained.run_id, tag("code_commit"), "0123456")
+    try:
+        found = reproduce(trained.archive(), "churn@1".rpartition("@")[2], tmp_path)
+    finally:
+        client.set_tag(trained.run_id, tag("code_commit"), commit)
+    assert found.identical
+    assert any("commit was 0123456" in warning for warning in found.warnings)
+
+
+def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained, tmp_path: Path) -> None:
+    path = local_path(trained.code)
+    assert path is not None
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        assert reproduce(trained.archive(), "1", tmp_path).identical
+    finally:
+        aside.rename(path)
+
+
+def test_a_changed_dataset_differs_and_is_named(trained: Trained, tmp_path: Path) -> None:
+    dataset = local_path(trained.world.tracking.record(trained.run_id).tags[tag("dataset")])
+    assert dataset is not None
+    file, aside = dataset / "data.parquet", tmp_path / "data.parquet"
+    shutil.copy(file, aside)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    spend = [100 - v for v in table.column("spend").to_pylist()]
+    changed = table.set_column(table.schema.get_field_index("spend"), "spend", pa.array(spend, pa.float64()))
+    try:
+        file.unlink()
+        pq.write_table(changed, file)
+        found = reproduce(trained.archive(), "1", tmp_path)
+    finally:
+        shutil.copy(aside, file)
+    assert not found.identical
+    assert found.largest_difference > 0
+    assert "dataset sha256" in {difference.what for difference in found.differences}
+
+
+def test_a_dataset_that_is_gone_is_an_error(trained: Trained, tmp_path: Path) -> None:
+    dataset = local_path(trained.world.tracking.record(trained.run_id).tags[tag("dataset")])
+    assert dataset is not None
+    aside = dataset.rename(dataset.with_name("aside"))
+    try:
+        with pytest.raises(StageError, match="no such object"):
+            reproduce(trained.archive(), "1", tmp_path)
+    finally:
+        aside.rename(dataset)
+
+
+def test_lineage_of_a_real_version_holds_every_reference(trained: Trained) -> None:
+    found = lineage(trained.archive(), "1")
+    run = trained.world.tracking.record(trained.run_id)
+    assert found.dataset.sha256 == run.tags[tag("dataset_sha256")]
+    assert found.dataset.rows == 600
+    for reference in (
+        found.dataset.uri, found.dataset.schema_sha256, found.split_sha256, found.transform_sha256, found.code.version,
+        found.code.user_code, found.code.lock_sha256, found.code.pipeline_sha256, found.code.architecture,
+    ):  # fmt: skip
+        assert reference
+    assert found.candidate == "mine"
+    assert found.parameters["estimator"] == "my_model:make"
+    assert found.metrics["test_accuracy"] > 0.5
+    assert found.validation is not None
+    assert [check.name for check in found.validation.checks] == ["accuracy"]
+    assert found.notes == ()
