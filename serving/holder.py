@@ -4,8 +4,8 @@ It binds once and hands the listening socket to each version's uvicorn (``python
 before the old one drains; one that does not get ready changes nothing.  Of a crashed version it starts another process;
 after a few it gives up and ends, so that callers are refused rather than left waiting.
 
-Standard library and psutil only, so that it stays small (23 MiB); asked in JSON lines over a Unix socket.  All is in one
-folder: ``control.sock``, ``holder.json`` (pid, start time, address), ``server.log``, ``lock``.
+Standard library and psutil only, so that it stays small (23 MiB); asked in JSON lines over a Unix socket.  Its folder
+holds ``control.sock``, ``holder.json`` (pid, start time, address), ``server.log`` and ``lock``.
 """
 
 from __future__ import annotations
