@@ -66,4 +66,5 @@ class Pipeline(Contract):
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of the file, for editors."""
     schema = Pipeline.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "retrain pipeline file", **schema}
+    schema["title"] = "retrain pipeline file"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

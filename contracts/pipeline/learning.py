@@ -83,7 +83,7 @@ class Features(Contract):
 
 
 class TimeBounds(Contract):
-    """Rows before `validation` train; before `test` validate; later ones test (UTC unless said).  Move them forward only."""
+    """Rows before `validation` train; before `test` validate; later ones test (UTC unless said).  Only move forward."""
 
     column: str
     validation: datetime

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from contracts.base import Contract, Duration
 from contracts.pipeline.mistakes import Mistake, refuse
@@ -43,6 +45,12 @@ class Rule(Contract, Generic[T]):
     @classmethod
     def _bare_value(cls, data: Any) -> Any:
         return data if isinstance(data, dict) and "value" in data else {"value": data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Let editors take the bare value too."""
+        whole = handler(core)
+        return {"anyOf": [whole, handler.resolve_ref_schema(whole)["properties"]["value"]]}
 
 
 class Column(Contract):

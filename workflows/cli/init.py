@@ -1,0 +1,107 @@
+"""`retrain init`: a data file and a target to a commented pipeline file."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from contracts.errors import ConfigError
+from contracts.metrics import Task
+from contracts.pipeline.source import CsvOptions
+
+if TYPE_CHECKING:
+    from steps.inference import Inferred, InferredColumn
+
+
+def init(
+    data: Annotated[Path, typer.Option(help="CSV, CSV.gz or Parquet file with the rows to learn from.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: <data>.yaml in this folder.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Default: guessed from the column.")] = None,
+    positive: Annotated[str, typer.Option(help="Binary: the positive class; default: the rarer one.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a pipeline file for a data file: inferred schema, candidates, and gates with comments.
+
+    [bold]Examples[/bold]
+
+      retrain init --data churn.csv --target churned && retrain run churn.yaml
+
+      retrain init --data houses.parquet --target price --task regression --out houses.yaml
+    """
+    from contracts.pipeline import parse_pipeline
+    from workflows.learning_choice import choose, notes
+    from workflows.proposal import pipeline_file, pipeline_name
+
+    stem = data.name.split(".")[0]
+    path = out or Path(f"{stem}.yaml")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already", remedy="--force overwrites it, --out FILE writes another")
+    table, csv = look(data)
+    column = next((c for c in table.columns if c.name == target), None)
+    counts = class_counts(data, csv, column) if column is not None and column.values else {}
+    learning = choose(table, target, counts, task or "", positive)
+    text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning)
+    parse_pipeline(text, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"{path}: {table.rows:,} rows, {len(table.columns)} columns")
+    said = [name for name, value in (("task", task), ("positive", positive)) if value]
+    for note in notes(table, learning, said=said):
+        typer.echo(f"  {note}")
+    typer.echo(f"next: look through it, then `retrain run {path}`")
+
+
+def look(data: Path) -> tuple[Inferred, CsvOptions | None]:
+    """Infer a file's schema; the CSV options are guessed, and None for Parquet.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such file.
+    """
+    from steps.inference import infer, sniff_csv
+
+    if not data.is_file():
+        raise ConfigError(f"no such file: {data}", remedy="--data names a CSV, CSV.gz or Parquet file")
+    with data.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1":
+        return infer(data), None
+    csv = CsvOptions() if magic[:2] == b"\x1f\x8b" else sniff_csv(data)
+    return infer(data, csv), csv
+
+
+def class_counts(data: Path, csv: CsvOptions | None, column: InferredColumn) -> dict[Any, int]:
+    """Count the rows of each of a column's few values."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if csv is None:
+        cells = pyarrow.parquet.read_table(data, columns=[column.name])[column.name]
+    else:
+        cells = pyarrow.csv.read_csv(
+            data,
+            read_options=pyarrow.csv.ReadOptions(encoding=csv.encoding),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=csv.delimiter, quote_char=csv.quote, newlines_in_values=True
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=[column.name], column_types={column.name: pa.string()}
+            ),
+        )[column.name]
+    found = Counter(
+        str(item["values"]).lower() for item in cells.value_counts().to_pylist() for _ in range(item["counts"])
+    )
+    return {value: found[str(value).lower()] for value in column.values}
+
+
+def source_uri(data: Path, pipeline_file: Path) -> str:
+    """Return how the pipeline file names the data: relative to itself when the data lies beside or below it."""
+    folder, target = pipeline_file.resolve().parent, data.resolve()
+    return os.fspath(target.relative_to(folder) if target.is_relative_to(folder) else target)

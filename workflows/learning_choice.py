@@ -1,0 +1,113 @@
+"""Decide what is to be learned from a table: task and positive class.  Pure; called by `retrain init`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.errors import ConfigError, DataError
+from contracts.metrics import Task
+from contracts.pipeline.checks import did_you_mean
+from contracts.pipeline.table import ColumnType
+from steps.inference import Inferred, InferredColumn
+
+MOST_CLASSES = 20
+"""An integer target with more different values than this is taken for a number, not for classes."""
+TIMES = (ColumnType.DATE, ColumnType.TIMESTAMP)
+NUMBERS = (ColumnType.INTEGER, ColumnType.NUMBER)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is to be predicted."""
+
+    column: InferredColumn
+    task: Task
+    positive: Any = None
+    shares: tuple[float, ...] = ()
+    """Shares of the classes, of the rows that have one; for regression none."""
+
+
+def choose(table: Inferred, target: str, counts: Mapping[Any, int], task: str = "", positive: str = "") -> Learning:
+    """Decide task and positive class, from the column where the user does not say.
+
+    Raises
+    ------
+    DataError
+        When the target is not there or holds one value only.
+    ConfigError
+        When the user's task or positive class does not fit the column.
+    """
+    column = next((c for c in table.columns if c.name == target), None)
+    if column is None:
+        names = [c.name for c in table.columns]
+        raise DataError(
+            f"there is no column {target!r}", remedy=did_you_mean(target, names) or f"one of {', '.join(names)}"
+        )
+    if column.distinct < 2:
+        raise DataError(f"the target {target!r} holds one value only: there is nothing to learn")
+    chosen = Task(task) if task else guess_task(column)
+    _refuse_misfit(column, chosen)
+    if chosen is Task.REGRESSION:
+        if positive:
+            raise ConfigError("--positive names a class, and the task is regression", remedy="leave it out")
+        return Learning(column, chosen)
+    total = sum(counts.values())
+    shares = tuple(sorted((count / total for count in counts.values()), reverse=True)) if total else ()
+    if chosen is Task.MULTICLASS:
+        if positive:
+            raise ConfigError(
+                "--positive belongs to a binary target, and the task is multiclass", remedy="leave it out"
+            )
+        return Learning(column, chosen, shares=shares)
+    classes = {_label(value): value for value in column.values}
+    if positive and positive not in classes:
+        raise ConfigError(f"{positive!r} is no value of {target!r}", remedy=f"one of {', '.join(classes)}")
+    rarer = min(column.values, key=lambda value: (counts.get(value, 0), _label(value) in ("0", "false", "no")))
+    return Learning(column, chosen, classes[positive] if positive else rarer, shares)
+
+
+def guess_task(column: InferredColumn) -> Task:
+    """Guess the task: numbers are regressed, unless they are few whole ones."""
+    if column.type is ColumnType.NUMBER or (column.type is ColumnType.INTEGER and column.distinct > MOST_CLASSES):
+        return Task.REGRESSION
+    return Task.BINARY if column.distinct == 2 else Task.MULTICLASS
+
+
+def notes(table: Inferred, learning: Learning, *, said: Sequence[str] = ()) -> Iterator[str]:
+    """Yield what a person should know about the choices: one line each.  `said` holds what the user chose."""
+    guessed = "" if "task" in said else "  (a guess: --task says otherwise)"
+    yield f"predicts {learning.column.name}: {learning.task}, {learning.column.distinct:,} different values{guessed}"
+    if learning.task is Task.BINARY:
+        why = "as you said" if "positive" in said else f"the rarer class, {min(learning.shares, default=0):.1%} of rows"
+        yield f"positive class: {learning.positive!r}, {why}"
+    if learning.column.nulls:
+        empty = f"{learning.column.nulls:,} rows have no {learning.column.name}"
+        yield f"{empty}: a run refuses them until they are gone or filled"
+    if dropped := [c.name for c in table.columns if c.identifier and c is not learning.column]:
+        yield f"left out as identifiers: {', '.join(dropped)}"
+    if dates := [c.name for c in table.columns if c.type in TIMES]:
+        yield f"dates: {', '.join(dates)}; split by time if tomorrow is to be predicted"
+    if table.missing_markers:
+        yield f"cells that mean missing: {', '.join(map(repr, table.missing_markers))}"
+
+
+def _refuse_misfit(column: InferredColumn, task: Task) -> None:
+    if task is Task.REGRESSION and column.type not in NUMBERS:
+        raise ConfigError(
+            f"{column.name} is {column.type}, regression predicts numbers", remedy="--task binary or multiclass"
+        )
+    if task is not Task.REGRESSION and column.type in (ColumnType.NUMBER, *TIMES):
+        raise ConfigError(
+            f"{column.name} is {column.type}, classes are text, whole numbers or true and false",
+            remedy="--task regression",
+        )
+    if task is Task.BINARY and column.distinct != 2:
+        raise ConfigError(
+            f"{column.name} has {column.distinct} values, a binary target has two", remedy="--task multiclass"
+        )
+
+
+def _label(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
