@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from contracts.errors import StageError
 from contracts.names import tag
-from steps.lineage import lineage
+from steps.evaluate import METRIC_PREFIX
+from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
-from steps.reproduce import reproduce
+from steps.reproduce import Reproduction, reproduce
 from steps.storage import local_path
 from tests.steps.trained import Trained, make_version
+from workflows.cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -27,56 +33,54 @@ def content(trained: Trained) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+def command(trained: Trained, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+    monkeypatch.setenv("RETRAIN_HOME", str(Path(trained.world.settings.server_home).parent))
+    return CliRunner().invoke(app, [*arguments])
+
+
 def test_a_version_comes_out_identical_and_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
     client = mlflow_client(trained.world.settings)
+    client.set_tag(trained.run_id, tag("code_commit"), "0123456")
     experiments = [e.experiment_id for e in client.search_experiments()]
     before = content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")
     found = reproduce(trained.archive(), "1", tmp_path)
     assert (found.identical, found.largest_difference, found.labels_changed) == (True, 0.0, 0)
     assert found.rows > 50
     assert (found.differences, found.run_id) == ((), trained.run_id)
+    assert any("commit was 0123456" in warning for warning in found.warnings), "what is not as it was is told"
     assert (content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")) == before
 
 
-def test_what_is_not_as_it_was_is_a_warning(trained: Trained, tmp_path: Path) -> None:
-    client = mlflow_client(trained.world.settings)
-    commit = trained.world.tracking.record(trained.run_id).tags.get(tag("code_commit"), "")
-    client.set_tag(trained.run_id, tag("code_commit"), "0123456")
-    try:
-        found = reproduce(trained.archive(), "churn@1".rpartition("@")[2], tmp_path)
-    finally:
-        client.set_tag(trained.run_id, tag("code_commit"), commit)
-    assert found.identical
-    assert any("commit was 0123456" in warning for warning in found.warnings)
-
-
-def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained, tmp_path: Path) -> None:
+def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     path = local_path(trained.code)
     assert path is not None
     aside = path.rename(path.with_suffix(".aside"))
     try:
-        assert reproduce(trained.archive(), "1", tmp_path).identical
+        answer = command(trained, monkeypatch, "reproduce", "churn@1")
     finally:
         aside.rename(path)
+    assert answer.exit_code == 0, answer.output
+    assert "churn version 1: identical" in answer.output
 
 
-def test_a_changed_dataset_differs_and_is_named(trained: Trained, tmp_path: Path) -> None:
+def test_a_changed_dataset_differs_and_is_named(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = local_path(trained.world.tracking.record(trained.run_id).tags[tag("dataset")])
     assert dataset is not None
     file, aside = dataset / "data.parquet", tmp_path / "data.parquet"
     shutil.copy(file, aside)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pq.read_table(file)
     spend = [100 - v for v in table.column("spend").to_pylist()]
     changed = table.set_column(table.schema.get_field_index("spend"), "spend", pa.array(spend, pa.float64()))
     try:
         file.unlink()
         pq.write_table(changed, file)
-        found = reproduce(trained.archive(), "1", tmp_path)
+        answer = command(trained, monkeypatch, "reproduce", "1", "--json")
     finally:
         shutil.copy(aside, file)
+    assert answer.exit_code == 1, answer.output
+    found = Reproduction.model_validate_json(answer.stdout)
     assert not found.identical
     assert found.largest_difference > 0
     assert "dataset sha256" in {difference.what for difference in found.differences}
@@ -105,7 +109,13 @@ def test_lineage_of_a_real_version_holds_every_reference(trained: Trained) -> No
         assert reference
     assert found.candidate == "mine"
     assert found.parameters["estimator"] == "my_model:make"
-    assert found.metrics["test_accuracy"] > 0.5
+    assert found.metrics[f"{METRIC_PREFIX}accuracy"] > 0.5
     assert found.validation is not None
     assert [check.name for check in found.validation.checks] == ["accuracy"]
     assert found.notes == ()
+
+
+def test_the_command_prints_the_answer_as_json(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = command(trained, monkeypatch, "lineage", "1", "--json")
+    assert answer.exit_code == 0, answer.output
+    assert Lineage.model_validate_json(answer.stdout) == lineage(trained.archive(), "1")
