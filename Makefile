@@ -5,6 +5,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 PYTHON := .venv/bin/python
 PIPELINE ?= adult.yaml
 export UV_PYTHON_PREFERENCE ?= system
+# Nine processes a run import large libraries: without cached bytecode each compiles them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run stop test test-faults check lock lock-check compile docs benchmark clean
 

@@ -170,6 +170,13 @@ def check_code(inputs: Preflight.Inputs, world: World) -> Findings:
             )
 
 
+def check_features(_: Preflight.Inputs, world: World) -> Findings:
+    """The column policies fit the columns' types."""
+    from steps.recipe import policy_findings
+
+    yield from policy_findings(world.pipeline)
+
+
 def check_libraries(_: Preflight.Inputs, world: World) -> Findings:
     """At least one candidate's library can be loaded."""
     notes = list(library_notes(world))
@@ -194,7 +201,7 @@ def library_notes(world: World) -> Findings:
 
 
 CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
-    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_libraries,
+    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_features, check_libraries,
 )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from contracts.errors import ConfigError, Finding
-from contracts.settings import Settings, desk, find_home, variable
+from contracts.settings import Settings, desk, find_home, size, variable
+from contracts.stages import STAGES
 
 SECRETS_FILE = "secrets.env"
 
@@ -46,7 +47,7 @@ def desk_environment(home: Path, source_base: Path) -> dict[str, str]:
     """
     known = {variable(field) for field in Settings.model_fields}
     own = {name: value for name, value in os.environ.items() if name in known}
-    return desk(home, source_base) | _secrets(home / SECRETS_FILE) | own
+    return desk(home, source_base) | _whole_machine() | _secrets(home / SECRETS_FILE) | own
 
 
 def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
@@ -67,6 +68,12 @@ def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
             Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it right") for e in error.errors()
         ]
         raise ConfigError("settings are missing or wrong", findings=wrong) from None
+
+
+def _whole_machine() -> dict[str, str]:
+    """Let a stage use what this machine has: the sizes of a cluster's containers are no limit here."""
+    mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return {size(stage.name, "memory"): str(max(mib * 3 // 4, stage.memory_mib)) for stage in STAGES}
 
 
 def _secrets(path: Path) -> dict[str, str]:

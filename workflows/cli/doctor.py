@@ -140,7 +140,7 @@ def _pipeline(file: Path) -> Iterator[Line]:
     try:
         pipeline = load_pipeline(file)
         settings = desk_settings(find_home(), file.resolve().parent)
-        answer = preflight(Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, workflow="doctor"))
+        answer = preflight(Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor"))
     except StageError as error:
         for finding in error.findings:
             yield Line(what=finding.where, state="wrong", found=finding.what, remedy=finding.remedy)

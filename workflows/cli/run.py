@@ -80,7 +80,10 @@ def run(
         print(f"{pipeline.name}: {'goes on with' if unfinished else 'runs'} {file}", flush=True)
     with Progress(console, sys.stderr if json_output else sys.stdout) as progress:
         if unfinished:
-            final = runner.resume(desk.home, unfinished, images=desk.images(), on_change=progress.update)
+            secrets = [m for m in manifests if m["kind"] == "Secret"]
+            final = runner.resume(
+                desk.home, unfinished, secrets=secrets, images=desk.images(), on_change=progress.update
+            )
         else:
             final = runner.execute(
                 manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=_name(pipeline.name),
@@ -161,7 +164,9 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:
     field = "stringData" if kind == "Secret" else "data"
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, field: data}
+    # Argo reads parameters only from a ConfigMap with this label.
+    labels = {"workflows.argoproj.io/configmap-type": "Parameter"}
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "labels": labels}, field: data}
 
 
 def _name(pipeline: str) -> str:

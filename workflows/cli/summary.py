@@ -15,7 +15,6 @@ from contracts.base import Contract
 from contracts.errors import BY_EXIT_CODE, CODE, RESOURCES, ErrorReport, Finding
 from contracts.outcomes import Outcome, Verdict
 from contracts.reports import Check, PromotionReport, ValidationReport
-from contracts.settings import Settings
 from workflows.cli.desk import desk_settings
 from workflows.cli.display import stage_nodes
 
@@ -60,8 +59,7 @@ def summarise(state: RunState, home: Path) -> Summary:
     """Gather what the stages of a run answered."""
     from steps.storage import Storage
 
-    settings = desk_settings(home)
-    storage = Storage(settings)
+    storage = Storage(desk_settings(home))
     out = {name: node.outputs for name, node in stage_nodes(state).items() if node.phase == "Succeeded"}
 
     def get(stage: str, parameter: str) -> str:
@@ -92,7 +90,7 @@ def summarise(state: RunState, home: Path) -> Summary:
         validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks) if validation else None,
         promotion=Gate(decision=promotion.decision, reason=promotion.reason, checks=promotion.checks) if promotion else None,
         url=url,
-        curl=curl_line(url, _example(settings, state.pipeline, get("train", "run-id"))) if url else "",
+        curl=curl_line(url, _example(url)) if url else "",
         errors=tuple(_errors(state, storage)),
     )
 
@@ -132,7 +130,8 @@ def show(summary: Summary, console: Console) -> None:
         line("candidate", f"{summary.candidate} (MLflow run {summary.run_id}{', reused' if 'train' in summary.reused else ''})")
     for name, gate in (("validation", summary.validation), ("promotion", summary.promotion)):
         if gate is not None:
-            line(name, f"{gate.decision}: {gate.reason}")
+            # Each check has a line of its own below; what they leave to say is who was beaten, or why it ended here.
+            line(name, f"{gate.decision}: {gate.reason.split('; ')[0]}" if name == "promotion" else gate.decision)
             console.print(_checks(gate.checks))
     for error in summary.errors:
         line("failed", f"{error.stage} ({error.error_class}): {error.message}")
@@ -181,10 +180,17 @@ def _warnings(storage: Storage, uri: str) -> tuple[str, ...]:
     )
 
 
-def _example(settings: Settings, model: str, run_id: str) -> dict[str, Any] | None:
-    from steps.package import example_row
+def _example(url: str) -> dict[str, Any] | None:
+    """Return the example row that the server itself documents, None when it does not answer."""
+    import httpx
 
-    return example_row(settings, model, run_id)
+    try:
+        described = httpx.get(f"{url}/openapi.json", timeout=5).json()
+        body = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        request = described["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
+        return dict(request["examples"][0]["instances"][0])
+    except (httpx.HTTPError, KeyError, ValueError):
+        return None
 
 
 def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
@@ -196,7 +202,7 @@ def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
         if storage.exists(uri):
             reports.append(ErrorReport.model_validate_json(storage.read(uri)))
         else:
-            row = RESOURCES if "OOMKilled" in node.message else BY_EXIT_CODE.get(int(node.outputs.get("exitCode") or 70), CODE)
+            row = RESOURCES if "OOMKilled" in node.message else BY_EXIT_CODE.get(int(node.exit_code or CODE.exit_code), CODE)
             where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
             reports.append(
                 ErrorReport(error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy)
