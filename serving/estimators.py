@@ -149,13 +149,16 @@ class SkopsEstimator(FittedEstimator):
         try:
             skops.io.dump(self._estimator, path)
         except Exception as error:
-            name = plain_name(f"{type(self._estimator).__module__}.{type(self._estimator).__name__}")
-            message = f"{name} can't be saved without pickle: {type(error).__name__}: {str(error).splitlines()[0]}"
-            remedy = (
-                "hold only data, arrays, and importable classes and functions; no lambdas, generators or open files"
-            )
-            raise ConfigError(message, remedy=remedy) from error
+            raise self._unsaveable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        nameless = [t for t in skops.io.get_untrusted_types(file=path) if "<" in t]  # <lambda>, <locals>
+        if nameless:
+            raise self._unsaveable(f"it holds {', '.join(plain_name(t) for t in nameless)}, which nobody can import")
         _check_types(path, trusted)
+
+    def _unsaveable(self, why: str) -> ConfigError:
+        name = plain_name(f"{type(self._estimator).__module__}.{type(self._estimator).__name__}")
+        remedy = "hold only data, arrays, and classes and functions of a module; no lambdas, generators or open files"
+        return ConfigError(f"{name} can't be saved without pickle: {why}", remedy=remedy)
 
     @classmethod
     def load(cls, folder: Path, trusted: Sequence[str] = ()) -> Self:

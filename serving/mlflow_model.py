@@ -15,7 +15,7 @@ from serving.model import PackagedModel
 from serving.transform import ARROW_TYPES
 
 
-class RetrainModel(PythonModel):
+class RetrainModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped
     """Answers a DataFrame of raw columns with a DataFrame of `prediction` and one `probability_<class>` a class."""
 
     _skip_type_hint_validation = True  # else MLflow warns, in every process, that `predict` has no type hints

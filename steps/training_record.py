@@ -106,7 +106,7 @@ def _parameters(best: Trial, problem: Problem, material: Material) -> dict[str, 
 def _metrics(problem: Problem, choice: Choice, material: Material) -> dict[str, float]:
     found: dict[str, float] = {}
     for trial in choice.finalists:
-        on_validation = all_metrics(problem, material.validation, trial)
+        on_validation = all_metrics(problem, material.validation, trial, trial.scores)
         found |= {f"candidate.{trial.candidate.name}.validation.{name}": v for name, v in on_validation.items()}
         if trial is choice.best:
             found |= {f"validation.{name}": value for name, value in on_validation.items()}

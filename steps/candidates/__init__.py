@@ -99,8 +99,12 @@ def bad_parameter(candidate: Candidate, parameter: str, what: str) -> ConfigErro
 
 
 def blamed(text: str, parameters: dict[str, Any]) -> str:
-    """Return the parameter that a library's message speaks of, empty when it names none; longest name first."""
-    return next((name for name in sorted(parameters, key=len, reverse=True) if name in text), "")
+    """Return the parameter that a library's message speaks of, by name or by value; empty when it speaks of none."""
+    by_length = sorted(parameters, key=len, reverse=True)
+    named = [name for name in by_length if name in text]
+    return next(
+        iter(named + [name for name in by_length if isinstance(parameters[name], str) and parameters[name] in text]), ""
+    )
 
 
 def one_thread() -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from contracts.errors import ConfigError, DataError, Finding
 from contracts.metrics import METRICS, Task, is_better
 from contracts.pipeline.learning import Candidate, ThresholdRule
-from steps.candidates import Fitted, Problem, Rows, learner
+from steps.candidates import Fitted, Floats, Problem, Rows, learner
 from steps.candidates.rounds import judged
 from steps.candidates.search import trials
 from steps.candidates.threshold import choose_threshold
@@ -30,6 +30,8 @@ class Trial:
     """Decision threshold (binary)."""
     value: float
     """The choosing metric on validation rows."""
+    scores: Floats
+    """Probabilities or values of the validation rows."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ def choose(
     return Choice(chosen, tuple(finalists), tuple(history))
 
 
-def all_metrics(problem: Problem, rows: Rows, trial: Trial) -> dict[str, float]:
-    """Return every metric of the task for one side's rows."""
-    scores = trial.fitted.estimator.score(rows.features, problem.classes)
+def all_metrics(problem: Problem, rows: Rows, trial: Trial, scores: Floats | None = None) -> dict[str, float]:
+    """Return every metric of the task for some rows, which are scored unless they have been."""
+    if scores is None:
+        scores = trial.fitted.estimator.score(rows.features, problem.classes)
     answers = judged(problem, rows, scores, trial.threshold)
     fitting = [m.name for m in METRICS.values() if problem.task in m.tasks]
     return {metric: score_judged(answers, metric, rows.weight) for metric in fitting}
@@ -126,7 +129,7 @@ def _try(
     if problem.task is Task.BINARY:
         threshold = choose_threshold(rule, validation.target == 1, scores[:, 1], validation.weight)
     value = score_judged(judged(problem, validation, scores, threshold), problem.metric, validation.weight)
-    return Trial(candidate, number, parameters, fitted, threshold, value)
+    return Trial(candidate, number, parameters, fitted, threshold, value, scores)
 
 
 def _beats(metric: str, a: Trial, b: Trial) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from contracts.metrics import Task
@@ -37,6 +38,8 @@ def fit(problem: Problem, candidate: Candidate, parameters: dict[str, Any], trai
 
     With early stopping, histogram boosting keeps the rounds up to where it stopped.
     """
+    from sklearn.exceptions import UndefinedMetricWarning
+
     if reserved := sorted(_RESERVED & parameters.keys()):
         raise bad_parameter(
             candidate, reserved[0], "is set by retrain (seed, weights, metric and early stopping stand in the file)"
@@ -59,7 +62,9 @@ def fit(problem: Problem, candidate: Candidate, parameters: dict[str, Any], trai
         prefix = f"{estimator.steps[-1][0]}__" if candidate.estimator == "linear" else ""
         fit_arguments[f"{prefix}sample_weight"] = train.weight
     try:
-        with one_thread():
+        with one_thread(), warnings.catch_warnings():
+            # a round that predicts one class only has no precision; the metric says so by its value
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
             estimator.fit(train.features, train.target, **fit_arguments)
     except (TypeError, ValueError) as error:
         text = str(error).splitlines()[0]
