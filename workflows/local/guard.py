@@ -22,7 +22,7 @@ while read -r sign pid; do
     -) case $live in *" $pid "*) live="${live%% "$pid" *} ${live#* "$pid" }" ;; esac ;;
   esac
 done
-for pid in $live; do kill -KILL -- "-$pid"; done
+for pid in $live; do kill -s KILL -- "-$pid"; done
 """
 _STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
 """Standard input is the pipe's writing end until the program takes over: nothing is left open, and no race is lost."""

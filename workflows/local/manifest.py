@@ -75,7 +75,7 @@ class Template:
             seen: dict[str, None] = {}
             queue = list(self.tasks[name].depends.tasks)
             while queue:
-                if (task := queue.pop(0)) not in seen:
+                if (task := queue.pop(0)) not in seen and task in self.tasks:
                     seen[task] = None
                     queue += self.tasks[task].depends.tasks
             found[name] = list(seen)

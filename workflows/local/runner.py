@@ -186,17 +186,20 @@ class _Runner:
     def loop(self, on_change: OnChange) -> RunState:
         """Go on until the workflow has ended, or until asked to stop."""
 
+        written: RunState | None = None
+
         def changed() -> None:
-            state.write(self.home, self.run)
-            on_change(self.run)
+            nonlocal written
+            if self.run is not written:
+                state.write(self.home, self.run)
+                written = self.run
+                on_change(self.run)
 
         try:
             with self._signals():
                 while True:
-                    before = self.run
                     wake = None if self.interrupts else self._advance(changed)
-                    if self.run != before:
-                        changed()
+                    changed()
                     if self.run.finished is not None or (self.interrupts and not self.pods.running):
                         return self.run
                     self._wait(wake)

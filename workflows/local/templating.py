@@ -26,15 +26,16 @@ class Scope:
     def names(self) -> dict[str, Any]:
         """The same values as nested maps, for expressions."""
         nested: dict[str, Any] = {}
-        for dotted in sorted(self.values):
+        for dotted, value in self.values.items():
             *path, last = _path(dotted)
             place = nested
             for key in path:
-                place = place.setdefault(key, {})
-                if not isinstance(place, dict):
-                    break
-            else:
-                place[last] = self.values[dotted]
+                inner = place.get(key)
+                if not isinstance(inner, dict):  # where a name is also the head of others, the others win
+                    inner = place[key] = {}
+                place = inner
+            if not isinstance(place.get(last), dict):
+                place[last] = value
         return nested
 
     def extended(self, more: Mapping[str, str]) -> Scope:

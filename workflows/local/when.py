@@ -62,8 +62,9 @@ def _compare(sign: str, compare: Callable[[Any, Any], bool]) -> Callable[[Any, A
 
 def _arithmetic(sign: str, compute: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
     def apply(left: Any, right: Any) -> float:
+        first, second = _number(left, sign), _number(right, sign)
         try:
-            return compute(_number(left, sign), _number(right, sign))
+            return compute(first, second)
         except (ArithmeticError, ValueError):
             raise LanguageError(f"{go_text(left)} {sign} {go_text(right)} has no value") from None
 
