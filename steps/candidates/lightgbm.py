@@ -116,7 +116,7 @@ def _settings(problem: Problem, candidate: Candidate, parameters: dict[str, Any]
         "verbosity": -1,
         **given,
         "deterministic": True,
-        # one thread sums a feature's histogram row by row; force_row_wise would add up blocks of rows, one a thread
+        # each feature's histogram is summed by one thread, row by row, so the number of threads changes no sum
         "force_col_wise": True,
         "seed": problem.seed,
         "num_threads": problem.threads,

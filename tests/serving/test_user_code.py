@@ -12,7 +12,6 @@ import pytest
 from contracts.errors import ConfigError
 from serving.user_code import UserCode, pack, plain_name, unpack
 
-
 MINE = """
 import helper
 from parts import deep
