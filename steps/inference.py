@@ -1,8 +1,8 @@
 """Infer a schema from a data file: types, nulls, ranges, few values, missing markers.  Called by `retrain init` and
 `retrain schema infer`; what it says is a proposal that a person edits.
 
-The file is read once as text, in blocks; Parquet keeps the types it has, text included.  Distinct values are counted exactly up to
-`MAX_DISTINCT`, and by duckdb's estimate above.
+The file is read once as text, in blocks; Parquet keeps the types it has, text included.  Distinct values are counted
+exactly up to `MAX_DISTINCT`, and by duckdb's estimate above.
 """
 
 from __future__ import annotations

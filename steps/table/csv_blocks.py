@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,16 @@ def cut(path: Path, name: str, options: CsvOptions, size: int = BLOCK_BYTES) -> 
         before = path.stat()
     rest = b""
     for data in _utf8(path, name, options, size):
-        rest += data
-        end = _last_record_end(rest, quote)
-        if end:
-            yield Block(rest[:end])
-            rest = rest[end:]
+        if quote in data or quote in rest:
+            rest += data
+            end = _last_record_end(rest, quote)
+            block, rest = rest[:end], rest[end:]
+        else:  # copies every byte once
+            end = data.rfind(b"\n") + 1
+            view = memoryview(data)
+            block, rest = (b"".join((rest, view[:end])), bytes(view[end:])) if end else (b"", rest + data)
+        if block:
+            yield Block(block)
         if len(rest) > RECORD_BYTES:
             flaw = quoting_flaw(rest, options, at_end=False) or Flaw(
                 f"a record is longer than {RECORD_BYTES // 2**20} MiB",
@@ -147,15 +153,15 @@ def _utf8(path: Path, name: str, options: CsvOptions, size: int) -> Iterator[byt
     """Yield the file's text as UTF-8 with ``\\n`` or ``\\r\\n`` as line ends, decompressed, without byte order mark."""
     decoder = None if options.encoding == "utf-8" else codecs.getincrementaldecoder(options.encoding)()
     old_mac: bool | None = None
-    for data in _bytes(path, name, size):
+    for data in chain(_bytes(path, name, size), [b""]):
         if decoder is not None:
             try:
-                data = decoder.decode(data).encode()
+                data = decoder.decode(data, final=not data).encode()
             except UnicodeError as error:
                 raise DataError(
                     f"{name} is not {options.encoding}: {error}", remedy="name the right csv.encoding"
                 ) from None
-        if old_mac is None:
+        if old_mac is None and data:
             if decoder is None and data.startswith(_UTF16_BOMS):
                 raise DataError(f"{name} is UTF-16, read as utf-8", remedy="csv.encoding: utf-16")
             data = data.removeprefix(_BOM)

@@ -1,5 +1,7 @@
 """The stage as a whole: what it leaves, what it leaves alone, and what broken files get for an answer."""
 
+# ruff: noqa: E501  the tables of cases read better unwrapped
+
 from __future__ import annotations
 
 import gzip
@@ -176,7 +178,10 @@ def test_a_file_that_grows_while_it_is_read_is_a_data_error(tmp_path: Path) -> N
 
 
 def test_inference_proposes_types_markers_values_and_identifiers(tmp_path: Path) -> None:
-    lines = [f"id{i};{i};{i / 2};{'?' if i % 9 == 0 else i};2020-01-{i % 28 + 1:02};{'yn'[i % 2]};{str(i % 2 == 0).lower()}" for i in range(100)]
+    lines = [
+        f"id{i};{i};{i / 2};{'?' if i % 9 == 0 else i};2020-01-{i % 28 + 1:02};{'yn'[i % 2]};{str(i % 2 == 0).lower()}"
+        for i in range(100)
+    ]
     (tmp_path / "t.csv").write_text("key;n;x;gap;day;letter;flag\n" + "\n".join(lines) + "\n")
 
     options = sniff_csv(tmp_path / "t.csv")

@@ -1,5 +1,7 @@
 """Every rule: what breaks it, at which level, with which rows, in one answer."""
 
+# ruff: noqa: E501  the tables of cases read better unwrapped
+
 from __future__ import annotations
 
 import json
@@ -48,14 +50,22 @@ def test_a_broken_rule_is_an_error_that_names_column_rule_count_and_rows(rule: s
 
 def test_all_violations_are_in_one_answer(tmp_path: Path) -> None:
     columns = [column("k", "integer", min=0), column("a", "integer"), column("b", "string", nullable=False)]
-    error = answer(tmp_path, "k,a,b\n-1,x,\n2,3\n3,4,5\n", columns, schema={"rows": {"min": 10}, "unique": [["k", "b"]]})
+    error = answer(
+        tmp_path, "k,a,b\n-1,x,\n2,3\n3,4,5\n", columns, schema={"rows": {"min": 10}, "unique": [["k", "b"]]}
+    )
     found = [(finding.where, finding.what.split(" ")[0].rstrip(":")) for finding in error.findings]
-    assert found == [("table", "cells"), ("table", "rows.min"), ("column k", "min"), ("column a", "type"), ("column b", "nullable")]
+    assert found == [
+        ("table", "cells"),
+        ("table", "rows.min"),
+        ("column k", "min"),
+        ("column a", "type"),
+        ("column b", "nullable"),
+    ]
 
 
 def test_rows_count_on_over_files_and_past_ragged_ones(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("k\n1\n2\n")
-    (tmp_path / "2.csv").write_text("k\n\"3\",4\n\nx\n")
+    (tmp_path / "2.csv").write_text('k\n"3",4\n\nx\n')
     with pytest.raises(DataError) as caught:
         run_ingest(world_for(tmp_path, [KEY], "*.csv"))
     assert [f.what.partition("first ")[2] for f in caught.value.findings] == ["row 3: '2 cells'", "row 5: 'x'"]
@@ -98,7 +108,9 @@ def test_a_warned_misfit_still_breaks_nullable(tmp_path: Path) -> None:
     column("a", "integer", sensitive=True),
 ])  # fmt: skip
 @pytest.mark.parametrize("level", ["error", "warn"])
-def test_cells_of_sensitive_columns_are_masked_everywhere(spec: dict[str, Any], level: str, tmp_path: Path, caplog: Any) -> None:
+def test_cells_of_sensitive_columns_are_masked_everywhere(
+    spec: dict[str, Any], level: str, tmp_path: Path, caplog: Any
+) -> None:
     spec = dict(spec)
     for rule in ("allowed", "pattern", "unique"):
         if rule in spec:
@@ -107,14 +119,18 @@ def test_cells_of_sensitive_columns_are_masked_everywhere(spec: dict[str, Any], 
     world = world_for(tmp_path, [KEY, spec | {"type_level": level}], "t.csv", schema={"unique": []})
     try:
         outputs = run_ingest(world)
-        said = world.storage.read(outputs.report).decode() + world.storage.read(f"{outputs.dataset}/dataset.json").decode()
+        said = (
+            world.storage.read(outputs.report).decode() + world.storage.read(f"{outputs.dataset}/dataset.json").decode()
+        )
     except DataError as error:
         said = error.report("ingest").model_dump_json()
     assert "***" in said
     assert "SECRET77" not in said + caplog.text
 
 
-@pytest.mark.parametrize(("newest", "ages_well"), [("2026-02-28", True), ("2026-02-27T11:59:59Z", False), ("2026-02-27T12:00:00Z", True)])
+@pytest.mark.parametrize(
+    ("newest", "ages_well"), [("2026-02-28", True), ("2026-02-27T11:59:59Z", False), ("2026-02-27T12:00:00Z", True)]
+)
 def test_freshness_is_judged_against_as_of(newest: str, ages_well: bool, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"k,at\n1,2020-01-01\n2,{newest}\n")
     columns = [KEY, column("at", "timestamp" if "T" in newest else "date")]
