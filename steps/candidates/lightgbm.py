@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.errors import ConfigError, Finding
+from contracts.errors import Finding
 from contracts.metrics import METRICS, Task
 from contracts.pipeline.learning import Candidate
 from serving.estimators import LightgbmEstimator
@@ -144,9 +144,3 @@ def _own_metric(problem: Problem, validation: Rows) -> Any:
         return problem.metric, value_of(values), METRICS[problem.metric].greater_is_better
 
     return metric
-
-
-def check_loadable() -> None:
-    """Raise ConfigError when LightGBM can't be loaded."""
-    if problem := lightgbm_problem():
-        raise ConfigError(f"{problem.where} {problem.what}", findings=[problem], remedy=problem.remedy)
