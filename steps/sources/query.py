@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from contracts.errors import ConfigError, NetworkError, StageError, StorageError
+from contracts.errors import ConfigError, DataError, NetworkError, StageError, StorageError
 from contracts.pipeline.source import Source
 
 BATCH_ROWS = 10_000
@@ -112,6 +112,10 @@ def _problem(error: DBAPIError, name: str) -> StageError:
         return NetworkError(f"{name}: the server ended the connection ({state})")
     if "authentication failed" in str(error.orig) or state.startswith("28"):
         return ConfigError(f"{name}: the database refuses user or password", remedy="check the DSN")
+    if state.startswith("22"):  # the text may hold a cell
+        return DataError(
+            f"{name}: a value breaks the query (SQLSTATE {state})", remedy="cast or filter in source.query"
+        )
     if state or "sqlite" in name or "does not exist" in str(error.orig):
         return ConfigError(f"{name}: {first}", remedy="check source.query and the DSN")
     return NetworkError(f"{name}: no connection to the database")
