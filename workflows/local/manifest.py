@@ -109,14 +109,13 @@ def load(
     ConfigError
         With one finding, by its path in the file, for everything that the runner does not know or that cannot work.
     """
-    from contracts.errors import ConfigError, Finding
-
     found = Found()
     runnable = [m for m in manifests if m.get("kind") in ("Workflow", "WorkflowTemplate")]
-    if len(runnable) != 1:
-        raise ConfigError(f"one Workflow or WorkflowTemplate is needed, {len(runnable)} were given")
-    manifest = runnable[0]
-    check(manifest, manifest["kind"], "", found)
+    manifest = runnable[0] if runnable else {}
+    if len(runnable) == 1:
+        check(manifest, manifest["kind"], "", found)
+    else:
+        found.refused.append(("", f"one Workflow or WorkflowTemplate is needed, {len(runnable)} were given"))
     for other in manifests:
         if other.get("kind") not in ("Workflow", "WorkflowTemplate", "ConfigMap", "Secret"):
             found.refused.append((f"{other.get('kind')}", "is no object that the local runner knows"))
@@ -124,7 +123,9 @@ def load(
         program = _program(manifest, manifests, entrypoint, given, found)
         found.refused += _problems(program, images)
     if found.refused:
-        name = (manifest.get("metadata") or {}).get("name", manifest["kind"])
+        from contracts.errors import ConfigError, Finding  # with pydantic behind it, dearer than a step's start
+
+        name = str((manifest.get("metadata") or {}).get("name", "the manifest"))
         raise ConfigError(
             f"{name} cannot run here: {len(found.refused)} findings",
             findings=[Finding(where=where or name, what=what) for where, what in found.refused],

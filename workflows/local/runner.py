@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import queue
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from workflows.local.state import Node, RunState
 OnChange = Callable[[RunState], None]
 GRACE_SECONDS = 10.0
 """How long a step may take to end after SIGTERM."""
+FROZEN = "manifest.json"
 INTERRUPTED = "interrupted; a resume goes on from here"
 
 
@@ -79,14 +80,12 @@ def execute(
     ConfigError
         Before anything starts: what the manifest holds is not supported or cannot work.
     """
-    from contracts.errors import ConfigError
-
     given = dict(parameters or {})
     program = manifest.load(manifests, entrypoint=entrypoint, given=given, images=images)
     now = datetime.now(UTC)
     run = RunState(
         name=name or f"{program.name}-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}",
-        uid=str(uuid.uuid4()),
+        uid=_uid(),
         workflow_template=program.name,
         entrypoint=program.entrypoint,
         parameters=program.arguments,
@@ -98,6 +97,8 @@ def execute(
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
+        from contracts.errors import ConfigError
+
         raise ConfigError(f"there is a run {run.name} already", remedy="resume it, or take another name") from None
     _freeze(folder, manifests)
     return _run(program, run, home, images, environment, on_change, grace)
@@ -130,9 +131,7 @@ def resume(
     run = state.load(home, name)
     if run.finished is not None:
         return run
-    import yaml
-
-    kept = yaml.load((state.run_folder(home, name) / "manifest.yaml").read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506  the safe loader
+    kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
     known = {m["metadata"]["name"] for m in secrets}
     for missing in (
         m["metadata"]["name"] for m in kept if m["kind"] == "Secret" and m["metadata"]["name"] not in known
@@ -147,10 +146,10 @@ def _run(
     program: Program, run: RunState, home: Path, images: Images, environment: Mapping[str, str] | None,
     on_change: OnChange | None, grace: float,
 ) -> RunState:  # fmt: skip
-    from contracts.errors import ConfigError
-
     own = Lock(state.run_folder(home, run.name) / "lock")
     if not own.take():
+        from contracts.errors import ConfigError
+
         raise ConfigError(f"{run.name} is running already", remedy="`retrain status` shows it")
     try:
         _end_leftovers(run)
@@ -362,6 +361,12 @@ class _Runner:
         self.happened.put(("interrupt", ""))
 
 
+def _uid() -> str:
+    """Return a random id in the form of a UUID; the module of that name takes as long to import as a step to start."""
+    digits = os.urandom(16).hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 def _end_leftovers(run: RunState) -> None:
     """Kill what a killed runner may have left: only a process that is known by id and start time."""
     for node in run.nodes.values():
@@ -372,17 +377,8 @@ def _end_leftovers(run: RunState) -> None:
 
 def _freeze(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
     """Keep the manifests beside the state, so that a resume runs what was started; Secrets by name only."""
-    import yaml
-
     kept = [
-        {k: v for k, v in m.items() if k not in ("data", "stringData")} if m.get("kind") == "Secret" else dict(m)
+        {k: v for k, v in m.items() if k not in ("data", "stringData")} if m.get("kind") == "Secret" else m
         for m in manifests
     ]
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    (folder / "manifest.yaml").write_text(yaml.dump(kept, Dumper=dumper, sort_keys=False), encoding="utf-8")
-
-
-def _loader() -> Any:
-    import yaml
-
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    (folder / FROZEN).write_text(json.dumps(kept, indent=1, default=str), encoding="utf-8")

@@ -1,7 +1,7 @@
 """A run: its nodes as Argo names them, and the one file they are kept in.
 
 ``<home>/runs/<name>/state.json`` is written after every transition, whole and atomically, by the process that holds the
-run's lock (`write`); everybody else reads it.  Beside it lie ``manifest.yaml`` (frozen at the start, without secrets)
+run's lock (`write`); everybody else reads it.  Beside it lie ``manifest.json`` (frozen at the start, without secrets)
 and ``logs/<node id>.log``.
 """
 
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +121,13 @@ def load(home: Path, name: str) -> RunState:
     ConfigError
         There is no such run, or its file is of another format.
     """
-    from contracts.errors import ConfigError
-
     path = run_folder(home, name) / "state.json"
     try:
         return from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no run {name} in {home}", remedy="`retrain status --all` lists them") from None
+        raise _config_error(f"no run {name} in {home}", remedy="`retrain status --all` lists them") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
+        raise _config_error(
             f"{path} cannot be read: {error}", remedy="it is of another version of retrain, or damaged"
         ) from None
 
@@ -302,6 +300,13 @@ def _read_moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
+@lru_cache(maxsize=8192)
 def _fnv32a(text: str) -> int:
     """Hash as Go's ``hash/fnv`` New32a."""
     return reduce(lambda value, byte: (value ^ byte) * 0x01000193 & 0xFFFFFFFF, text.encode(), 0x811C9DC5)
+
+
+def _config_error(message: str, remedy: str) -> Exception:
+    from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
+
+    return ConfigError(message, remedy=remedy)
