@@ -247,8 +247,8 @@ def test_a_network_failure_before_does_not_starve_the_retry_after_running_out_of
 def test_the_exit_handler_runs_after_a_failure_too_and_is_told(execute: Execute) -> None:
     handler = pod(
         "bye",
-        "printf '%s' '{{workflow.status}}|{{=workflow.outputs.parameters.x}}|{{=workflow.outputs.parameters.never}}' >/out/s;"
-        " printf '%s' {{workflow.failures}} >/out/f",
+        "printf '%s' '{{workflow.status}}|{{=workflow.outputs.parameters.x}}|' >/out/s;"
+        " printf '%s' '{{=workflow.outputs.parameters.never}}' >>/out/s; printf '%s' {{workflow.failures}} >/out/f",
         outputs=["s", "f"],
     )
     maker = pod("make", "echo 7 >/out/v", outputs=[{"name": "v", "globalName": "x", "valueFrom": {"path": "/out/v"}}])

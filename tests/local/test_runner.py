@@ -15,7 +15,7 @@ import pytest
 
 from contracts.errors import ConfigError
 from tests.local.small_manifests import IMAGES, Manifest, node, phases, pod, task, workflow
-from workflows.local import guard, runner, state
+from workflows.local import guard, pods, runner, state
 from workflows.local.supported import supported_table
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -321,6 +321,30 @@ def test_no_secret_is_kept_and_a_resume_asks_for_it_again(spawn: Spawn, home: Pa
         runner.resume(home, "wf", images=IMAGES)
     (mark / "go").touch()
     assert runner.resume(home, "wf", images=IMAGES, secrets=[secret]).phase == "Succeeded"
+
+
+def test_where_the_system_has_no_proc_and_cannot_peek_the_same_holds(
+    execute: Execute, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods, "CAN_PEEK", False)
+    monkeypatch.setattr(guard, "PROC", mark / "no-proc")
+    run = execute(workflow(pod("a", f"sleep 60 & echo $! >{mark}/left; exit 3"), tasks=[task("a")]))
+    monkeypatch.undo()
+    assert node(run, "a").exit_code == "3"
+    wait_for(lambda: gone(int((mark / "left").read_text())))
+
+
+@pytest.mark.parametrize("system", ["linux", "other"])
+def test_a_process_is_known_by_its_start_until_it_is_gone(
+    system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if system == "other":
+        monkeypatch.setattr(guard, "PROC", tmp_path)
+    process = subprocess.Popen(["sleep", "60"])
+    assert guard.process_start(process.pid) == guard.process_start(process.pid) != ""
+    process.kill()
+    process.wait()
+    assert guard.process_start(process.pid) == ""
 
 
 def test_a_run_is_found_by_its_digest_only_while_it_is_cut_off(spawn: Spawn, execute: Execute, home: Path) -> None:

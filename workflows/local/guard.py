@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _SHELL = "/bin/sh"
+PROC = Path("/proc")
+"""Linux; elsewhere psutil is asked."""
 _GUARD = """
 trap '' INT TERM HUP QUIT
 live=' '
@@ -79,11 +81,11 @@ class Guard:
 def process_start(pid: int) -> str:
     """Return when a process started, in a form that no later process with its id shares; empty when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8")
         return f"{boot.strip()}/{stat.rpartition(')')[2].split()[19]}"
     except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
+        if (PROC / "self/stat").exists():
             return ""
     import psutil
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,17 +18,22 @@ class Lock:
         self._file: int | None = None
         self._given_up = False
 
-    def take(self) -> bool:
-        """Take the lock unless somebody holds it."""
+    def take(self, patience: float = 0.0) -> bool:
+        """Take the lock unless somebody holds it, for longer than `patience` seconds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return False
-        self._file = file
-        return True
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    os.close(file)
+                    return False
+                time.sleep(0.01)
+            else:
+                self._file = file
+                return True
 
     def wait(self, then: Callable[[], None]) -> None:
         """Take the lock as soon as it is free, without blocking the caller; call `then` once it is taken."""

@@ -28,6 +28,8 @@ from workflows.local.templating import Scope, replace, substitute
 
 OUT_OF_MEMORY = "main: OOMKilled (exit code 137)"
 OUT_OF_TIME = "Pod was active on the node longer than the specified deadline"
+CAN_PEEK = sys.platform == "linux"
+"""The end of a process can be seen without reaping it (macOS: from Python 3.13 only)."""
 _WATCH_SECONDS = 0.25
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|[KMGTPE]i?)?")
 _UNITS = {"k": 1000, **{f"{unit}": 1000 ** (n + 1) for n, unit in enumerate("KMGTPE")}, "m": 0.001} | {
@@ -294,7 +296,7 @@ class Pods:
 
     def _wait(self, pod: Pod) -> None:
         # Without reaping, where the system can: until then the process id, and so the group's, belongs to nobody else.
-        if sys.platform == "linux":
+        if CAN_PEEK:
             os.waitid(os.P_PID, pod.pid, os.WEXITED | os.WNOWAIT)
         else:
             pod.process.wait()

@@ -147,7 +147,7 @@ def _run(
     on_change: OnChange | None, grace: float,
 ) -> RunState:  # fmt: skip
     own = Lock(state.run_folder(home, run.name) / "lock")
-    if not own.take():
+    if not own.take(patience=0.2):  # who looks whether it is held holds it for a moment
         from contracts.errors import ConfigError
 
         raise ConfigError(f"{run.name} is running already", remedy="`retrain status` shows it")
@@ -269,6 +269,7 @@ class _Runner:
         self.timers = [timer for timer in self.timers if timer[2] != node_id]
         node = self.run.nodes[node_id]
         if pod.reason == INTERRUPTED and code != 0:
+            pods.discard(pod.launch)
             self._set(replace(node, phase="Pending", message=INTERRUPTED, pid=None, pid_started=""))
             return
         declared = self.program.templates[node.template].outputs
