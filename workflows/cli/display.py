@@ -1,4 +1,4 @@
-"""How a run looks: a live table for people, plain lines for pipes, one summary at the end.  Called by `run` and `status`."""
+"""How a run looks: a live table for people, plain lines for pipes.  Called by `run` and `status`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,12 @@ def table(state: RunState, now: datetime) -> Table:
         took = seconds(node, now) if node else None
         row_style = "dim" if style == "dim" else ""
         line = Text(result(state, node), style="red" if style == "red" else row_style)
-        grid.add_row(Text(sign, style=style), Text(stage.name, style=row_style), f"{took:.1f} s" if took is not None else "", line)
+        grid.add_row(
+            Text(sign, style=style),
+            Text(stage.name, style=row_style),
+            f"{took:.1f} s" if took is not None else "",
+            line,
+        )
     return grid
 
 

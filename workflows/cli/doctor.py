@@ -61,7 +61,9 @@ def doctor(
 
 
 def _machine() -> Iterator[Line]:
-    yield Line(what="python", state="ok", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Line(
+        what="python", state="ok", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     yield Line(what="cores", state="ok", found=str(os.cpu_count()))
     from steps.candidates.lightgbm import lightgbm_problem
 
@@ -94,7 +96,12 @@ def _unfinished(home: Path) -> Iterator[Line]:
 
     for run in state.list_runs(home):
         if run.finished is None and not state.is_running(home, run.name):
-            yield Line(what="run", state="note", found=f"{run.name} was cut off", remedy="`retrain run` of the same file goes on with it")
+            yield Line(
+                what="run",
+                state="note",
+                found=f"{run.name} was cut off",
+                remedy="`retrain run` of the same file goes on with it",
+            )
 
 
 def _projections(settings: Settings) -> Iterator[Line]:
@@ -115,7 +122,7 @@ def _projections(settings: Settings) -> Iterator[Line]:
         yield Line(
             what=f"{model} alias", state="ok" if alias == expected else "wrong",
             found=f"ledger: {expected or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}",
-            remedy="" if alias == expected else "somebody moved the alias, or a release was cut off; run the pipeline again",
+            remedy="" if alias == expected else "moved by hand, or a release was cut off; run the pipeline again",
         )  # fmt: skip
         if expected is not None:
             yield _server(settings, model, expected)
@@ -127,8 +134,14 @@ def _server(settings: Settings, model: str, version: int) -> Line:
     answers = serving_version(settings, model)
     if answers == version:
         return Line(what=f"{model} server", state="ok", found=f"version {version} answers")
-    found = f"version {answers} answers, the ledger says {version}" if answers else f"nothing answers, the ledger says {version}"
-    return Line(what=f"{model} server", state="wrong" if answers else "note", found=found, remedy="`retrain run` brings it back")
+    found = (
+        f"version {answers} answers, the ledger says {version}"
+        if answers
+        else f"nothing answers, the ledger says {version}"
+    )
+    return Line(
+        what=f"{model} server", state="wrong" if answers else "note", found=found, remedy="`retrain run` brings it back"
+    )
 
 
 def _pipeline(file: Path) -> Iterator[Line]:
@@ -140,7 +153,9 @@ def _pipeline(file: Path) -> Iterator[Line]:
     try:
         pipeline = load_pipeline(file)
         settings = desk_settings(find_home(), file.resolve().parent)
-        answer = preflight(Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor"))
+        answer = preflight(
+            Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor")
+        )
     except StageError as error:
         for finding in error.findings:
             yield Line(what=finding.where, state="wrong", found=finding.what, remedy=finding.remedy)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from contracts.outcomes import Verdict
-from contracts.reports import Check
+from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 
 if TYPE_CHECKING:
-    from steps.lineage import GateAnswer, Lineage
-
-_STYLES = {Verdict.PASSED: ("✓", "green"), Verdict.REJECTED: ("✗", "red"), Verdict.INCONCLUSIVE: ("?", "yellow")}
+    from steps.lineage import Lineage
 
 
 def lineage(
@@ -45,7 +41,7 @@ def lineage(
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
         return
-    Console(highlight=False).print(render(found))
+    Console(highlight=False).print(render(found), soft_wrap=True)
 
 
 def render(found: Lineage) -> RenderableType:
@@ -53,18 +49,18 @@ def render(found: Lineage) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{found.model} version {found.version}", style="bold"), _facts(found)]
     for title, gate in (("validation gate", found.validation), ("promotion gate", found.promotion)):
         if gate is not None:
-            parts += [Text(), Text(f"{title}: {gate.decision}", style="bold"), _gate(gate)]
+            parts += [
+                Text(),
+                Text(f"{title}: {gate.decision}", style="bold"),
+                checks_table(gate.checks) if gate.checks else Text(gate.reason),
+            ]
     parts += [Text(), Text("history", style="bold"), _history(found)]
     parts += [Text(f"note: {note}", style="yellow") for note in found.notes]
     return Group(*parts)
 
 
-def _facts(found: Lineage) -> Table:
-    grid = _grid()
-    for label, value in _lines(found):
-        if value:
-            grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
-    return grid
+def _facts(found: Lineage) -> Text:
+    return Text("\n").join(Text.assemble((f"{label:<16} ", "dim"), value) for label, value in _lines(found) if value)
 
 
 def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
@@ -75,7 +71,7 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
         place = ", ".join(part for part in (serving.url, answers, serving.image) if part)
         yield "serves since", f"{serving.since:%Y-%m-%d %H:%M:%S %Z}" + (f" ({place})" if place else "")
     if approval := found.approval:
-        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} by {approval.by}: {approval.reason}"
+        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} by {approval.by}: {short(approval.reason)}"
     yield "dataset", data.uri
     yield "  sha256", data.sha256
     yield "  rows", f"{data.rows:,}" if data.rows is not None else ""
@@ -89,39 +85,28 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
     yield "  pipeline file", code.pipeline_sha256
     yield "  architecture", code.architecture
     yield "candidate", found.candidate
-    yield "  parameters", ", ".join(f"{name}={value}" for name, value in found.parameters.items())
-    yield "metrics", ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+    yield "  parameters", ", ".join(f"{name}={value}" for name, value in _chosen(found.parameters))
+    yield "  on test rows", ", ".join(f"{name} {value:.4g}" for name, value in _of_test(found.metrics))
     yield "MLflow run", found.run_id
     yield "workflows", ", ".join(found.workflows)
 
 
-def _gate(gate: GateAnswer) -> RenderableType:
-    grid = _grid()
-    for check in gate.checks:
-        sign, style = _STYLES[check.verdict] if check.verdict else ("·", "dim")
-        grid.add_row(
-            Text(sign, style=style), Text(check.name), Text(_numbers(check)), Text(check.reason, overflow="fold")
+def _chosen(parameters: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The estimator's own parameters and what else decides the fit; `--json` has all."""
+    for name, value in parameters.items():
+        if name.startswith("parameters.") or name in ("seed", "rounds", "threshold"):
+            yield name.removeprefix("parameters."), value
+
+
+def _of_test(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix("test."), value) for name, value in metrics.items() if name.startswith("test."))
+
+
+def _history(found: Lineage) -> Text:
+    return Text("\n").join(
+        Text.assemble(
+            (f"{entry.at:%Y-%m-%d %H:%M:%S}  ", "dim"), f"{entry.state.value:<11} by {entry.by}: {short(entry.reason)}  ",
+            (entry.id[:12], "dim"),
         )
-    return Group(grid, Text(gate.reason)) if gate.checks else Text(gate.reason)
-
-
-def _numbers(check: Check) -> str:
-    value = "" if check.value is None else f"{check.value:.4g}"
-    if check.interval is not None:
-        value += f" [{check.interval.low:.4g}, {check.interval.high:.4g}]"
-    bounds = [f"{name} {bound:g}" for name, bound in (("min", check.min), ("max", check.max)) if bound is not None]
-    return " ".join([value, *bounds]).strip()
-
-
-def _history(found: Lineage) -> Table:
-    grid = _grid()
-    for entry in found.history:
-        grid.add_row(
-            Text(f"{entry.at:%Y-%m-%d %H:%M:%S}", style="dim"), Text(entry.state.value),
-            Text(f"by {entry.by}: {entry.reason}", overflow="fold"), Text(entry.id[:12], style="dim"),
-        )  # fmt: skip
-    return grid
-
-
-def _grid() -> Table:
-    return Table.grid(padding=(0, 2))
+        for entry in found.history
+    )  # fmt: skip

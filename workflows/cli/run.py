@@ -31,7 +31,9 @@ GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
 
 def run(
     file: Annotated[Path, typer.Argument(help="The pipeline file.")],
-    entrypoint: Annotated[str, typer.Option(help="retrain (the whole way) or release (a version already there).")] = "retrain",
+    entrypoint: Annotated[
+        str, typer.Option(help="retrain (the whole way) or release (a version already there).")
+    ] = "retrain",
     source: Annotated[str, typer.Option(help="Read this instead of the file's source.")] = "",
     as_of: Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")] = "",
     version: Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")] = None,
@@ -96,12 +98,15 @@ def finish(final: RunState, desk: Desk, console: Console, *, require_promoted: b
     """Print the summary and leave with the right exit code."""
     from workflows.cli.summary import exit_code, show, summarise
 
+    if final.interrupted:
+        console.print(f"{final.name} was interrupted; the same command goes on with it")
+        raise typer.Exit(130)
     summary = summarise(final, desk.home)
     if json_output:
         typer.echo(summary.model_dump_json(indent=2))
     else:
         show(summary, console)
-    code = exit_code(summary, final)
+    code = exit_code(summary)
     if code == 0 and require_promoted and summary.outcome not in GOOD:
         code = EXIT_NOT_PROMOTED
     raise typer.Exit(code)
@@ -109,7 +114,7 @@ def finish(final: RunState, desk: Desk, console: Console, *, require_promoted: b
 
 @dataclass(frozen=True)
 class Desk:
-    """One pipeline file on this machine: where its state lies, and the manifests with the desk's settings beside them."""
+    """One pipeline file on this machine: where its state lies, its manifests with the desk's settings beside them."""
 
     file: Path
     pipeline: Pipeline
@@ -122,7 +127,9 @@ class Desk:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot create {home}: {error.strerror}", remedy="set RETRAIN_HOME to a folder you can write") from None
+            raise ConfigError(
+                f"cannot create {home}: {error.strerror}", remedy="set RETRAIN_HOME to a folder you can write"
+            ) from None
         return cls(file.resolve(), pipeline, home)
 
     def pack_code(self) -> str:
@@ -144,7 +151,10 @@ class Desk:
         """Return the compiled manifests, and the ConfigMap and Secret that this environment renders."""
         from workflows.compile import compile_pipeline
 
-        compiled = [yaml.load(text, Loader=_LOADER) for text in compile_pipeline(self.file).values()]
+        compiled = [
+            yaml.load(text, Loader=_LOADER)  # noqa: S506  the safe loader, in C
+            for text in compile_pipeline(self.file).values()
+        ]
         wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
         secret = {variable(field) for field in secret_fields()}
         values = desk_environment(self.home, self.file.parent)
@@ -175,7 +185,11 @@ def _name(pipeline: str) -> str:
 
 def _source(source: str) -> str:
     """Make a path of the caller absolute: a step does not run in the caller's folder."""
-    return source if not source or "://" in source or source.startswith(("sql:", "python:")) else str(Path(source).absolute())
+    return (
+        source
+        if not source or "://" in source or source.startswith(("sql:", "python:"))
+        else str(Path(source).absolute())
+    )
 
 
 def _user() -> str:

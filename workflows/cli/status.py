@@ -100,7 +100,11 @@ def _list(home: Path, console: Console, *, json_output: bool) -> None:
 
     runs = state.list_runs(home)
     if json_output:
-        typer.echo(json.dumps([{"name": r.name, "phase": r.phase, "started": r.started and r.started.isoformat()} for r in runs]))
+        typer.echo(
+            json.dumps(
+                [{"name": r.name, "phase": r.phase, "started": r.started and r.started.isoformat()} for r in runs]
+            )
+        )
         return
     grid = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("run", "phase", "started", "message"):

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from contracts.base import Contract
 from contracts.errors import BY_EXIT_CODE, CODE, RESOURCES, ErrorReport, Finding
-from contracts.outcomes import Outcome, Verdict
+from contracts.outcomes import Outcome
 from contracts.reports import Check, PromotionReport, ValidationReport
+from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_settings
 from workflows.cli.display import stage_nodes
 
 if TYPE_CHECKING:
     from steps.storage import Storage
     from workflows.local.state import RunState
-
-_COLOURS = {Verdict.PASSED: "green", Verdict.REJECTED: "red", Verdict.INCONCLUSIVE: "yellow", None: "dim"}
 
 
 class Gate(Contract):
@@ -87,15 +85,19 @@ def summarise(state: RunState, home: Path) -> Summary:
         run_id=get("train", "run-id"),
         reused=tuple(stage for stage in ("features", "train") if get(stage, "reused") == "true"),
         version=int(version) if version else None,
-        validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks) if validation else None,
-        promotion=Gate(decision=promotion.decision, reason=promotion.reason, checks=promotion.checks) if promotion else None,
+        validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks)
+        if validation
+        else None,
+        promotion=Gate(decision=promotion.decision, reason=promotion.reason, checks=promotion.checks)
+        if promotion
+        else None,
         url=url,
         curl=curl_line(url, _example(url)) if url else "",
         errors=tuple(_errors(state, storage)),
     )
 
 
-def exit_code(summary: Summary, state: RunState) -> int:
+def exit_code(summary: Summary) -> int:
     """Return the exit code of a run: 0 for an outcome, the failed stage's error class otherwise."""
     if summary.outcome is not Outcome.FAILED:
         return 0 if summary.outcome is not None else CODE.exit_code
@@ -127,12 +129,15 @@ def show(summary: Summary, console: Console) -> None:
     for warning in summary.warnings:
         line("warning", warning)
     if summary.candidate:
-        line("candidate", f"{summary.candidate} (MLflow run {summary.run_id}{', reused' if 'train' in summary.reused else ''})")
+        line(
+            "candidate",
+            f"{summary.candidate} (MLflow run {summary.run_id}{', reused' if 'train' in summary.reused else ''})",
+        )
     for name, gate in (("validation", summary.validation), ("promotion", summary.promotion)):
         if gate is not None:
-            # Each check has a line of its own below; what they leave to say is who was beaten, or why it ended here.
-            line(name, f"{gate.decision}: {gate.reason.split('; ')[0]}" if name == "promotion" else gate.decision)
-            console.print(_checks(gate.checks))
+            # The checks below say the rest.
+            line(name, f"{gate.decision}: {short(gate.reason)}" if name == "promotion" else gate.decision)
+            console.print(checks_table(gate.checks, indent=11))
     for error in summary.errors:
         line("failed", f"{error.stage} ({error.error_class}): {error.message}")
         for finding in error.findings:
@@ -148,21 +153,6 @@ def show(summary: Summary, console: Console) -> None:
         line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
         console.print()
         console.print(summary.curl, markup=False, soft_wrap=True)
-
-
-def _checks(checks: tuple[Check, ...]) -> Table:
-    grid = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
-    grid.add_column(width=10)
-    for _ in range(4):
-        grid.add_column(overflow="fold")
-    for check in checks:
-        colour = _COLOURS[check.verdict]
-        interval = f"[{check.interval.low:.4g}, {check.interval.high:.4g}]" if check.interval else ""
-        bound = f">= {check.min:g}" if check.min is not None else f"<= {check.max:g}" if check.max is not None else ""
-        value = "" if check.value is None else f"{check.value:.4g} {interval}".strip()
-        verdict = check.verdict.value if check.verdict else "not judged"
-        grid.add_row("", check.name, value.replace("[", r"\["), bound, f"[{colour}]{verdict}[/{colour}]")
-    return grid
 
 
 def _read(storage: Storage, uri: str, model: type[Any]) -> Any:
@@ -202,9 +192,15 @@ def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
         if storage.exists(uri):
             reports.append(ErrorReport.model_validate_json(storage.read(uri)))
         else:
-            row = RESOURCES if "OOMKilled" in node.message else BY_EXIT_CODE.get(int(node.exit_code or CODE.exit_code), CODE)
+            row = (
+                RESOURCES
+                if "OOMKilled" in node.message
+                else BY_EXIT_CODE.get(int(node.exit_code or CODE.exit_code), CODE)
+            )
             where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
             reports.append(
-                ErrorReport(error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy)
+                ErrorReport(
+                    error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy
+                )
             )
     return reports

@@ -29,8 +29,21 @@ def ui(
     if uri.startswith(("http://", "https://")):
         raise ConfigError(f"MLflow runs at {uri}", remedy="open it in a browser")
     typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     command += ["--workers", "1"]
     if artifacts := settings.get("RETRAIN_ARTIFACTS"):
         command += ["--default-artifact-root", artifacts]
-    raise typer.Exit(subprocess.run(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, check=False).returncode)
+    raise typer.Exit(
+        subprocess.run(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, check=False).returncode
+    )

@@ -1,0 +1,50 @@
+"""The checks of a gate as a table: number, interval, bound, verdict.  Shown by `run`, `status` and `lineage`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from contracts.outcomes import Verdict
+from contracts.reports import Check
+
+_STYLES = {
+    Verdict.PASSED: ("✓", "green"),
+    Verdict.REJECTED: ("✗", "red"),
+    Verdict.INCONCLUSIVE: ("?", "yellow"),
+    None: ("·", "dim"),
+}
+
+
+def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
+    """Return one line a check; the reason stands only where the check did not pass."""
+    grid = Table.grid(padding=(0, 2))
+    for check in checks:
+        sign, style = _STYLES[check.verdict]
+        reason = "" if check.verdict is Verdict.PASSED else check.reason
+        grid.add_row(
+            Text(sign, style=style), Text(check.name, no_wrap=True), Text(_number(check), no_wrap=True),
+            Text(_bound(check)), Text(reason, style=style, overflow="fold"),
+        )  # fmt: skip
+    return Padding(grid, (0, 0, 0, indent))
+
+
+def short(reason: str) -> str:
+    """Return the part of a gate's reason that its checks do not say: what comes before the first of them."""
+    return reason.partition("; ")[0]
+
+
+def _number(check: Check) -> str:
+    if check.value is None:
+        return ""
+    interval = f" [{check.interval.low:.4g}, {check.interval.high:.4g}]" if check.interval else ""
+    return f"{check.value:.4g}{interval}"
+
+
+def _bound(check: Check) -> str:
+    if check.min is not None:
+        return f">= {check.min:g}"
+    return f"<= {check.max:g}" if check.max is not None else ""
