@@ -32,7 +32,8 @@ COLUMNS = [
 ]
 TABLE = f"""
 CREATE TABLE t AS SELECT i AS k, CASE WHEN i % 3 = 0 THEN NULL ELSE 'v%:x' || i END AS a,
-(i / 100.0)::numeric(10, 2) AS p, i % 2 = 0 AS b, date '2020-01-01' + i % 365 AS d, timestamptz '2020-01-01 00:00:00+02' + i * interval '1 second' AS at
+(i / 100.0)::numeric(10, 2) AS p, i % 2 = 0 AS b, date '2020-01-01' + i % 365 AS d,
+timestamptz '2020-01-01 00:00:00+02' + i * interval '1 second' AS at
 FROM generate_series(1, {ROWS}) i
 """
 
