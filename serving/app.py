@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -58,7 +59,8 @@ def create_app(model: PackagedModel, identity: ModelAnswer) -> FastAPI:
     predicting = Predicting(model, identity, metrics, requests)
     predicting.answer(orjson.dumps({"instances": model.example}), predicting.new_id())
 
-    app = FastAPI(
+    # FastAPI's own page of docs comes from a CDN, which a closed network does not reach
+    app = FastAPIOffline(
         title=identity.name,
         version=str(identity.version),
         description=f"Predictions of {identity.name}, version {identity.version}.",

@@ -105,8 +105,9 @@ def _of_test(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
 def _history(found: Lineage) -> Text:
     return Text("\n").join(
         Text.assemble(
-            (f"{entry.at:%Y-%m-%d %H:%M:%S}  ", "dim"), f"{entry.state.value:<11} by {entry.by}: {short(entry.reason)}  ",
+            (f"{entry.at:%Y-%m-%d %H:%M:%S}  ", "dim"),
+            f"{entry.state.value:<11} by {entry.by}: {short(entry.reason)}  ",
             (entry.id[:12], "dim"),
         )
         for entry in found.history
-    )  # fmt: skip
+    )
