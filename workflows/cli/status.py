@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,10 @@ from rich.table import Table
 from contracts.errors import ConfigError
 from contracts.settings import find_home
 
+if TYPE_CHECKING:
+    from workflows.local.state import RunState
+
+_PICTURE_COLUMNS = 118
 WORKFLOW = Annotated[str, typer.Argument(help="Name of a run; the newest when left out.")]
 
 
@@ -20,6 +25,7 @@ def status(
     workflow: WORKFLOW = "",
     all_runs: Annotated[bool, typer.Option("--all", "-a", help="List all runs.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON: Argo's own node status.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Write the same as a picture, for a report or a README.")] = None,
 ) -> None:
     """Show a run's stages and what it came to.
 
@@ -30,9 +36,9 @@ def status(
       retrain status --all
 
       retrain status adult-income-20261124-101500-1a2b --json
+
+      retrain status --svg run.svg
     """
-    from workflows.cli.display import table
-    from workflows.cli.summary import show, summarise
     from workflows.local import state
 
     home = find_home()
@@ -45,10 +51,12 @@ def status(
         typer.echo(state.to_json(state.load(home, name)))
         return
     run = state.load(home, name)
-    console.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
-    console.print(table(run, datetime.now(UTC)))
-    if run.finished:
-        show(summarise(run, home), console)
+    if svg is None:
+        _show(run, home, console)
+        return
+    canvas = Console(highlight=False, record=True, width=_PICTURE_COLUMNS, file=StringIO(), force_terminal=True)
+    _show(run, home, canvas)
+    canvas.save_svg(str(svg), title=f"retrain status {run.name}")
 
 
 def logs(
@@ -75,6 +83,16 @@ def logs(
         path = state.log_path(home, run.name, node)
         for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             typer.echo(f"{node.display_name}: {line}")
+
+
+def _show(run: RunState, home: Path, console: Console) -> None:
+    from workflows.cli.display import table
+    from workflows.cli.summary import show, summarise
+
+    console.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
+    console.print(table(run, datetime.now(UTC)))
+    if run.finished:
+        show(summarise(run, home), console)
 
 
 def newest(home: Path) -> str:

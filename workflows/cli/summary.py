@@ -119,9 +119,11 @@ def curl_line(url: str, example: dict[str, Any] | None) -> str:
 def show(summary: Summary, console: Console) -> None:
     """Print the summary for people."""
 
+    wrap = not console.record  # a terminal wraps by itself, and what is copied stays whole; a picture can't
+
     def line(label: str, text: str) -> None:
         console.print(f"[dim]{label:<10}[/dim] ", end="")
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, markup=False, soft_wrap=wrap)
 
     console.print()
     if summary.dataset_sha256:
@@ -148,11 +150,11 @@ def show(summary: Summary, console: Console) -> None:
     if summary.outcome is not None:
         colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
-        console.print(f"  (retrain status {summary.workflow})", markup=False, style="dim", soft_wrap=True)
+        console.print(f"  (retrain status {summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
     if summary.url:
         line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
         console.print()
-        console.print(summary.curl, markup=False, soft_wrap=True)
+        console.print(summary.curl, markup=False, soft_wrap=wrap)
 
 
 def _read(storage: Storage, uri: str, model: type[Any]) -> Any:
