@@ -5,6 +5,7 @@ A step fails by raising one of the exceptions below.  Callers choose by type, ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -69,6 +70,22 @@ BY_NAME: dict[str, ErrorClass] = {row.name: row for row in ERROR_CLASSES}
 
 MEMORY_GROWTH_CAP = 4
 """After an OOM kill, attempt n gets min(2^n, 4) times the base; an attempt that had 4 x is not tried again."""
+
+
+OUT_OF_MEMORY_SIGN = "OOMKilled"
+LOST_SIGNS = ("low on resource", "Evicted", "node shutdown", "Preempted")
+"""What the message of a node says that lost its machine; one whose pod was deleted has phase Error."""
+
+
+def class_of_failure(phase: str, message: str) -> ErrorClass:
+    """Return the class of a failed node from its phase and its message, which hides the exit code."""
+    if OUT_OF_MEMORY_SIGN in message:
+        return RESOURCES
+    if (code := re.search(r"exit code (\d+)", message)) and (row := BY_EXIT_CODE.get(int(code[1]))):
+        return row
+    if any(sign in message for sign in LOST_SIGNS) or (code and code[1] == "143" and "deadline" not in message):
+        return INFRASTRUCTURE
+    return INFRASTRUCTURE if phase == "Error" and not code else CODE
 
 
 class Finding(Contract):

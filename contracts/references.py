@@ -33,6 +33,13 @@ class Violation(Contract):
         (), description="First breaking rows: {row: number from 1, value: ...}."
     )
 
+    def __str__(self) -> str:
+        if self.rule == "freshness":
+            return f"freshness: {self.limit}"
+        if self.rule.startswith("rows."):
+            return f"{self.rule}: {self.count} rows, the limit is {self.limit}"
+        return f"{self.column}: {self.rule} broken by {self.count} rows ({self.share:.2%})"
+
 
 class DatasetManifest(Contract):
     """``<store>/datasets/<sha256>/dataset.json``, beside data.parquet."""
@@ -58,7 +65,9 @@ class SplitManifest(Contract):
     transform_sha256: Sha256
     method: str
     seed: int
-    key_scheme: str = Field("", description="Hash of what keys are made of; keys of two splits compare only when it is the same.")
+    key_scheme: str = Field(
+        "", description="Hash of what keys are made of; keys of two splits compare only when it is the same."
+    )
     counts: dict[str, int]
     class_shares: dict[str, dict[str, float]] = Field({}, description="side -> class -> share (classification).")
     notes: tuple[str, ...] = ()

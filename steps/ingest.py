@@ -12,7 +12,7 @@ from contracts.references import DATASET_FILE, DATASET_MANIFEST, DatasetManifest
 from contracts.stages import Ingest
 from steps.dataset import dataset_uri, has_dataset
 from steps.ingest_report import IngestReport
-from steps.reports import run_report_uri
+from steps.reports import INGEST_REPORT, run_report_uri
 from steps.sources import Opened, open_source
 from steps.table.assembly import Assembled, assemble
 from steps.table.rules import judge, violation_findings
@@ -59,7 +59,7 @@ def ingest(inputs: Ingest.Inputs, *, world: World) -> Ingest.Outputs:
         as_of=inputs.as_of,
         violations=violations,
     )
-    where = world.storage.write(run_report_uri(world, "ingest.json"), report.model_dump_json(indent=2).encode())
+    where = world.storage.write(run_report_uri(world, INGEST_REPORT), report.model_dump_json(indent=2).encode())
     return Ingest.Outputs(
         summary=_summary(rows, len(schema.columns), assembled.sha256, warnings),
         dataset=uri,

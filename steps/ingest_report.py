@@ -22,3 +22,8 @@ class IngestReport(Contract):
     sources: tuple[str, ...]
     as_of: AwareDatetime
     violations: tuple[Violation, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[Violation, ...]:
+        """The broken rules of level warn."""
+        return tuple(violation for violation in self.violations if violation.level == "warn")

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from contracts.errors import BY_EXIT_CODE, CODE, RESOURCES, ErrorReport, NetworkError
+from contracts.errors import BY_NAME, CODE, NetworkError, StageError, class_of_failure
 from contracts.outcomes import Outcome, Promotion
-from contracts.stages import Notify
+from contracts.stages import STAGES, Notify
+from steps.reports import read_error_report, read_ingest_report
 from steps.world import World
 
-_EXIT_CODE = re.compile(r"exit code (\d+)")
+_TEMPLATES = {stage.name for stage in STAGES} | {"kaniko"}
+_ATTEMPT = re.compile(r"\((\d+)\)$")
 
 
 def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
@@ -28,10 +29,15 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
         When a notification service did not take it.
     """
     outcome = conclude(inputs)
-    failed = failed_stages(inputs.failures) if outcome is Outcome.FAILED else {}
     lines = [f"{world.pipeline.name}: {outcome.value}", *_facts(inputs, world)]
-    for stage, message in failed.items():
-        lines += _explain(stage, message, world)
+    try:
+        if outcome is Outcome.FAILED:
+            for failure in failed_stages(inputs.failures):
+                lines += _explain(failure, world)
+        if report := read_ingest_report(world):
+            lines += [f"warning: {warning}" for warning in report.warnings]
+    except StageError as error:  # the store may be what the run failed of; the message goes out all the same
+        lines.append(f"the stages' reports cannot be read: {error.message}")
     body = "\n".join(lines)
     world.log.info("%s", body)
     if _wanted(outcome, world) and (urls := world.settings.notify_urls.get_secret_value().split()):
@@ -52,36 +58,57 @@ def conclude(inputs: Notify.Inputs) -> Outcome:
     return Outcome.FAILED
 
 
-def failed_stages(failures: str) -> dict[str, str]:
-    """Read `workflow.failures` (JSON, quoted once more as a Go string) as stage -> message of its last attempt."""
+@dataclass(frozen=True)
+class Failure:
+    """A stage that failed for good, and how its last attempt ended."""
+
+    stage: str
+    phase: str
+    message: str
+
+
+def failed_stages(failures: str) -> list[Failure]:
+    """Read `workflow.failures`: JSON, quoted once more as a Go string, of every node that failed.
+
+    Among them are attempts of stages that came through in the end, the graphs around a failed stage, and its retries'
+    parent, whose message says less than that of its last attempt.
+    """
+    nodes = [node for node in _decode(failures) if node.get("templateName") in _TEMPLATES]
+    parents = [node["templateName"] for node in nodes if not _ATTEMPT.search(node.get("displayName", ""))]
+    found = []
+    for stage in dict.fromkeys(parents or [node["templateName"] for node in nodes]):
+        of_stage = [node for node in nodes if node["templateName"] == stage]
+        attempts = [node for node in of_stage if _ATTEMPT.search(node.get("displayName", ""))]
+        last = max(attempts or of_stage, key=_order)
+        found.append(Failure(stage, last.get("phase", ""), last.get("message", "")))
+    return found
+
+
+def _order(node: dict[str, str]) -> tuple[str, int]:
+    """Order attempts: Argo lists nodes in no order, and its times are whole seconds."""
+    number = _ATTEMPT.search(node.get("displayName", ""))
+    return node.get("finishedAt") or "", int(number[1]) if number else 0
+
+
+def _decode(failures: str) -> list[dict[str, str]]:
+    value: Any = failures
     try:
-        value: Any = json.loads(failures)
         while isinstance(value, str):
-            value = json.loads(value)
+            value = json.loads(value, strict=False)
     except ValueError:
-        return {}
-    return {str(f.get("templateName", "")): str(f.get("message", "")) for f in value or () if f.get("templateName")}
+        return []
+    return [node for node in value if isinstance(node, dict)] if isinstance(value, list) else []
 
 
-def _explain(stage: str, message: str, world: World) -> list[str]:
-    report = _report(stage, world)
-    if report is None:
-        code = _EXIT_CODE.search(message)
-        row = RESOURCES if "OOMKilled" in message else BY_EXIT_CODE.get(int(code[1]) if code else CODE.exit_code, CODE)
-        return [f"{stage} failed ({row.name}): {message}", f"what to do: {row.remedy}"]
-    lines = [f"{stage} failed ({report.error_class}): {report.message}"]
+def _explain(failure: Failure, world: World) -> list[str]:
+    row = class_of_failure(failure.phase, failure.message)
+    report = read_error_report(world, failure.stage)
+    # an attempt that was killed leaves no report: what lies there is of an attempt before it
+    if report is None or (row not in (CODE, BY_NAME.get(report.error_class)) and failure.message):
+        return [f"{failure.stage} failed ({row.name}): {failure.message}", f"what to do: {row.remedy}"]
+    lines = [f"{failure.stage} failed ({report.error_class}): {report.message}"]
     lines += [f"  - {finding}" for finding in report.findings]
     return [*lines, f"what to do: {report.remedy}"]
-
-
-def _report(stage: str, world: World) -> ErrorReport | None:
-    from steps.reports import error_report_uri
-
-    uri = error_report_uri(world, stage)
-    try:
-        return ErrorReport.model_validate_json(world.storage.read(uri)) if world.storage.exists(uri) else None
-    except ValidationError:
-        return None
 
 
 def _facts(inputs: Notify.Inputs, world: World) -> list[str]:

@@ -12,12 +12,13 @@ from typing import Any
 from contracts.errors import Finding
 from contracts.metrics import Task
 from contracts.names import tag
-from contracts.references import ModelManifest
+from contracts.references import ModelManifest, Violation
 from serving.model import save
 from serving.user_code import UserCode
 from steps import provenance
 from steps.candidates import Problem
 from steps.candidates.choice import Choice, Trial, all_metrics
+from steps.reports import read_ingest_report
 from steps.reuse import LOCK_FILE, lock_sha256
 from steps.tracking import PACKAGE
 from steps.training_material import Material
@@ -30,7 +31,8 @@ def first_tags(material: Material, skipped: Finding | None, world: World) -> dic
     tags = {
         "dataset": material.inputs.dataset,
         "dataset_sha256": material.dataset.sha256,
-        "schema_sha256": material.dataset.schema_sha256,
+        # the rules of this file: the dataset's manifest names those under which the same rows were first stored
+        "schema_sha256": world.pipeline.section_sha256("table"),
         "rows": str(material.dataset.rows),
         "split": material.inputs.split,
         "split_sha256": material.split.manifest.sha256,
@@ -43,7 +45,7 @@ def first_tags(material: Material, skipped: Finding | None, world: World) -> dic
         "lock_sha256": lock_sha256(),
         "pipeline": world.pipeline.name,
         "pipeline_sha256": hashlib.sha256(world.pipeline_path.read_bytes()).hexdigest(),
-        "warnings": str(len(material.dataset.warnings)),
+        "warnings": str(len(_warnings(material, world))),
         "skipped": f"LightGBM: {skipped.what}" if skipped else "",
     }
     return {tag(name): value for name, value in tags.items() if value}
@@ -125,7 +127,15 @@ def _files(choice: Choice, material: Material, world: World) -> dict[str, bytes]
         files[f"code/{LOCK_FILE.name}"] = LOCK_FILE.read_bytes()
     if code.diff:
         files["code/retrain.diff"] = code.diff
+    if warnings := _warnings(material, world):
+        files["warnings.json"] = _json([warning.model_dump(mode="json") for warning in warnings])
     return files
+
+
+def _warnings(material: Material, world: World) -> tuple[Violation, ...]:
+    """Return what this workflow's ingest warned of; without it, what was found when the rows were first stored."""
+    report = read_ingest_report(world)
+    return report.warnings if report else material.dataset.warnings
 
 
 def _json(value: Any) -> bytes:

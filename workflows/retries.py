@@ -20,13 +20,21 @@ import math
 from hera.workflows import RetryPolicy, RetryStrategy
 from hera.workflows.models import Backoff
 
-from contracts.errors import ERROR_CLASSES, INFRASTRUCTURE, MEMORY_GROWTH_CAP, RESOURCES, ErrorClass
+from contracts.errors import (
+    ERROR_CLASSES,
+    INFRASTRUCTURE,
+    LOST_SIGNS,
+    MEMORY_GROWTH_CAP,
+    OUT_OF_MEMORY_SIGN,
+    RESOURCES,
+    ErrorClass,
+)
 
-OUT_OF_MEMORY = "lastRetry.message contains 'OOMKilled'"
+OUT_OF_MEMORY = f"lastRetry.message contains '{OUT_OF_MEMORY_SIGN}'"
 
 _LOST = (
     "lastRetry.status == 'Error'",  # pod deleted, or Argo's own containers failed
-    *(f"lastRetry.message contains '{sign}'" for sign in ("low on resource", "Evicted", "node shutdown", "Preempted")),
+    *(f"lastRetry.message contains '{sign}'" for sign in LOST_SIGNS),
     "lastRetry.exitCode == '143' && not (lastRetry.message contains 'deadline')",  # drained, but not out of time
 )
 _SIGNS = {RESOURCES.name: (OUT_OF_MEMORY,), INFRASTRUCTURE.name: _LOST}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +45,7 @@ _ROUNDS = 100
 def lightgbm_problem() -> Finding | None:
     """Say why LightGBM can't be loaded here, and the command that mends it; None when it can."""
     try:
-        import lightgbm  # noqa: F401
+        _load()
     except OSError as error:
         return missing_library(str(error), platform.system())
     except ImportError as error:
@@ -50,6 +53,18 @@ def lightgbm_problem() -> Finding | None:
             where="LightGBM", what=f"is not installed: {error}", remedy="run `make setup`, or pip install lightgbm"
         )
     return None
+
+
+def _load() -> None:
+    """Load the library alone: importing the package takes a second or two, for scikit-learn comes with it."""
+    found = importlib.util.find_spec("lightgbm")
+    places = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    names = ("lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib")
+    library = next((place / name for place in places for name in names if (place / name).is_file()), None)
+    if library is not None:
+        ctypes.CDLL(str(library))
+    else:
+        importlib.import_module("lightgbm")
 
 
 def missing_library(message: str, system: str) -> Finding:

@@ -137,8 +137,13 @@ class Desk:
         if not (self.pipeline.user_modules or self.pipeline.code):
             return ""
         from serving.user_code import pack
+        from steps.provenance import git_state
 
-        data = pack(self.file.parent, self.pipeline.user_modules, self.pipeline.code)
+        stems = [module.replace(".", "/") for module in self.pipeline.user_modules]
+        code = [f"{stem}{ending}" for stem in stems for ending in (".py", "/__init__.py")]
+        # what makes the tree dirty is the code, not a data file or a home beside it
+        commit = git_state(self.file.parent, self.file, (self.file.name, *code, *self.pipeline.code)).commit
+        data = pack(self.file.parent, self.pipeline.user_modules, self.pipeline.code, commit)
         path = self.home / "store" / "code" / f"{hashlib.sha256(data).hexdigest()}.zip"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 from rich.console import Console
 
 from contracts.base import Contract
-from contracts.errors import BY_EXIT_CODE, CODE, RESOURCES, ErrorReport, Finding
+from contracts.errors import BY_NAME, CODE, ErrorReport, Finding, class_of_failure
 from contracts.outcomes import Outcome
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
@@ -101,11 +101,7 @@ def exit_code(summary: Summary) -> int:
     """Return the exit code of a run: 0 for an outcome, the failed stage's error class otherwise."""
     if summary.outcome is not Outcome.FAILED:
         return 0 if summary.outcome is not None else CODE.exit_code
-    for report in summary.errors:
-        for code, row in BY_EXIT_CODE.items():
-            if row.name == report.error_class:
-                return code
-    return CODE.exit_code
+    return next((BY_NAME[report.error_class].exit_code for report in summary.errors), CODE.exit_code)
 
 
 def curl_line(url: str, example: dict[str, Any] | None) -> str:
@@ -162,14 +158,10 @@ def _read(storage: Storage, uri: str, model: type[Any]) -> Any:
 
 
 def _warnings(storage: Storage, uri: str) -> tuple[str, ...]:
-    if not uri or not storage.exists(uri):
-        return ()
-    report = json.loads(storage.read(uri))
-    return tuple(
-        f"{v['column']}: {v['rule']} broken by {v['count']} rows ({v['share']:.2%})"
-        for v in report.get("violations", ())
-        if v.get("level") == "warn"
-    )
+    from steps.ingest_report import IngestReport
+
+    report = _read(storage, uri, IngestReport)
+    return tuple(str(warning) for warning in report.warnings) if report else ()
 
 
 def _example(url: str) -> dict[str, Any] | None:
@@ -194,11 +186,7 @@ def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
         if storage.exists(uri):
             reports.append(ErrorReport.model_validate_json(storage.read(uri)))
         else:
-            row = (
-                RESOURCES
-                if "OOMKilled" in node.message
-                else BY_EXIT_CODE.get(int(node.exit_code or CODE.exit_code), CODE)
-            )
+            row = class_of_failure(node.phase, node.message)
             where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
             reports.append(
                 ErrorReport(

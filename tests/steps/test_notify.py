@@ -1,0 +1,277 @@
+"""Notify says how a run ended, why, and what to do; and tells the services that want to know."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from contracts.errors import ConfigError, Finding, NetworkError
+from contracts.outcomes import Outcome
+from contracts.pipeline import Pipeline
+from contracts.settings import Settings
+from contracts.stages import Notify
+from steps.notify import Failure, conclude, failed_stages, notify
+from steps.reports import error_report_uri
+from steps.world import World
+from tests.steps.ingesting import column, run_ingest, world_for
+
+UNSET = "{{=workflow.outputs.parameters['outcome']}}"
+
+
+@dataclass
+class Service:
+    """A real HTTP server that takes Apprise's JSON."""
+
+    url: str
+    received: list[dict[str, Any]] = field(default_factory=list)
+    status: int = 200
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            made.received.append(json.loads(body))
+            self.send_response(made.status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made = Service(f"json://ann:hidden-word@127.0.0.1:{server.server_port}/hook")
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    (tmp_path / "rows.csv").write_text("y,x\n1,2\n0,300\n")
+    columns = [column("y", "integer"), column("x", "number", max={"value": 100, "level": "warn"})]
+    return world_for(tmp_path, columns, "rows.csv")
+
+
+def telling(world: World, *urls: str, on: list[str] | None = None) -> World:
+    pipeline = world.pipeline.model_dump(mode="json", by_alias=True)
+    if on is not None:
+        pipeline["notifications"] = {"on": on}
+    settings = Settings.model_validate(world.settings.model_dump() | {"notify_urls": SecretStr(" ".join(urls))})
+    return replace(world, settings=settings, pipeline=Pipeline.model_validate(pipeline))
+
+
+def ended(**said: str) -> Notify.Inputs:
+    unset = {name: UNSET for name in Notify.Inputs.model_fields if name not in ("status", "failures")}
+    return Notify.Inputs(**({"status": "Succeeded"} | unset | said))
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"verdict": "passed", "decision": "approved", "outcome": "promoted"}, Outcome.PROMOTED),
+        ({"verdict": "passed", "decision": "unchanged", "outcome": "unchanged"}, Outcome.UNCHANGED),
+        ({"verdict": "passed", "decision": "approved", "outcome": "rolled-back"}, Outcome.ROLLED_BACK),
+        ({"verdict": "passed", "decision": "approved", "outcome": "superseded"}, Outcome.SUPERSEDED),
+        ({"verdict": "rejected"}, Outcome.REJECTED),
+        ({"verdict": "inconclusive"}, Outcome.INCONCLUSIVE),
+        ({"verdict": "passed", "decision": "rejected"}, Outcome.REJECTED),
+        ({"verdict": "passed", "decision": "inconclusive"}, Outcome.INCONCLUSIVE),
+        ({"verdict": "passed", "decision": "awaiting-approval"}, Outcome.AWAITING_APPROVAL),
+        ({"verdict": "passed", "decision": "not-approved"}, Outcome.NOT_APPROVED),
+        ({"verdict": "passed", "decision": "superseded"}, Outcome.SUPERSEDED),
+        ({"decision": "rejected"}, Outcome.REJECTED),  # entry point release: no validation gate
+        ({"verdict": "passed", "decision": "approved"}, Outcome.FAILED),  # nobody says that it serves
+        ({"verdict": "passed"}, Outcome.FAILED),
+        ({}, Outcome.FAILED),
+        ({"status": "Failed", "verdict": "passed", "decision": "approved"}, Outcome.FAILED),
+        ({"status": "Error", "outcome": "promoted"}, Outcome.FAILED),
+    ],
+)
+def test_the_outcome_is_what_the_last_stage_said(said: dict[str, str], outcome: Outcome) -> None:
+    assert conclude(ended(**said)) is outcome
+
+
+def failures(*nodes: tuple[str, str, str, str], quotes: int = 1) -> str:
+    """What Argo hands over: (template, display name, phase, message), in no order."""
+    text = json.dumps(
+        [
+            {
+                "templateName": template, "displayName": shown, "phase": phase, "message": message,
+                "finishedAt": "2026-01-01T00:00:00Z",
+            }
+            for template, shown, phase, message in nodes
+        ]
+    )  # fmt: skip
+    for _ in range(quotes):
+        text = json.dumps(text, ensure_ascii=False)
+    return text
+
+
+@pytest.mark.parametrize("quotes", [0, 1, 2])
+def test_failures_are_read_however_often_they_are_quoted(quotes: int) -> None:
+    text = failures(("train", "train", "Failed", 'Error "now" (exit code 65)'), quotes=quotes)
+
+    assert failed_stages(text) == [Failure("train", "Failed", 'Error "now" (exit code 65)')]
+
+
+@pytest.mark.parametrize("text", ["null", '"null"', "", "{{workflow.failures}}", "[1]", "{}"])
+def test_no_failures_are_none(text: str) -> None:
+    assert failed_stages(text) == []
+
+
+def test_the_last_attempt_of_a_stage_that_failed_for_good_counts() -> None:
+    text = failures(
+        ("train", "train(10)", "Failed", "main: OOMKilled (exit code 137)"),
+        ("train", "train(9)", "Failed", "main: Error (exit code 75)"),
+        ("ingest", "ingest(0)", "Failed", "main: Error (exit code 75)"),  # it came through with attempt 1
+        ("train", "train", "Failed", "No more retries left"),
+        ("retrain", "adult", "Failed", "child 'train' failed"),
+    )
+
+    assert failed_stages(text) == [Failure("train", "Failed", "main: OOMKilled (exit code 137)")]
+
+
+@pytest.mark.parametrize(
+    ("phase", "message", "row", "remedy"),
+    [
+        ("Failed", "main: Error (exit code 65)", "data", "mend the data"),
+        ("Failed", "main: Error (exit code 78)", "config", "mend the setting"),
+        ("Failed", "main: OOMKilled (exit code 137)", "resources", "raise the stage's memory"),
+        ("Error", "pod deleted", "infrastructure", "look at the node's events"),
+        ("Failed", "The node was low on resource: memory.", "infrastructure", "look at the node's events"),
+        ("Failed", "main: Error (exit code 143)", "infrastructure", "look at the node's events"),
+        ("Failed", "main: Error (exit code 137)", "code", "read the stage's log"),
+        ("Error", "wait: Error (exit code 64)", "code", "read the stage's log"),
+    ],
+)
+def test_a_stage_that_left_no_report_is_explained_by_its_class(
+    world: World, caplog: pytest.LogCaptureFixture, phase: str, message: str, row: str, remedy: str
+) -> None:
+    caplog.set_level("INFO")
+
+    done = notify(ended(status="Failed", failures=failures(("train", "train", phase, message))), world=world)
+
+    assert done.outcome is Outcome.FAILED
+    assert f"train failed ({row}): {message}" in caplog.text
+    assert remedy in caplog.text
+
+
+def leave_report(world: World, stage: str) -> None:
+    error = ConfigError("the bucket is unknown", findings=[Finding(where="RETRAIN_STORE", what="no such bucket")])
+    data = error.report(stage).model_dump_json().encode()
+    world.storage.write(error_report_uri(world, stage), data)
+
+
+def test_a_stages_own_report_is_told_with_findings_and_remedy(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    leave_report(world, "ingest")
+
+    said = failures(("ingest", "ingest", "Failed", "main: Error (exit code 78)"))
+    notify(ended(status="Failed", failures=said), world=world)
+
+    assert "ingest failed (config): the bucket is unknown" in caplog.text
+    assert "- RETRAIN_STORE: no such bucket" in caplog.text
+    assert "what to do: mend the setting" in caplog.text
+
+
+def test_a_report_of_an_earlier_attempt_does_not_explain_a_kill(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    leave_report(world, "train")
+
+    said = failures(("train", "train", "Failed", "main: OOMKilled (exit code 137)"))
+    notify(ended(status="Failed", failures=said), world=world)
+
+    assert "train failed (resources)" in caplog.text
+    assert "bucket" not in caplog.text
+
+
+def test_a_service_gets_outcome_links_and_the_warnings_of_the_data(world: World, service: Service) -> None:
+    run_ingest(world)
+    told = replace(
+        telling(world, service.url),
+        settings=telling(world, service.url).settings.model_copy(update={"mlflow_url": "http://mlflow.example"}),
+    )
+
+    notify(
+        ended(verdict="passed", decision="approved", outcome="promoted", run_id="r7", version="3", url="http://h:1"),
+        world=told,
+    )
+
+    [message] = service.received
+    assert message["title"] == "test: promoted"
+    assert (
+        "workflow test-1, version 3, run r7, serves at http://h:1, MLflow http://mlflow.example" in message["message"]
+    )
+    assert "warning: x: max broken by 1 rows (50.00%)" in message["message"]
+    assert "{{" not in message["message"]
+
+
+def test_a_failure_is_told_as_one(world: World, service: Service) -> None:
+    notify(ended(status="Failed"), world=telling(world, service.url))
+
+    assert [(m["title"], m["type"]) for m in service.received] == [("test: failed", "failure")]
+
+
+@pytest.mark.parametrize(
+    ("on", "said", "count"),
+    [
+        (["failed"], {"outcome": "promoted"}, 0),
+        (["promoted"], {"outcome": "promoted"}, 1),
+        (["promoted"], {"status": "Failed"}, 0),
+        (["other"], {"decision": "awaiting-approval"}, 1),
+        (["other"], {"outcome": "unchanged"}, 0),
+        ([], {"status": "Failed"}, 0),
+    ],
+)
+def test_only_the_outcomes_asked_for_are_told(
+    world: World, service: Service, on: list[str], said: dict[str, str], count: int
+) -> None:
+    notify(ended(**said), world=telling(world, service.url, on=on))
+
+    assert len(service.received) == count
+
+
+def test_a_service_that_refuses_is_a_network_error_without_its_url(
+    world: World, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    service.status = 500
+
+    with pytest.raises(NetworkError) as refused:
+        notify(ended(outcome="promoted"), world=telling(world, service.url))
+
+    assert "did not take the message" in refused.value.message
+    for text in (str(refused.value.report("notify")), caplog.text):
+        assert "hidden-word" not in text
+        assert service.url not in text
+
+
+def test_an_unknown_kind_of_url_is_named_by_its_place_only(world: World) -> None:
+    with pytest.raises(NetworkError, match="URL 1 of RETRAIN_NOTIFY_URLS") as refused:
+        notify(ended(outcome="promoted"), world=telling(world, "nosuch://token-7"))
+
+    assert "token-7" not in str(refused.value.report("notify"))
+
+
+def test_a_store_that_cannot_be_read_does_not_keep_the_message_back(world: World, service: Service) -> None:
+    unreachable = {
+        "store": "s3://bucket",
+        "s3_endpoint": "http://127.0.0.1:1",
+        "aws_access_key_id": SecretStr("key"),
+        "aws_secret_access_key": SecretStr("word"),
+    }
+    told = telling(world, service.url)
+
+    notify(ended(status="Failed"), world=replace(told, settings=told.settings.model_copy(update=unreachable)))
+
+    assert "reports cannot be read" in service.received[0]["message"]
