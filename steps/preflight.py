@@ -201,7 +201,8 @@ def library_notes(world: World) -> Findings:
 
 
 CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
-    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_features, check_libraries,
+    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_features,
+    check_libraries,
 )  # fmt: skip
 
 
