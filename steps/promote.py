@@ -67,7 +67,8 @@ def _decide_once(inputs: Promote.Inputs, world: World) -> Promote.Outputs:
     model, version = world.pipeline.name, inputs.version
     entries = world.ledger.entries(model)
     serving = lifecycle.standing(entries).serving
-    run_id = world.registry.run_of(version)
+    known = next((entry.run_id for entry in entries if entry.version == version), None)
+    run_id = known or world.registry.run_of(version)  # the ledger tells sooner than MLflow opens
     uri = report_uri(world, run_id, version)
     if decided := _decided_here(entries, version, world.workflow):
         return _outputs(Promotion(decided.evidence["decision"]), decided, uri, decided.reason)
