@@ -30,7 +30,7 @@ SAFE_TYPES = frozenset(
 )
 """What scikit-learn's own estimators are made of, besides what skops trusts anyway."""
 SMALL_BATCH = 1000
-"""Up to so many rows LightGBM answers on one thread: waking others costs more than they save."""
+"""Up to so many rows LightGBM and scikit-learn answer on one thread: waking others costs more than they save."""
 _ONE_BLAS_THREAD = threading.Lock()
 
 
@@ -121,11 +121,21 @@ class SkopsEstimator(FittedEstimator):
     file = "estimator.skops"
 
     def __init__(self, estimator: Any) -> None:
+        from threadpoolctl import ThreadpoolController
+
         self._estimator = estimator
+        # the libraries that the estimator brought are found once: looking for them takes longer than a row
+        self._openmp = ThreadpoolController().select(user_api="openmp")
         _limit_blas()
 
     def score(self, features: Any, classes: int) -> Floats:
         """See `FittedEstimator`; a class that the estimator never saw has probability 0."""
+        if len(features) <= SMALL_BATCH:
+            with self._openmp.limit(limits=1):
+                return self._score(features, classes)
+        return self._score(features, classes)
+
+    def _score(self, features: Any, classes: int) -> Floats:
         if not classes:
             return np.asarray(self._estimator.predict(features), dtype=np.float64).reshape(-1)
         known = np.asarray(self._estimator.predict_proba(features), dtype=np.float64)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.tree  # noqa: F401  brings OpenMP
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from contracts.errors import ConfigError
 from contracts.metrics import Task
 from contracts.references import ColumnSpec, ModelManifest
-from serving.estimators import SkopsEstimator
+from serving.estimators import SMALL_BATCH, SkopsEstimator
 from serving.model import PackagedModel, save
 from serving.transform import Numeric, Raw, Recipe, rows_to_table
 from serving.user_code import UserCode
@@ -49,6 +51,26 @@ def always(folder: Path, p: str, trusted: tuple[str, ...] = ("mine.Always",)) ->
     recipe = Recipe(steps=(Numeric(column="x", type="number"),))
     save(folder, manifest(trusted_types=trusted), recipe, estimator, code, [{"x": 1.0}])
     return PackagedModel.load(folder)
+
+
+class CountsThreads:
+    """Tells how many OpenMP threads it may use while it is asked."""
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        self.seen = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "openmp"]
+        return np.full((len(rows), 2), 0.5)
+
+
+def test_few_rows_are_answered_on_one_thread_and_the_limit_ends_with_them() -> None:
+    asked = CountsThreads()
+    estimator = SkopsEstimator(asked)
+    with threadpool_limits(limits=3, user_api="openmp"):
+        estimator.score(np.zeros((1, 2)), 2)
+        few = asked.seen
+        estimator.score(np.zeros((SMALL_BATCH + 1, 2)), 2)
+    assert few
+    assert set(few) == {1}
+    assert set(asked.seen) == {3}
 
 
 def test_a_loaded_package_answers_rows_and_its_example(tmp_path: Path) -> None:
