@@ -65,10 +65,13 @@ class Storage:
         return uri
 
     def upload(self, source: Path, uri: str) -> str:
-        """Copy a local file into the store."""
+        """Bring a local file into the store; the caller does not write to it again.
+
+        On the same file system nothing is copied: the object is another name of the file.
+        """
         if path := local_path(uri):
             with _os_errors(uri), _atomic(path) as part:
-                shutil.copyfile(source, part)
+                _link_or_copy(source, part)
             return uri
         bucket, key = _split(uri)
         with self._s3_errors(uri):
@@ -178,6 +181,14 @@ def _os_errors(uri: str) -> Iterator[None]:
         raise ConfigError(
             f"cannot use {uri}: {error.strerror}", remedy="check path, permissions and free disk"
         ) from None
+
+
+def _link_or_copy(source: Path, part: Path) -> None:
+    part.unlink()
+    try:
+        os.link(source, part)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, part)
 
 
 @contextlib.contextmanager
