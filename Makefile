@@ -28,12 +28,17 @@ check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@$(PYTHON) -m pytest tests/manifests/test_golden.py tests/manifests/test_docs.py
 
 compile: .venv/.dev ## Write argo/ anew from the shipped pipeline
 	@.venv/bin/retrain compile adult.yaml
 
 docs: .venv/.dev ## Write the generated pages of docs/ anew
 	@$(PYTHON) -m workflows.docs
+
+benchmark: .venv/.dev ## Time fresh and unchanged runs, and the server beside one that answers a constant
+	@$(PYTHON) -m tests.benchmarks.desk_run
+	@$(PYTHON) -m tests.benchmarks.serving
 
 lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock

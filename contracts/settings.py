@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigError, Finding
@@ -55,6 +56,16 @@ class Settings(BaseSettings):
     serving_image: str = Field("", description="Image that built ones start from; holds all that serving needs.")
     kaniko_image: str = Field("gcr.io/kaniko-project/executor:v1.24.0", description="Builds images in the cluster.")
     mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        # this setting lies in a ConfigMap, in logs and links
+        if urlsplit(value).password:
+            raise ValueError(
+                "holds a password; use RETRAIN_MLFLOW_USERNAME and RETRAIN_MLFLOW_PASSWORD, in the secrets"
+            )
+        return value
 
     ledger: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="SQLAlchemy URL of the ledger.")
     notify_urls: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="Apprise URLs, separated by spaces.")

@@ -31,6 +31,8 @@ LOG = logging.getLogger("retrain")
 def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for library in ("httpx", "httpcore"):  # they log whole URLs, with credentials and signatures
+        logging.getLogger(library).setLevel(logging.WARNING)
     options = vars(_parser().parse_args(argv))
     stage: type[Stage] = options.pop("stage")
     world: World | None = None

@@ -1,43 +1,23 @@
 """Judge a run's model on its test rows by the validation gate.  Called as the `evaluate` stage; changes no version.
 
-A rejection is an outcome, not an error: the verdict goes on, and the workflow ends without registering.  A run that was
-judged before, by the same policy and the same code, is not judged again: its report is the answer.
+A rejection is an outcome, not an error: the verdict goes on, and the workflow ends without registering.
 """
 
 from __future__ import annotations
 
 import math
 
-from pydantic import ValidationError
-
 from contracts.metrics import METRICS
 from contracts.names import tag
-from contracts.pipeline.gates import GatePolicy
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
 from steps.assessment import Assessment, assess, policy_sha256, report_bytes
 from steps.gates import validation
 from steps.metrics import score_judged
-from steps.reuse import lookup, remember, reuse_key
 from steps.world import World
 
 METRIC_PREFIX = "test."
 REPORT = "validation.json"
-SECTIONS = ("name", "table", "target", "gates")
-MODULES = (
-    "serving.estimators",
-    "serving.model",
-    "serving.transform",
-    "serving.user_code",
-    "steps.assessment",
-    "steps.dataset",
-    "steps.evaluate",
-    "steps.gates.bounds",
-    "steps.gates.statistics",
-    "steps.gates.validation",
-    "steps.metrics",
-    "steps.splitting",
-)
 
 
 def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
@@ -51,9 +31,6 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
         See `steps.assessment.assess`.
     """
     policy = world.pipeline.gates.policy(world.settings.environment)
-    key = reuse_key(world, "evaluate", SECTIONS, MODULES, {"run": inputs.run_id, "policy": policy_sha256(policy)})
-    if found := _judged_before(key, policy, inputs, world):
-        return found
     gate = policy.validation
     subject = assess(world, inputs.run_id, [rule.column for rule in gate.slices])
     groups = [
@@ -81,31 +58,14 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     )
     uri = world.storage.write(report_uri(world, inputs.run_id), report_bytes(report))
     _record(world, subject, report, metrics)
-    outputs = Evaluate.Outputs(
+    return Evaluate.Outputs(
         verdict=decision.verdict, report=uri, summary=f"{decision.verdict.value}: {decision.reason}"
     )
-    remember(world, "evaluate", key, outputs, [uri])
-    return outputs
 
 
 def report_uri(world: World, run_id: str) -> str:
     """Return where the validation report of a run lies."""
     return world.storage.uri("reports", run_id, REPORT)
-
-
-def _judged_before(key: str, policy: GatePolicy, inputs: Evaluate.Inputs, world: World) -> Evaluate.Outputs | None:
-    """Return the answer of the same judgement, when the report that lies there is still the one it wrote."""
-    found = lookup(world, "evaluate", key)
-    if not isinstance(found, Evaluate.Outputs) or found.report != report_uri(world, inputs.run_id):
-        return None
-    try:
-        report = ValidationReport.model_validate_json(world.storage.read(found.report))
-    except ValidationError:
-        return None
-    # one report a run: a policy of another time or environment may have judged it since
-    if (report.policy_sha256, report.environment) != (policy_sha256(policy), world.settings.environment):
-        return None
-    return found if report.verdict is found.verdict else None
 
 
 def _test_metrics(subject: Assessment) -> dict[str, float]:

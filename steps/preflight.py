@@ -12,18 +12,20 @@ import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
 
-from contracts.errors import ConfigError, Finding, StageError
+from contracts.errors import CONFIG, ConfigError, ErrorClass, Finding, NetworkError, StageError, StorageError
 from contracts.stages import Parameters, Preflight, decode, findings
 from contracts.stages import encode as text
 from steps.storage import local_path
 from steps.world import World
 
 Findings = Iterator[Finding]
+Found = tuple[ErrorClass, Finding]
 
 
 def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
@@ -33,12 +35,15 @@ def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
     ------
     ConfigError
         With every finding of every check.
+    NetworkError, StorageError
+        When all that was found may pass: something did not answer, or was busy.
     """
     wrong, parameters = check_parameters(inputs)
+    found: list[Found] = [(CONFIG, finding) for finding in wrong]
     for check in CHECKS:
-        wrong += _collect(check, inputs, world)
-    if wrong:
-        raise ConfigError(f"{len(wrong)} finding{'s' if len(wrong) > 1 else ''} before the start", findings=wrong)
+        found += _collect(check, inputs, world)
+    if found:
+        _raise(found)
     as_of = parameters.as_of if parameters and parameters.as_of else world.now()
     notes = list(library_notes(world))
     for note in notes:
@@ -107,18 +112,18 @@ def check_tracking(_: Preflight.Inputs, world: World) -> Findings:
                 json={"max_results": 1}, auth=(user, password) if user else None, timeout=10,
             )  # fmt: skip
         except httpx.HTTPError as error:
-            yield Finding(
-                where="RETRAIN_TRACKING_URI",
-                what=f"{parts.hostname}:{parts.port or ''} does not answer ({type(error).__name__})",
+            raise NetworkError(
+                f"RETRAIN_TRACKING_URI: {parts.hostname}:{parts.port or ''} does not answer ({type(error).__name__})",
                 remedy="is the name right, and MLflow up?",
-            )
-            return
+            ) from None
         if answer.status_code in (401, 403):
             yield Finding(
                 where="RETRAIN_MLFLOW_USERNAME",
                 what=f"MLflow answers {answer.status_code}",
                 remedy="check user, password and permissions",
             )
+        elif answer.status_code == 429 or answer.status_code >= 500:
+            raise NetworkError(f"RETRAIN_TRACKING_URI: MLflow answers {answer.status_code}")
         elif answer.status_code >= 400:
             yield Finding(
                 where="RETRAIN_TRACKING_URI",
@@ -208,11 +213,23 @@ CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
 
 def _collect(
     check: Callable[[Preflight.Inputs, World], Findings], inputs: Preflight.Inputs, world: World
-) -> list[Finding]:
+) -> list[Found]:
     name = check.__name__.removeprefix("check_")
     try:
-        return list(check(inputs, world))
+        return [(CONFIG, finding) for finding in check(inputs, world)]
     except StageError as error:
-        return [*error.findings] or [Finding(where=name, what=error.message, remedy=error.remedy)]
+        found = [*error.findings] or [Finding(where=name, what=error.message, remedy=error.remedy)]
+        return [(error.row, finding) for finding in found]
     except (OSError, zipfile.BadZipFile) as error:
-        return [Finding(where=name, what=f"{type(error).__name__}: {error}", remedy="check path and permissions")]
+        finding = Finding(where=name, what=f"{type(error).__name__}: {error}", remedy="check path and permissions")
+        return [(CONFIG, finding)]
+
+
+def _raise(found: list[Found]) -> NoReturn:
+    """Raise what was found: a passing fault alone keeps its class, so that it is tried again; else class config."""
+    message = f"{len(found)} finding{'s' if len(found) > 1 else ''} before the start"
+    rows = {row.name for row, _ in found}
+    for kind in (NetworkError, StorageError):
+        if rows <= {NetworkError.row.name, StorageError.row.name} and kind.row.name in rows:
+            raise kind(message, findings=[finding for _, finding in found])
+    raise ConfigError(message, findings=[finding for _, finding in found])

@@ -13,7 +13,7 @@ from contracts.names import tag
 from contracts.outcomes import Verdict
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
-from steps.assessment import assess, report_bytes
+from steps.assessment import assess
 from steps.dataset import read_table
 from steps.evaluate import evaluate
 from steps.mlflow_connection import mlflow_client
@@ -49,11 +49,6 @@ def judge(world: World, run: str) -> tuple[Evaluate.Outputs, ValidationReport]:
     return outputs, ValidationReport.model_validate_json(world.storage.read(outputs.report))
 
 
-def forget(world: World) -> None:
-    for uri in world.storage.list(world.storage.uri("cache", "evaluate")):
-        world.storage.delete(uri)
-
-
 def test_a_good_model_passes_and_says_by_which_numbers(world: World, run: str):
     outputs, report = judge(world, run)
     assert outputs.verdict is Verdict.PASSED
@@ -87,26 +82,11 @@ def test_slices_are_judged_or_reported_and_sensitive_values_stay_hidden(world: W
 def test_judged_again_it_says_the_same_byte_for_byte_and_logs_nothing_twice(world: World, run: str):
     outputs, _ = judge(world, run)
     first = world.storage.read(outputs.report)
-    forget(world)
     again, _ = judge(world, run)
     assert again == outputs
     assert world.storage.read(again.report) == first
     assert len(mlflow_client(world.settings).get_metric_history(run, "test.roc_auc")) == 1
     assert world.tracking.record(run).tags[tag("validation")] == "passed"
-
-
-def test_a_run_judged_before_is_not_judged_again_and_mlflow_is_not_opened(world: World, home: Path, run: str):
-    outputs, _ = judge(world, run)
-    anew = churn_world(home, PIPELINE.replace("    validation:\n", SLICES))
-    assert judge(anew, run)[0] == outputs
-    assert "tracking" not in vars(anew)
-
-
-def test_a_report_that_another_policy_wrote_meanwhile_is_written_anew(world: World, home: Path, run: str):
-    outputs, report = judge(world, run)
-    judge(churn_world(home, PIPELINE.replace("0.75", "0.76")), run)
-    assert world.storage.read(outputs.report) != report_bytes(report)
-    assert judge(world, run) == (outputs, report)
 
 
 def test_the_report_is_kept_with_the_run(world: World, run: str):

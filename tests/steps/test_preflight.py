@@ -18,16 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 import steps.candidates.lightgbm
 import steps.preflight
-from contracts.errors import ConfigError, Finding
+from contracts.errors import (
+    CONFIG,
+    DATA,
+    NETWORK,
+    STORAGE,
+    ConfigError,
+    Finding,
+    NetworkError,
+    StageError,
+    StorageError,
+)
 from contracts.pipeline import Pipeline
 from contracts.settings import Settings
 from contracts.stages import Preflight
 from serving.user_code import pack
-from steps.preflight import preflight
+from steps.preflight import _raise, preflight
 from steps.world import World
 from tests.steps.ingesting import AS_OF, column, world_for
 
@@ -52,10 +62,10 @@ def changed(world: World, pipeline: dict[str, Any] | None = None, **settings: An
     )
 
 
-def wrong(world: World, **inputs: str) -> dict[str, Finding]:
-    with pytest.raises(ConfigError) as refused:
+def wrong(world: World, exit_code: int = 78, **inputs: str) -> dict[str, Finding]:
+    with pytest.raises(StageError) as refused:
         preflight(Preflight.Inputs(**inputs), world=world)
-    assert refused.value.row.exit_code == 78
+    assert refused.value.row.exit_code == exit_code
     assert PASSWORD not in str(refused.value.report("preflight"))
     return {finding.where: finding for finding in refused.value.findings}
 
@@ -121,7 +131,7 @@ def test_everything_that_is_wrong_stands_in_one_report(world: World, tmp_path: P
 
     assert {"parameter as-of", "parameter cache", "parameter version"} <= set(findings)
     assert {"store", "disk", "scratch"} & set(findings)
-    assert {"RETRAIN_TRACKING_URI", "ledger", "module no_such_module", "features.columns[0] (x)"} <= set(findings)
+    assert {"tracking", "ledger", "module no_such_module", "features.columns[0] (x)"} <= set(findings)
     assert "'use' or 'refuse'" in findings["parameter cache"].what
     assert findings["module no_such_module"].remedy == "put no_such_module.py beside the file"
 
@@ -156,9 +166,18 @@ def test_low_disk_is_told_with_the_numbers(world: World) -> None:
 def test_an_mlflow_that_does_not_answer_is_named_without_its_credentials(world: World) -> None:
     port = free_port()
 
-    finding = wrong(changed(world, tracking_uri=f"http://ann:{PASSWORD}@127.0.0.1:{port}"))["RETRAIN_TRACKING_URI"]
+    silent = changed(world, tracking_uri=f"http://127.0.0.1:{port}", mlflow_password=SecretStr(PASSWORD))
+
+    finding = wrong(silent, exit_code=75)["tracking"]
 
     assert f"127.0.0.1:{port} does not answer" in finding.what
+
+
+def test_a_tracking_uri_with_a_password_is_refused_before_it_reaches_a_manifest() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"store": "file:///s", "tracking_uri": f"http://ann:{PASSWORD}@mlflow"})
+
+    assert "RETRAIN_MLFLOW_PASSWORD" in refused.value.errors()[0]["msg"]
 
 
 @pytest.mark.parametrize(
@@ -182,10 +201,16 @@ def test_a_tracking_uri_that_cannot_work_is_refused(world: World, uri: str) -> N
 
 
 @pytest.mark.parametrize(
-    "ledger", ["", "no url", f"mysql://u:{PASSWORD}@h/d", f"postgresql://u:{PASSWORD}@127.0.0.1:1/d"]
+    ("ledger", "exit_code"),
+    [
+        ("", 78),
+        ("no url", 78),
+        (f"mysql://u:{PASSWORD}@h/d", 78),
+        (f"postgresql://u:{PASSWORD}@127.0.0.1:1/d", 75),
+    ],
 )
-def test_a_wrong_ledger_is_found_and_its_password_kept(world: World, ledger: str) -> None:
-    assert len(wrong(changed(world, ledger=SecretStr(ledger)))) == 1
+def test_a_wrong_ledger_is_found_and_its_password_kept(world: World, ledger: str, exit_code: int) -> None:
+    assert len(wrong(changed(world, ledger=SecretStr(ledger)), exit_code)) == 1
 
 
 def test_a_packed_module_counts_as_there(world: World, tmp_path: Path) -> None:
@@ -279,3 +304,19 @@ def test_a_failed_preflight_leaves_its_report_and_nothing_else(tmp_path: Path) -
     [left] = [p for p in home.rglob("*") if p.is_file()]
     assert left == home / "store" / "reports" / "w-1" / "preflight.error.json"
     assert json.loads(left.read_text())["error_class"] == "config"
+
+
+def test_a_passing_fault_alone_keeps_its_class_so_that_it_is_retried() -> None:
+    absent = Finding(where="RETRAIN_TRACKING_URI", what="does not answer")
+    wrong = Finding(where="parameter cache", what="is neither use nor refuse")
+    for found, kind in (
+        ([(NETWORK, absent)], NetworkError),
+        ([(STORAGE, absent)], StorageError),
+        ([(STORAGE, absent), (NETWORK, absent)], NetworkError),
+        ([(NETWORK, absent), (CONFIG, wrong)], ConfigError),
+        ([(NETWORK, absent), (DATA, wrong)], ConfigError),
+    ):
+        with pytest.raises(StageError) as caught:
+            _raise(found)
+        assert type(caught.value) is kind
+        assert len(caught.value.findings) == len(found)

@@ -20,7 +20,7 @@ from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.settings import find_home, secret_fields, variable
 from contracts.stages import Cache, encode
-from workflows.cli.desk import desk_environment
+from workflows.cli.desk import desk_environment, desk_settings
 from workflows.cli.display import Progress
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def run(
         raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
     if entrypoint == "release" and version is None:
         raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
+    if entrypoint == "retrain" and version is not None:
+        raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
+    if entrypoint == "release" and (source or as_of or no_cache):
+        raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
     desk = Desk.open(file, pipeline)
     parameters = {
         "source": _source(source),
@@ -162,6 +166,7 @@ class Desk:
         ]
         wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
         secret = {variable(field) for field in secret_fields()}
+        desk_settings(self.home, self.file.parent)  # what is wrong with them is told before anything is written
         values = desk_environment(self.home, self.file.parent)
         return [
             *wanted,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from contracts.base import Contract
 from contracts.errors import BY_NAME, CODE, ErrorReport, Finding, class_of_failure
-from contracts.outcomes import Outcome
+from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_settings
@@ -88,13 +88,19 @@ def summarise(state: RunState, home: Path) -> Summary:
         validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks)
         if validation
         else None,
-        promotion=Gate(decision=promotion.decision, reason=promotion.reason, checks=promotion.checks)
-        if promotion
-        else None,
+        promotion=_promotion(promotion, get("promote", "decision")),
         url=url,
         curl=curl_line(url, _example(url)) if url else "",
         errors=tuple(_errors(state, storage)),
     )
+
+
+def _promotion(report: PromotionReport | None, decision: str) -> Gate | None:
+    if report is None:
+        return None
+    if decision == Promotion.UNCHANGED:  # the report is of the day when it was let through
+        return Gate(decision=decision, reason=f"version {report.version} serves already", checks=report.checks)
+    return Gate(decision=report.decision, reason=report.reason, checks=report.checks)
 
 
 def exit_code(summary: Summary) -> int:
