@@ -1,7 +1,7 @@
 """Whether finished work can be taken again: the key of what a stage reads, and what it answered under that key.
 
-Used by `features`, `train` and `evaluate` only: what depends on the outside world always runs.  The stage itself
-decides, so the desk and a cluster decide alike.
+Used by `features` and `train` only: what depends on the outside world always runs, and the gates always judge.  The
+stage itself decides, so the desk and a cluster decide alike.
 """
 
 from __future__ import annotations
