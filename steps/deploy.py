@@ -1,14 +1,15 @@
 """Bring an approved version to serve.  Called as the `deploy` stage; trains, judges and builds nothing.
 
 Order of effects: ledger *releasing*, rollout, ledger *serving* (the one before it retires with it), alias and tags.
-Killed between any two of them and run again, it goes on where the ledger says it was.
+Killed between any two of them and run again, it goes on where the ledger says it was.  A release that another workflow
+left behind is ended by an entry first; where it is of the same version, the release then begins anew in this run.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -22,7 +23,7 @@ from contracts.stages import Deploy
 from serving.model import read_manifest
 from serving.versions import Spec
 from steps.ledger import LostRace
-from steps.lifecycle import IllegalTransition, Standing, permit
+from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, permit
 from steps.rollout.process import NotHealthy, Server, Status
 from steps.world import World
 
@@ -36,6 +37,7 @@ class Act(Enum):
     BEGIN = auto()
     RESUME = auto()
     TAKE_OVER = auto()
+    SUPERSEDE = auto()
     FINISH = auto()
     KEEP = auto()
     NONE = auto()
@@ -64,6 +66,8 @@ def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
         return Plan(Act.FINISH if own else Act.KEEP, latest)
     if latest.state is State.ROLLED_BACK and own:
         return Plan(Act.NONE, latest, Outcome.ROLLED_BACK, latest.reason)
+    if latest.state is State.SUPERSEDED and own:
+        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, latest.reason)
     if latest.state is State.RELEASING and own:
         return Plan(Act.RESUME, latest)
     if now.releasing is not None:
@@ -71,10 +75,15 @@ def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
     if latest.state is State.APPROVED and latest.id != approval:
         reason = f"version {version} was approved anew by {latest.workflow}"
         return Plan(Act.NONE, latest, Outcome.SUPERSEDED, reason)
+    if latest.state is State.FAILED and TAKEOVER in latest.evidence and not own:
+        # whoever took it over may go on with it; the workflow that was given up may not
+        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, latest.reason)
     try:
         permit(now, State.RELEASING, version)
     except IllegalTransition as error:
-        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, error.message)
+        # an approval that is refused went stale, and is ended; any other state has been ended already
+        act = Act.SUPERSEDE if latest.state is State.APPROVED else Act.NONE
+        return Plan(act, latest, Outcome.SUPERSEDED, error.message)
     return Plan(Act.BEGIN, latest)
 
 
@@ -128,12 +137,16 @@ class _Release:
         return self._roll_out(plan.entry, before.serving)
 
     def _settle(self) -> tuple[Plan, Standing]:
-        """Decide, end what broke off, and enter *releasing*; entries that others write meanwhile mean deciding anew."""
+        """Decide, end what broke off or went stale, and enter *releasing*.
+
+        A release of this very version that broke off is taken over and begun again, on the approval that it had.
+        Entries that others write meanwhile mean deciding anew.
+        """
         world, version = self.world, self.inputs.version
         for attempt in range(_ATTEMPTS):
             now = world.ledger.standing(world.pipeline.name)
             plan = decide(now, version, self.inputs.entry, world.workflow)
-            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER):
+            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.SUPERSEDE):
                 return plan, now
             try:
                 if plan.act is Act.TAKE_OVER:
@@ -143,6 +156,9 @@ class _Release:
                     )
                     continue
                 after = world.ledger.hold(plan.entry)
+                if plan.act is Act.SUPERSEDE:
+                    ended = self._append(State.SUPERSEDED, plan.entry, after, plan.reason, {"approval": plan.entry.id})
+                    return replace(plan, act=Act.NONE, entry=ended), now
                 entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", {"image": self.inputs.image})
                 return Plan(Act.RESUME, entry), now
             except LostRace:

@@ -209,15 +209,18 @@ class Ledger:
     def take_over(self, releasing: LedgerEntry, *, workflow: str, by: str, reason: str, at: datetime) -> LedgerEntry:
         """End a crashed release by an explicit entry: its version becomes *failed*, and the next may release.
 
+        The version itself may be released again on the approval that it had, while nothing else began to serve.
+
         Raises
         ------
         LostRace, IllegalTransition
             As `append`; also when that release ended by itself meanwhile.
         """
         after = self.hold(releasing)
+        evidence = {lifecycle.TAKEOVER: releasing.id, "workflow": releasing.workflow}
         return self.append(
             releasing.model, State.FAILED, version=releasing.version, run_id=releasing.run_id, workflow=workflow, by=by,
-            reason=reason, evidence={"takeover_of": releasing.id, "workflow": releasing.workflow}, after=after, at=at,
+            reason=reason, evidence=evidence, after=after, at=at,
         )  # fmt: skip
 
     def verify(self, model: str, *, head: str = "") -> list[Finding]:

@@ -52,6 +52,9 @@ def standing(entries: Iterable[LedgerEntry]) -> Standing:
     return Standing({entry.version: entry for entry in entries})
 
 
+TAKEOVER = "takeover_of"
+"""Evidence of a *failed* that ended a crashed release of another workflow: the id of its *releasing*."""
+
 Guard = Callable[[Standing, int], str]
 """Looks at all versions and says what speaks against the transition of this one, empty when nothing does."""
 
@@ -68,6 +71,14 @@ def _approval_is_fresh(now: Standing, version: int) -> str:
     if now.serving is None or now.serving.number < now.latest[version].number:
         return ""
     return f"version {now.serving.version} began to serve after this approval; promote it anew"
+
+
+def _failed_by_takeover(now: Standing, version: int) -> str:
+    # A release that merely broke off keeps its approval.  Nothing began to serve while it was releasing, so what
+    # `_approval_is_fresh` asks of the entry that ended it, it asks of the approval.
+    if now.state(version) is not State.FAILED or TAKEOVER in now.latest[version].evidence:
+        return ""
+    return "its release failed by itself; promote it anew"
 
 
 @dataclass(frozen=True)
@@ -93,15 +104,15 @@ TRANSITIONS: dict[State, Transition] = {
         Transition(State.APPROVED, _AT_REST, "passed the promotion gate against what serves now"),
         Transition(State.REJECTED, _AT_REST, "did not pass the promotion gate, or a person said no"),
         Transition(State.EXPIRED, _OPEN, "nobody decided, or released, in time"),
-        Transition(State.SUPERSEDED, _OPEN, "a newer candidate took its place before it was released"),
+        Transition(State.SUPERSEDED, _OPEN, "another version began to serve before it was released"),
         Transition(
-            State.RELEASING, frozenset({State.APPROVED}), "deploy is about to touch the server",
-            (_nobody_releases, _approval_is_fresh),
+            State.RELEASING, frozenset({State.APPROVED, State.FAILED}), "deploy is about to touch the server",
+            (_nobody_releases, _failed_by_takeover, _approval_is_fresh),
         ),
         Transition(State.SERVING, frozenset({State.RELEASING}), "answers requests; what served before retires with it"),
         Transition(State.RETIRED, frozenset({State.SERVING}), "served, and was replaced or taken away"),
         Transition(State.ROLLED_BACK, frozenset({State.RELEASING}), "was not healthy; what served before still does"),
-        Transition(State.FAILED, frozenset({State.APPROVED, State.RELEASING}), "its release broke off, or was ended"),
+        Transition(State.FAILED, frozenset({State.RELEASING}), "its release broke off, or was taken over"),
     )
 }  # fmt: skip
 
@@ -124,11 +135,6 @@ def permit(now: Standing, state: State, version: int) -> None:
     for guard in row.guards:
         if objection := guard(now, version):
             raise IllegalTransition(f"version {version} cannot become {state.value}: {objection}")
-
-
-def allowed(entries: Iterable[LedgerEntry], state: State, version: int) -> None:
-    """Like `permit`, on entries of one model."""
-    permit(standing(entries), state, version)
 
 
 def changes(now: Standing, state: State, version: int) -> tuple[tuple[State, int], ...]:

@@ -13,22 +13,23 @@ import pytest
 
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_PRODUCTION, tag
-from contracts.outcomes import Outcome, State
+from contracts.outcomes import Outcome, Promotion, State
 from contracts.references import LedgerEntry
-from contracts.stages import Deploy
+from contracts.stages import Deploy, Promote
 from steps import deploy as stage
 from steps.deploy import Act, decide, deploy
 from steps.lifecycle import standing
+from steps.promote import promote
 from steps.rollout.process import Server
 from steps.world import World
 from tests.model_packages import package
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
 
 
-def entry(number: int, version: int, state: State, workflow: str = "w1") -> LedgerEntry:
+def entry(number: int, version: int, state: State, workflow: str = "w1", **evidence: object) -> LedgerEntry:
     return LedgerEntry(
         id=f"e{number}", model="m", number=number, previous=f"e{number - 1}", state=state, version=version,
-        run_id=f"r{version}", workflow=workflow, by=workflow, reason="because", evidence={}, at=NOW,
+        run_id=f"r{version}", workflow=workflow, by=workflow, reason="because", evidence=evidence, at=NOW,
     )  # fmt: skip
 
 
@@ -44,7 +45,10 @@ def entry(number: int, version: int, state: State, workflow: str = "w1") -> Ledg
         ([entry(1, 2, State.ROLLED_BACK)], Act.NONE, Outcome.ROLLED_BACK),
         ([entry(1, 2, State.ROLLED_BACK, "w0")], Act.NONE, Outcome.SUPERSEDED),
         ([entry(2, 2, State.APPROVED, "w0")], Act.NONE, Outcome.SUPERSEDED),
-        ([entry(1, 2, State.APPROVED), entry(2, 3, State.SERVING)], Act.NONE, Outcome.SUPERSEDED),
+        ([entry(1, 2, State.APPROVED), entry(2, 3, State.SERVING)], Act.SUPERSEDE, Outcome.SUPERSEDED),
+        ([entry(2, 2, State.FAILED, takeover_of="e1")], Act.BEGIN, Outcome.PROMOTED),
+        ([entry(2, 2, State.FAILED, "w2", takeover_of="e1")], Act.NONE, Outcome.SUPERSEDED),
+        ([entry(2, 2, State.FAILED)], Act.NONE, Outcome.SUPERSEDED),
         ([entry(1, 2, State.SUPERSEDED)], Act.NONE, Outcome.SUPERSEDED),
         ([], Act.NONE, Outcome.SUPERSEDED),
     ],
@@ -52,7 +56,7 @@ def entry(number: int, version: int, state: State, workflow: str = "w1") -> Ledg
 def test_the_plan_follows_from_where_the_versions_stand(entries: list[LedgerEntry], act: Act, outcome: Outcome) -> None:
     plan = decide(standing(entries), 2, "e1", "w1")
     assert plan.act is act
-    if act is Act.NONE:
+    if act in (Act.NONE, Act.SUPERSEDE):
         assert plan.outcome is outcome
         assert plan.reason
 
@@ -169,6 +173,45 @@ def test_a_release_that_broke_off_is_ended_by_an_entry_of_its_own(
     late = deploy(crashed, world=replace(world, workflow="crashed"))
     assert late.outcome is Outcome.SUPERSEDED
     assert serves(late.url) == 2
+
+
+def test_a_release_of_the_same_version_that_broke_off_goes_on_in_the_next_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when that run is killed itself, between the takeover and the release."""
+    crashed, inputs = replace(world, workflow="crashed"), approve(replace(world, workflow="crashed"))
+    with monkeypatch.context() as patched:
+        patched.setattr(stage._Release, "_start", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            deploy(inputs, world=crashed)
+    judged = promote(Promote.Inputs(version=inputs.version), world=world)
+    assert (judged.decision, judged.entry) == (Promotion.APPROVED, inputs.entry)
+    with monkeypatch.context() as patched:
+        patched.setattr(stage._Release, "_append", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            deploy(inputs, world=world)
+    assert states(world)[-1] == (1, "failed")
+    assert deploy(inputs, world=crashed).outcome is Outcome.SUPERSEDED, "who was given up does not come back"
+    done = deploy(inputs, world=world)
+    assert done.outcome is Outcome.PROMOTED
+    assert serves(done.url) == 1
+    assert states(world) == [
+        (1, s) for s in ("registered", "approved", "releasing", "failed", "releasing", "serving")
+    ]  # fmt: skip
+    assert world.registry.alias(ALIAS_PRODUCTION) == 1
+    assert world.ledger.verify(world.pipeline.name) == []
+
+
+def test_an_approval_that_went_stale_is_ended_in_the_ledger_too(world: World) -> None:
+    early = approve(replace(world, workflow="early"))
+    assert deploy(approve(world), world=world).outcome is Outcome.PROMOTED
+    for _ in range(2):
+        late = deploy(early, world=replace(world, workflow="early"))
+        assert late.outcome is Outcome.SUPERSEDED
+        assert "version 2 began to serve after this approval" in late.summary
+        assert serves(late.url) == 2
+    assert states(world)[-1] == (1, "superseded")
+    assert states(world).count((1, "superseded")) == 1
 
 
 def test_another_target_is_refused_in_one_place(world: World, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps import lifecycle
-from steps.lifecycle import TRANSITIONS, IllegalTransition, changes, standing
+from steps.lifecycle import TAKEOVER, TRANSITIONS, IllegalTransition, changes, permit, standing
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def entry(number: int, state: State, version: int) -> LedgerEntry:
+def entry(number: int, state: State, version: int, *, takeover: bool = False) -> LedgerEntry:
     return LedgerEntry(
         id=f"{number:064x}", model="m", number=number, previous=f"{number - 1:064x}", state=state, version=version,
-        run_id=f"run-{version}", workflow="w", by="test", reason="", evidence={}, at=AT,
+        run_id=f"run-{version}", workflow="w", by="test", reason="",
+        evidence={TAKEOVER: "e"} if takeover else {}, at=AT,
     )  # fmt: skip
 
 
@@ -67,16 +67,20 @@ def test_a_version_that_did_not_come_up_leaves_the_old_one_serving() -> None:
     assert now.releasing is None
 
 
-@pytest.mark.parametrize("end", [State.REJECTED, State.EXPIRED, State.SUPERSEDED, State.FAILED])
-def test_what_did_not_serve_can_be_judged_anew(end: State) -> None:
-    entries = history((State.REGISTERED, 1), (State.APPROVED, 1), (end, 1), (State.APPROVED, 1))
+@pytest.mark.parametrize(
+    "end",
+    [[State.REJECTED], [State.EXPIRED], [State.SUPERSEDED], [State.RELEASING, State.FAILED]],
+    ids=lambda end: end[-1].value,
+)
+def test_what_did_not_serve_can_be_judged_anew(end: list[State]) -> None:
+    entries = history(*[(s, 1) for s in (State.REGISTERED, State.APPROVED, *end, State.APPROVED)])
     assert standing(entries).state(1) is State.APPROVED
 
 
 def test_only_one_version_releases() -> None:
     entries = history(*released(1)[:3], *released(2)[:2])
     with pytest.raises(IllegalTransition, match="version 1 is releasing"):
-        lifecycle.allowed(entries, State.RELEASING, 2)
+        permit(standing(entries), State.RELEASING, 2)
 
 
 def test_a_crashed_release_is_ended_by_an_explicit_entry() -> None:
@@ -87,7 +91,27 @@ def test_a_crashed_release_is_ended_by_an_explicit_entry() -> None:
 def test_an_approval_is_stale_once_another_version_serves() -> None:
     entries = history(*released(1)[:2], *released(2))
     with pytest.raises(IllegalTransition, match="version 2 began to serve after this approval"):
-        lifecycle.allowed(entries, State.RELEASING, 1)
+        permit(standing(entries), State.RELEASING, 1)
+
+
+def test_a_release_that_was_taken_over_begins_again_on_the_approval_it_had() -> None:
+    entries = [*history(*released(1)[:3]), entry(4, State.FAILED, 1, takeover=True)]
+    permit(standing(entries), State.RELEASING, 1)
+
+
+def test_a_release_that_failed_by_itself_is_judged_anew() -> None:
+    entries = history(*released(1)[:3], (State.FAILED, 1))
+    with pytest.raises(IllegalTransition, match="failed by itself; promote it anew"):
+        permit(standing(entries), State.RELEASING, 1)
+
+
+def test_a_release_that_was_taken_over_is_judged_anew_once_another_version_serves() -> None:
+    entries = [*history(*released(1)[:3]), entry(4, State.FAILED, 1, takeover=True)]
+    for state, version in released(2):
+        permit(standing(entries), state, version)
+        entries.append(entry(len(entries) + 1, state, version))
+    with pytest.raises(IllegalTransition, match="version 2 began to serve after this approval"):
+        permit(standing(entries), State.RELEASING, 1)
 
 
 @pytest.mark.parametrize(
@@ -100,27 +124,28 @@ def test_an_approval_is_stale_once_another_version_serves() -> None:
         (released(1)[:2], State.SERVING),
         (released(1), State.APPROVED),
         (released(1), State.FAILED),
+        (released(1)[:2], State.FAILED),
         (released(1)[:3], State.APPROVED),
         (released(1)[:3], State.RETIRED),
     ],
 )
 def test_what_is_not_in_the_table_is_refused(steps: list[tuple[State, int]], state: State) -> None:
     with pytest.raises(IllegalTransition) as caught:
-        lifecycle.allowed(history(*steps), state, 1)
+        permit(standing(history(*steps)), state, 1)
     assert state.value in caught.value.message
 
 
-@given(st.lists(st.tuples(st.sampled_from(list(State)), st.integers(1, 4)), max_size=60))
-def test_any_legal_history_keeps_at_most_one_serving_and_one_releasing(tries: list[tuple[State, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(list(State)), st.integers(1, 4), st.booleans()), max_size=60))
+def test_any_legal_history_keeps_at_most_one_serving_and_one_releasing(tries: list[tuple[State, int, bool]]) -> None:
     entries: list[LedgerEntry] = []
-    for state, version in tries:
+    for state, version, takeover in tries:
         served = standing(entries).serving
         try:
             steps = changes(standing(entries), state, version)
         except IllegalTransition:
             continue
         for change, changed in steps:
-            entries.append(entry(len(entries) + 1, change, changed))
+            entries.append(entry(len(entries) + 1, change, changed, takeover=takeover))
             states = [e.state for e in standing(entries).latest.values()]
             assert states.count(State.SERVING) <= 1
             assert states.count(State.RELEASING) <= 1
