@@ -30,6 +30,8 @@ from serving.versions import SERVER_LOG, Spec
 
 _START_SECONDS = 15.0
 _TURN_SECONDS = 600.0
+_ANSWER_SECONDS = 10.0
+"""A holder that does not say its status within these hangs: it answers at once, whatever else it does."""
 _SECRET_PREFIXES = (PREFIX, "AWS_", "MLFLOW_")
 
 
@@ -41,6 +43,10 @@ class NotHealthy(Exception):  # noqa: N818  an outcome, not a failure of the ste
         self.reason = f"{reason}: {last}" if last else reason
         self.lines = lines
         super().__init__(self.reason)
+
+
+class _NoAnswerError(StageError):
+    """The holder took the question and does not answer."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,11 @@ class Server:
             yield
 
     def status(self) -> Status | None:
-        """Return what serves, None when nothing holds the socket."""
-        answer = self._ask({"command": "status"}, timeout=10)
+        """Return what serves, None when nothing holds the socket or what does hangs."""
+        try:
+            answer = self._ask({"command": "status"}, timeout=_ANSWER_SECONDS)
+        except _NoAnswerError:
+            return None
         return None if answer is None else self._status(answer)
 
     def release(self, spec: Spec, *, ready_seconds: float, drain_seconds: float) -> Status:
@@ -132,12 +141,16 @@ class Server:
 
     def stop(self) -> int | None:
         """Drain and end the server and its holder; return the holder's process id, None when nothing ran."""
-        record = self._record()
-        answer = self._ask({"command": "stop"}, timeout=120)
-        holder = _process(record)
-        if answer is None and holder is not None:
-            # it holds, but does not listen to us: by its own pid and start time, so never another's process
-            holder.terminate()
+        holder, answer = _process(self._record()), None
+        try:
+            if self._ask({"command": "status"}, timeout=_ANSWER_SECONDS) is not None:
+                answer = self._ask({"command": "stop"}, timeout=120)
+            elif holder is not None:
+                # it lives, but nobody listens to us: by its own pid and start time, so never another's process
+                holder.terminate()
+        except _NoAnswerError:
+            if holder is not None:
+                holder.kill()  # it hangs; what it started drains and ends when it is gone
         if holder is not None:
             try:
                 holder.wait(60)
@@ -151,6 +164,7 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.home.chmod(0o700)
         if (dumb := _process(self._record())) is not None:
+            # what it started drains and ends when it is gone, and lets go of the port
             dumb.kill()
             dumb.wait(10)
         record = self._record()
@@ -210,7 +224,7 @@ class Server:
             except (FileNotFoundError, ConnectionError, NotADirectoryError):
                 return None
             except TimeoutError:
-                raise StageError(f"the server's holder does not answer; see {self.home / SERVER_LOG}") from None
+                raise _NoAnswerError(f"the server's holder does not answer; see {self.home / SERVER_LOG}") from None
         return json.loads(line) if line else None
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from contracts.errors import ConfigError
 from serving.versions import Spec
+from steps.rollout import process
 from steps.rollout.process import NotHealthy, Server
 from tests.model_packages import package
 
@@ -92,6 +93,23 @@ def test_a_crashed_version_comes_back_and_a_killed_holder_leaves_the_port_to_the
     assert server.status() is None
     assert release(server, built, 2) == url, "the port is kept"
     assert version_at(url) == 2
+
+
+def test_a_holder_that_hangs_is_replaced_at_a_release_and_ended_by_a_stop(
+    server: Server, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = release(server, built, 1)
+    for end in (lambda: release(server, built, 2), server.stop):
+        hangs = server.status()
+        assert hangs is not None
+        os.kill(hangs.pid, signal.SIGSTOP)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(process, "_ANSWER_SECONDS", 1.0)
+            assert server.status() is None
+            assert end() in (url, hangs.pid)
+        eventually(lambda pid=hangs.pid: not psutil.pid_exists(pid))
+        eventually(lambda pid=hangs.server_pid: not psutil.pid_exists(pid))
+        assert server.status() is None or version_at(url) == 2
 
 
 def version_at_patiently(url: str) -> int:
