@@ -19,9 +19,16 @@ from contracts.errors import ConfigError, NetworkError, StageError, StorageError
 _REMEDY = "check the setting RETRAIN_LEDGER"
 _WRITE = "ledger_write"
 _CREATION_LOCK = 0x7265747261696E  # any number that all creators share
+_REFUSED = ("UPDATE", "DELETE")
 _APPEND_ONLY = (
     "CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+)
+_APPEND_ONLY_POSTGRESQL = (
+    "CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql "
+    "AS $$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$",
+    "CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+    "FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
 )
 
 
@@ -40,9 +47,13 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that reads one state of the table."""
-        with _errors(), self._engine().connect() as connection, connection.begin():
-            yield connection
+        """Open a transaction whose statements all read one state of the table, whatever is written meanwhile."""
+        with _errors(), self._engine().connect() as connection:
+            if self._url.get_backend_name() == "postgresql":
+                # by default each of its statements would see what was committed before it; SQLite's see the first's
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self, *, lock: str = "") -> Iterator[Connection]:
@@ -85,15 +96,17 @@ class Database:
 
         self._switch_to_wal(engine)
         with engine.connect() as connection:
-            found = connection.exec_driver_sql(
-                "SELECT count(*) FROM sqlite_master WHERE tbl_name = ?", (self._table.name,)
-            )
-            complete = found.scalar_one() > 2 + len(self._table.indexes)
-        if not complete:
+            found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE tbl_name = ?", (self._table.name,))
+            missing = self._expected_in_sqlite() - set(found.scalars())
+        if missing:
             with engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
                 self._create(connection)
-                for verb in ("UPDATE", "DELETE"):
+                for verb in _REFUSED:
                     connection.exec_driver_sql(_APPEND_ONLY.format(table=self._table.name, verb=verb))
+
+    def _expected_in_sqlite(self) -> set[str]:
+        name = self._table.name
+        return {name, *(str(index.name) for index in self._table.indexes), *(f"{name}_no_{verb}" for verb in _REFUSED)}
 
     def _switch_to_wal(self, engine: Engine) -> None:
         # SQLite does not wait for a lock when it changes the journal mode, so this waits by itself.
@@ -120,6 +133,8 @@ class Database:
             # CREATE ... IF NOT EXISTS of two at once can still collide in PostgreSQL's catalogue.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
             self._create(connection)
+            for statement in _APPEND_ONLY_POSTGRESQL:
+                connection.exec_driver_sql(statement.format(table=self._table.name))
 
     def _create(self, connection: Connection) -> None:
         connection.execute(CreateTable(self._table, if_not_exists=True))

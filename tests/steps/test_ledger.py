@@ -116,6 +116,21 @@ def test_the_table_is_append_only(ledger: Ledger, path: Path, statement: str) ->
     connection.close()
 
 
+def test_a_part_of_the_schema_that_is_missing_is_made_at_the_next_use(ledger: Ledger, path: Path) -> None:
+    write(ledger, State.REGISTERED, 1)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER ledger_no_DELETE")
+        connection.execute("DROP INDEX ledger_state")
+        connection.execute("CREATE INDEX someone_elses ON ledger (run_id)")
+        connection.execute("CREATE INDEX another_ones ON ledger (reason)")
+    connection.close()
+    Ledger(f"sqlite:///{path}").models()
+    with sqlite3.connect(path) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    connection.close()
+    assert {"ledger_no_DELETE", "ledger_no_UPDATE", "ledger_state", "ledger_version"} <= names
+
+
 def test_a_new_version_serves_and_the_old_one_retires_in_one_transaction(ledger: Ledger) -> None:
     release(ledger, 1)
     serving = release(ledger, 2)
