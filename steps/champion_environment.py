@@ -1,7 +1,8 @@
 """Score rows with a champion that does not load in today's environment, in one rebuilt from its own lock file.
 
 Called by `steps.champion`.  uv makes the environment in the step's scratch folder; the child process gets today's
-`contracts` and `serving` (which read every package of their format), the champion's libraries, and no secrets.
+`contracts` and `serving` (which read every package of their format), the champion's libraries, and no secrets: uv's
+settings and proxies, which may hold passwords of an index, reach uv alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from serving.score import from_table
 INSTALL_SECONDS = 900
 SCORE_SECONDS = 900
 _INHERITED = ("HOME", "LANG", "PATH", "SSL_CERT_FILE", "SYSTEM_VERSION_COMPAT", "TMPDIR")
-_INHERITED_PREFIXES = ("UV_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+_INSTALL_PREFIXES = ("UV_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
 def score_in_own_environment(
@@ -56,19 +57,19 @@ def score_in_own_environment(
     # Not to the patch: wheels do not depend on it, and not every machine has every one.
     python = ".".join((python or platform.python_version()).split(".")[:2])
     folder.mkdir(parents=True, exist_ok=True)
-    uv, environment = find_uv(), child_environment(os.environ)
+    uv, installing = find_uv(), install_environment(os.environ)
     venv, code, given, answered = (folder / name for name in ("venv", "code", "rows.parquet", "answers.parquet"))
     interpreter = str(venv / "bin" / "python")
-    _run([uv, "venv", "-q", "--clear", "--python", python, str(venv)], environment, INSTALL_SECONDS)
+    _run([uv, "venv", "-q", "--clear", "--python", python, str(venv)], installing, INSTALL_SECONDS)
     install = [uv, "pip", "install", "-q", "--python", interpreter, "-r", str(requirements)]
-    _run(install, environment, INSTALL_SECONDS)
+    _run(install, installing, INSTALL_SECONDS)
     for module in (contracts, serving):
         # Copied rather than put on the path: what lies beside them may be today's libraries.
         source = Path(next(iter(module.__path__)))
         shutil.copytree(source, code / source.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     pq.write_table(rows, given)
     command = [interpreter, "-m", "serving.score", "--package", str(package), "--rows", str(given)]
-    _run([*command, "--out", str(answered)], environment | {"PYTHONPATH": str(code)}, SCORE_SECONDS)
+    _run([*command, "--out", str(answered)], child_environment(os.environ) | {"PYTHONPATH": str(code)}, SCORE_SECONDS)
     return from_table(pq.read_table(answered))
 
 
@@ -89,10 +90,14 @@ def find_uv() -> str:
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what the child may see: paths, uv's settings and proxies; none of our settings or credentials."""
-    return {
-        name: value for name, value in variables.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
+    """Return what the child that scores may see: paths and language; no settings and no credentials."""
+    return {name: value for name, value in variables.items() if name in _INHERITED}
+
+
+def install_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what uv may see: also its settings and proxies, with the credentials of an index; none of ours."""
+    own = {name: value for name, value in variables.items() if name.startswith(_INSTALL_PREFIXES)}
+    return child_environment(variables) | own
 
 
 def _run(command: Sequence[str], environment: dict[str, str], seconds: int) -> None:

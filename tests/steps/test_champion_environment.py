@@ -14,7 +14,7 @@ import pytest
 from contracts.errors import ConfigError
 from serving.model import PackagedModel
 from serving.transform import rows_to_table
-from steps.champion_environment import child_environment, find_uv, score_in_own_environment
+from steps.champion_environment import child_environment, find_uv, install_environment, score_in_own_environment
 from tests.model_packages import COLUMNS, ROW, package
 
 STAND_IN = f"""#!/bin/sh
@@ -22,7 +22,9 @@ echo "$@" >> "$UV_STAND_IN_LOG"
 env >> "$UV_STAND_IN_LOG"
 if [ "$1" = venv ]; then
   for folder; do :; done
-  mkdir -p "$folder/bin" && printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' > "$folder/bin/python"
+  mkdir -p "$folder/bin"
+  printf '#!/bin/sh\\nenv > "%s.child"\\nexec {sys.executable} "$@"\\n' \\
+    "$UV_STAND_IN_LOG" > "$folder/bin/python"
   chmod +x "$folder/bin/python"
 elif [ -n "$UV_STAND_IN_FAILS" ]; then
   echo "resolving" >&2; echo "no version of lightgbm==0.1" >&2; exit 1
@@ -40,6 +42,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UV_STAND_IN_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("RETRAIN_LEDGER", "postgresql://u:secret@h/d")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("UV_INDEX_URL", "https://u:password@index.invalid/simple")
     return tmp_path / "log"
 
 
@@ -55,6 +58,8 @@ def test_rows_are_answered_there_as_here(tmp_path: Path, log: Path):
     assert "venv -q --clear --python 3.11 " in said
     assert f"-r {requirements}" in said
     assert "secret" not in said
+    assert "u:password@" in said, "uv needs it"
+    assert "password" not in (log.parent / "log.child").read_text()
 
 
 def test_what_can_not_be_installed_is_a_clear_error(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,7 +81,7 @@ def test_without_uv_the_message_says_what_to_install(monkeypatch: pytest.MonkeyP
         find_uv()
 
 
-def test_the_child_sees_paths_and_proxies_only():
+def test_uv_sees_its_settings_and_the_child_that_scores_sees_paths_only():
     given = {
         "PATH": "/bin",
         "HTTPS_PROXY": "p",
@@ -84,4 +89,5 @@ def test_the_child_sees_paths_and_proxies_only():
         "RETRAIN_STORE": "s",
         "MLFLOW_TRACKING_PASSWORD": "x",
     }
-    assert child_environment(given) == {"PATH": "/bin", "HTTPS_PROXY": "p", "UV_CACHE_DIR": "c"}
+    assert install_environment(given) == {"PATH": "/bin", "HTTPS_PROXY": "p", "UV_CACHE_DIR": "c"}
+    assert child_environment(given) == {"PATH": "/bin"}
