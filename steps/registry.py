@@ -73,10 +73,6 @@ class Registry:
         self.set_tags(lowest, tags)
         return lowest
 
-    def version_of_run(self, run_id: str) -> int | None:
-        """Return the version of a run, None when it has none."""
-        return next(iter(self._versions_of(run_id)), None)
-
     def run_of(self, version: int) -> str:
         """Return the run of a version.
 
