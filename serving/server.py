@@ -49,6 +49,10 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
+        for listener in sockets or []:
+            # connections inherit it; asyncio sets it only where a socket names its protocol.  Without it the body of an
+            # answer waits for the client's delayed acknowledgement of its head, some 40 ms
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await super().startup(sockets)
         self._on_ready()
 
