@@ -1,0 +1,69 @@
+"""How long `retrain run` takes, fresh and with nothing changed: seconds of each stage, and of all.
+
+``python -m tests.benchmarks.desk_run [--runs N] [--pipeline FILE]`` prints a table and then one line of JSON.  Every
+fresh run has a home of its own, and the run after it in the same home is the unchanged one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMAND = [str(Path(sys.executable).with_name("retrain"))]
+DONE = re.compile(r"^(\w+)\s+Succeeded\s+([\d.]+) s", re.MULTILINE)
+Seconds = dict[str, float]
+
+
+def timed(pipeline: Path, environment: dict[str, str]) -> Seconds:
+    """Run once and return the seconds of each stage, of all (`total`), and of all its processes' work (`cpu`)."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([*COMMAND, "run", str(pipeline)], env=environment, capture_output=True, text=True)
+    total, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"retrain run ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {name: float(seconds) for name, seconds in DONE.findall(done.stdout)} | {"total": total, "cpu": cpu}
+
+
+def measure(pipeline: Path) -> tuple[Seconds, Seconds]:
+    """Return the seconds of a fresh run and of the unchanged one after it."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {"RETRAIN_HOME": home, "RETRAIN_SERVER_PORT": "0"}
+        try:
+            return timed(pipeline, environment), timed(pipeline, environment)
+        finally:
+            subprocess.run([*COMMAND, "stop"], env=environment, capture_output=True, check=False)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--pipeline", type=Path, default=Path("adult.yaml"))
+    options = parser.parse_args()
+    fresh, unchanged = zip(*(measure(options.pipeline) for _ in range(options.runs)), strict=True)
+    columns = {"fresh": middle(fresh), "unchanged": middle(unchanged)}
+    print(f"{'':10} {'fresh':>9} {'unchanged':>9}   s, median of {options.runs}")
+    for name, seconds in columns["fresh"].items():
+        print(f"{name:10} {seconds:9.1f} {columns['unchanged'].get(name, 0.0):9.1f}")
+    ratio = columns["unchanged"]["total"] / columns["fresh"]["total"]
+    print(json.dumps({"runs": options.runs, "cores": os.cpu_count(), **columns, "unchanged/fresh": round(ratio, 3)}))
+
+
+def middle(runs: tuple[Seconds, ...]) -> Seconds:
+    """Return the median of each row."""
+    return {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What the server costs: one-row predictions a second beside an ASGI app that answers a constant, in one run.
+
+``python -m tests.benchmarks.serving [--package DIR] [--seconds S] [--clients N]``: a packaged model, as a training
+leaves it under its MLflow model's ``artifacts/package``.  Without one, a small model is made.  Both servers are uvicorn
+as `serving.server` sets it up; they take turns, so that what else the machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.model import PackagedModel
+from serving.server import DrainingServer
+
+TURNS = 3
+CONSTANT = b'{"predictions":[0]}'
+
+
+async def constant(scope: dict, receive: object, send: object) -> None:
+    """Read the body and answer the same to everything."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(CONSTANT)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": CONSTANT})
+
+
+async def ask(port: int, body: bytes, until: float, taken: list[float]) -> None:
+    """Send one request after the other on one connection, and note how long each took."""
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    request = head.encode() + body
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        writer.write(request)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(answer.decode())
+        length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
+        taken.append(time.perf_counter() - started)
+    writer.close()
+
+
+async def load(port: int, body: bytes, seconds: float, clients: int) -> list[float]:
+    """Return the seconds of every request that `clients` connections made."""
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    await asyncio.gather(*(ask(port, body, until, taken) for _ in range(clients)))
+    return taken
+
+
+def start(arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server on a free port and wait until it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, *arguments, "--port", str(port)], stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return process, port
+        time.sleep(0.05)
+    sys.exit(f"{' '.join(arguments)} ended with {process.returncode}")
+
+
+def measure(package: Path, seconds: float, clients: int) -> dict[str, dict[str, float]]:
+    """Return requests a second and latencies of both servers."""
+    body = json.dumps({"instances": PackagedModel.load(package).example[:1]}).encode()
+    serve = ["-m", "serving", "--package", str(package), "--name", "benchmark", "--version", "1"]
+    serve += ["--run-id", "benchmark", "--dataset-sha256", "0" * 64, "--host", "127.0.0.1", "--drain-seconds", "1"]
+    servers = {"model": start(serve), "constant": start(["-m", "tests.benchmarks.serving", "--constant"])}
+    taken: dict[str, list[float]] = {name: [] for name in servers}
+    try:
+        for turn in range(TURNS + 1):
+            for name, (_, port) in servers.items():
+                found = asyncio.run(load(port, body, seconds / TURNS if turn else 0.5, clients))
+                taken[name] += found if turn else []
+    finally:
+        for process, _ in servers.values():
+            process.terminate()
+            process.wait(20)
+    return {name: summary(found, seconds) for name, found in taken.items()}
+
+
+def summary(taken: Sequence[float], seconds: float) -> dict[str, float]:
+    """Return requests a second, and the median and the 99th percentile in milliseconds."""
+    parts = statistics.quantiles(taken, n=100)
+    return {
+        "requests_a_second": round(len(taken) / seconds),
+        "p50_ms": round(parts[49] * 1000, 3),
+        "p99_ms": round(parts[98] * 1000, 3),
+    }
+
+
+def main() -> None:
+    """Measure and print; with ``--constant``, be the server of constants."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--package", type=Path)
+    parser.add_argument("--seconds", type=float, default=9)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--constant", action="store_true")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args()
+    if options.constant:
+        listener = socket.create_server(("127.0.0.1", options.port))
+        DrainingServer(constant, drain_seconds=1, on_ready=lambda: None).run([listener])
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        package = options.package
+        if package is None:
+            from tests.model_packages import package as make
+
+            package = make(Path(scratch))
+        found = measure(package.resolve(), options.seconds, options.clients)
+    print(f"{'':10} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8}")
+    for name, row in found.items():
+        print(f"{name:10} {row['requests_a_second']:8.0f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f}")
+    ratio = found["model"]["requests_a_second"] / found["constant"]["requests_a_second"]
+    print(json.dumps({**found, "model/constant": round(ratio, 3), "clients": options.clients}))
+
+
+if __name__ == "__main__":
+    main()
