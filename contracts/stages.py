@@ -28,6 +28,7 @@ class Need(StrEnum):
 
     SOURCE = "source"
     STORE = "store"
+    """Every stage: the report of one that failed is kept there for `notify`."""
     TRACKING = "tracking"
     LEDGER = "ledger"
     IMAGES = "images"
@@ -197,7 +198,7 @@ class Register(Stage):
 
     name = "register"
     duty = "run -> model version, once per run whatever the retries; alias `staging`"
-    needs = frozenset({Need.TRACKING, Need.LEDGER})
+    needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER})
 
     class Inputs(Contract):
         """The run that passed, and the gate report that says so."""
@@ -237,7 +238,7 @@ class Build(Stage):
 
     name = "build"
     duty = "version -> serving image (Kaniko), tag from the run, used by digest ever after; or the reference image"
-    needs = frozenset({Need.TRACKING, Need.IMAGES})
+    needs = frozenset({Need.STORE, Need.TRACKING, Need.IMAGES})
 
     class Inputs(Contract):
         """The version."""
@@ -279,7 +280,7 @@ class Notify(Stage):
 
     name = "notify"
     duty = "exit handler: outcome with run id, links, error class and what to do"
-    needs = frozenset({Need.TRACKING, Need.LEDGER, Need.STORE, Need.HOSTS})
+    needs = frozenset({Need.STORE, Need.HOSTS})
     deadline_seconds = 600
 
     class Inputs(Contract):

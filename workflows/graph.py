@@ -132,9 +132,8 @@ def _finish(templates: dict[str, Container]) -> None:
     reports = " ".join(
         f"{{{{=workflow.outputs.parameters['{name}']}}}}" for name in ("validation-report", "promotion-report")
     )
-    version = (
-        "{{=workflow.parameters.version != '' ? workflow.parameters.version : workflow.outputs.parameters.version}}"
-    )
+    # The version that was registered, else the one that a release was asked for.
+    version = "{{=workflow.outputs?.parameters?.version ?? workflow.parameters.version}}"
     with DAG(name=FINISH):
         run(
             templates,

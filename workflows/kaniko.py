@@ -21,7 +21,7 @@ from contracts import names
 from contracts.settings import variable
 from contracts.stages import Build
 from workflows.retries import retry_strategy
-from workflows.stages import executor, sizes
+from workflows.stages import BRACE, argument, executor, sizes
 
 KANIKO = "kaniko"
 
@@ -35,8 +35,8 @@ def kaniko() -> Container:
         image="{{workflow.parameters.kaniko-image}}",
         command=["/kaniko/executor"],  # written out, or the controller would ask the registry for it
         args=[
-            "--context={{inputs.parameters.context}}",
-            "--destination={{inputs.parameters.destination}}",
+            f"--context={argument('context')}",
+            f"--destination={argument('destination')}",
             f"--image-name-with-digest-file={image_file}",
             "--reproducible",
             "--snapshot-mode=redo",
@@ -50,6 +50,7 @@ def kaniko() -> Container:
             _setting("S3_ENDPOINT", variable("s3_endpoint")),
             Env(name="S3_FORCE_PATH_STYLE", value="true"),
             Env(name="AWS_REGION", value="us-east-1"),
+            BRACE,
             *(
                 SecretEnv(name=name, secret_name=names.SECRETS, secret_key=variable(name.lower()), optional=True)
                 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

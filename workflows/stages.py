@@ -47,6 +47,9 @@ SECRETS: dict[Need, tuple[str, ...]] = {
 }
 """Which secret settings a stage receives for what it may reach (tracking: MLflow's artifacts may lie in S3)."""
 
+BRACE = Env(name=variable("brace"), value="{")
+"""What `argument` writes a brace with; every container whose arguments hold parameters has it."""
+
 GLOBAL_OUTPUTS: dict[tuple[str, str], str] = {
     ("train", "run_id"): "run-id",
     ("evaluate", "verdict"): "verdict",
@@ -68,7 +71,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
         annotations={"workflows.argoproj.io/description": stage.duty},
         image="{{workflow.parameters.steps-image}}",
         command=["python", "-m", "steps"],
-        args=[stage.name, *(f"--{p.name}={{{{inputs.parameters.{p.name}}}}}" for p in inputs)],
+        args=[stage.name, *(f"--{name}={argument(name)}" for name in map(names.parameter, stage.Inputs.model_fields))],
         inputs=inputs,
         outputs=[_output(stage, field) for field in stage.Outputs.model_fields],
         env=[
@@ -76,6 +79,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
             Env(name=variable("pipeline"), value=names.PIPELINE_FILE),
             Env(name=variable("outputs"), value=names.OUTPUTS_MOUNT),
             Env(name="TMPDIR", value=names.SCRATCH_MOUNT),
+            BRACE,
             *_secrets(stage, pipeline),
         ],
         env_from=[ConfigMapEnvFrom(name=names.SETTINGS_CONFIGMAP)],
@@ -99,6 +103,17 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
     )
 
 
+def argument(name: str) -> str:
+    """Return the tag that pastes an input parameter into a container's `args`, so that the process gets it as it is.
+
+    Kubernetes replaces ``$(NAME)`` there by the container's own environment, secrets and all; ``$$`` is a dollar to it.
+    Argo reads a template more than once, so a value with a tag in it would be evaluated after its dollars were doubled:
+    a brace is therefore left to Kubernetes, which reads last.
+    """
+    dollars = f"sprig.replace('$', '$$', inputs.parameters['{name}'])"
+    return f"{{{{=sprig.replace('{{', '$({BRACE.name})', {dollars})}}}}"
+
+
 def executor(*, token: bool = False) -> dict[str, Any]:
     """Return who talks to the API server: Argo's executor does, the main container only where it needs the cluster."""
     return {
@@ -108,12 +123,15 @@ def executor(*, token: bool = False) -> dict[str, Any]:
 
 
 def sizes(stage: str) -> str:
-    """Return the podSpecPatch of a container's sizes: the limit of memory grows with the attempt, the request stays."""
+    """Return the podSpecPatch of a container's sizes: the limit of memory grows with the attempt, the request stays.
+
+    As whole numbers only: the patch is JSON, and a text could put more into it than a size.
+    """
     base = f"workflow.parameters['{stage}-memory']"
     resources = {
         "requests": {
-            "cpu": f"{{{{workflow.parameters.{stage}-cpu}}}}m",
-            "memory": f"{{{{workflow.parameters.{stage}-memory}}}}Mi",
+            "cpu": f"{{{{=asInt(workflow.parameters['{stage}-cpu'])}}}}m",
+            "memory": f"{{{{=asInt({base})}}}}Mi",
         },
         "limits": {"memory": f"{{{{={memory(base)}}}}}Mi"},
     }

@@ -32,7 +32,7 @@ for key, value in pairs(body) do
   if type(value) ~= "string" or #value > 1024 then return false end
 end
 local source, as_of = body.source or "s3://none", body.as_of or "0000-00-00T00:00:00Z"
-local known = string.find(source, "^s3://[^%s{}]+$") or string.find(source, "^https?://[^%s{}]+$")
+local known = string.find(source, "^s3://[^%s{}$]+$") or string.find(source, "^https?://[^%s{}$]+$")
 local time = "^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d"
 local dated = string.find(as_of, time .. "Z$") or string.find(as_of, time .. "[+-]%d%d:%d%d$")
 return known ~= nil and dated ~= nil

@@ -31,6 +31,8 @@ NAMES = {"workflow": {"parameters": {"train-memory": "64", "version": ""}}, "ret
         ("workflow.parameters.unknown", None), ("[1, 2, 3][1]", 2),
         ('"it\'s"', "it's"), (r"'it\'s'", "it's"), ("`a\\n`", r"a\n"),
         ("asInt(workflow.parameters['train-memory']) * min(2 ** asInt(retries), 4)", 128.0),
+        ("sprig.replace('$', '$$', 'a$(B)$')", "a$$(B)$$"), ("sprig.replace('$', '$$', '')", ""),
+        ("none?.x?.y ?? 'z'", "z"),
         ("sprig.trim(' a ') + sprig.default('b', '')", "ab"), ("toJson(['a', 1])", '["a",1]'),
     ],
 )  # fmt: skip

@@ -323,6 +323,12 @@ def test_no_secret_is_kept_and_a_resume_asks_for_it_again(spawn: Spawn, home: Pa
     assert runner.resume(home, "wf", images=IMAGES, secrets=[secret]).phase == "Succeeded"
 
 
+def test_what_is_kept_of_a_run_is_for_its_owner_alone(execute: Execute, home: Path) -> None:
+    execute(workflow(pod("a", "true")), parameters={})
+    folder = state.run_folder(home, "wf")
+    assert [(folder / name).stat().st_mode & 0o777 for name in ("state.json", "manifest.json")] == [0o600, 0o600]
+
+
 def test_where_the_system_has_no_proc_and_cannot_peek_the_same_holds(
     execute: Execute, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices
 from workflows.graph import RELEASE, RETRAIN, run, workflow_template
-from workflows.stages import SECRETS, container
+from workflows.stages import BRACE, SECRETS, argument, container
 
 ROOT = Path(__file__).parents[2]
 ADULT = (ROOT / "adult.yaml").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_a_containers_parameters_are_the_stages_fields(stage: type[Stage], templ
         assert declared.get("description") == info.description
     assert template["container"]["args"] == [
         stage.name,
-        *(f"--{name}={{{{inputs.parameters.{name}}}}}" for name in inputs),
+        *(f"--{name}={argument(name)}" for name in inputs),
     ]
     assert {p["name"]: p["valueFrom"]["path"] for p in template["outputs"]["parameters"]} == {
         names.parameter(field): f"{names.OUTPUTS_MOUNT}/{names.parameter(field)}"
@@ -159,13 +159,34 @@ def test_no_stage_has_privileges_or_a_token_it_does_not_need(templates: dict[str
         assert written == {names.OUTPUTS_MOUNT, names.SCRATCH_MOUNT, "/tmp"}
 
 
+def test_no_parameter_is_pasted_where_kubernetes_would_read_a_reference_in_it(templates: dict[str, Template]) -> None:
+    """`$(NAME)` in `command`, `args` and `env` is replaced by what the container's environment holds, secrets too."""
+    harmless = {"{{workflow.name}}"}
+    for template in templates.values():
+        container = template.get("container", {})
+        pasted = [*container.get("command", ()), *container.get("args", ())]
+        pasted += [entry["value"] for entry in container.get("env", ()) if "value" in entry]
+        tags = {tag for text in pasted for tag in re.findall(r"\{\{.*?\}\}", text)}
+        inputs = [parameter["name"] for parameter in template.get("inputs", {}).get("parameters", ())]
+
+        assert tags - harmless <= {argument(name) for name in inputs}
+        assert not container or environment(template)[BRACE.name]["value"] == "{"
+
+
+def test_every_stage_that_fails_can_leave_its_report_for_notify() -> None:
+    assert all(Need.STORE in stage.needs for stage in STAGES)
+
+
 def test_memory_grows_with_the_attempt_and_the_request_stays(templates: dict[str, Template]) -> None:
     patch = json.loads(templates["train"]["podSpecPatch"])
 
     [main] = patch["containers"]
     assert main["name"] == "main"
     assert main["resources"] == {
-        "requests": {"cpu": "{{workflow.parameters.train-cpu}}m", "memory": "{{workflow.parameters.train-memory}}Mi"},
+        "requests": {
+            "cpu": "{{=asInt(workflow.parameters['train-cpu'])}}m",
+            "memory": "{{=asInt(workflow.parameters['train-memory'])}}Mi",
+        },
         "limits": {"memory": "{{=asInt(workflow.parameters['train-memory']) * min(2 ** asInt(retries), 4)}}Mi"},
     }
 
@@ -203,14 +224,14 @@ def test_the_exit_handler_hears_of_every_global_output(spec: dict[str, Any], tem
     published = {p["globalName"] for p in outputs if "globalName" in p}
 
     assert {name for name in published if f"['{name}']" not in told} == {"version"}
-    assert "workflow.outputs.parameters.version" in told
+    assert "{{=workflow.outputs?.parameters?.version ?? workflow.parameters.version}}" in told
 
 
 def test_kaniko_is_whole_though_the_desk_never_runs_it(templates: dict[str, Template]) -> None:
     kaniko = templates["kaniko"]
 
     assert kaniko["container"]["command"] == ["/kaniko/executor"]
-    assert "--context={{inputs.parameters.context}}" in kaniko["container"]["args"]
+    assert f"--context={argument('context')}" in kaniko["container"]["args"]
     [image] = kaniko["outputs"]["parameters"]
     assert f"--image-name-with-digest-file={image['valueFrom']['path']}" in kaniko["container"]["args"]
 

@@ -80,6 +80,7 @@ def test_the_sensor_refuses_what_it_does_not_know(manifests: Manifests) -> None:
 
     assert 'type(body) ~= "table"' in script  # a body sent without Content-Type: application/json is a text
     assert 'key ~= "source" and key ~= "as_of"' in script
+    assert script.count("[^%s{}$]+$") == 2  # no tag of Argo's, no reference of Kubernetes'
 
 
 def test_the_events_pods_have_no_privileges(manifests: Manifests) -> None:

@@ -106,6 +106,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sprig.upper": lambda text: _text(text, "sprig.upper").upper(),
     "sprig.trimPrefix": lambda prefix, text: _text(text, "sprig.trimPrefix").removeprefix(prefix),
     "sprig.trimSuffix": lambda suffix, text: _text(text, "sprig.trimSuffix").removesuffix(suffix),
+    "sprig.replace": lambda old, new, text: _text(text, "sprig.replace").replace(
+        _text(old, "sprig.replace"), _text(new, "sprig.replace")
+    ),
     "sprig.default": lambda default, value: value if value not in (None, "", 0, False) else default,
 }
 

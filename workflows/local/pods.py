@@ -23,7 +23,7 @@ from workflows.local.guard import Guard
 from workflows.local.manifest import Images, Program
 from workflows.local.retry import parse_duration
 from workflows.local.schedule import NAMESPACE, Start
-from workflows.local.state import RunState, run_folder
+from workflows.local.state import RunState, run_folder, write_private
 from workflows.local.templating import Scope, replace, substitute
 
 OUT_OF_MEMORY = "main: OOMKilled (exit code 137)"
@@ -77,8 +77,8 @@ def prepare(
     shutil.rmtree(volumes, ignore_errors=True)  # what a killed attempt left must not pass for output
     places = dict(_mount(program, body, volumes))
     container = substitute(_at(body["container"], places), start.scope)
-    env = _environment(container, program, start.node, environment)
-    command = _command(container, images, env)
+    own = _environment(container, program, start.node)
+    command = _command(container, images, own)
     outputs = {
         p["name"]: Path(replace(_place(p["valueFrom"]["path"], places), start.scope)) for p in start.template.outputs
     }
@@ -87,11 +87,11 @@ def prepare(
     log = folder / "logs" / f"{start.node}.log"
     log.parent.mkdir(exist_ok=True)
     limits = [text for patch in (program.spec, body) if (text := _patched_memory(patch, start.scope))]
-    own = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-    memory = next((parse_quantity(text) for text in (*reversed(limits), own) if text), None)
+    unpatched = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+    memory = next((parse_quantity(text) for text in (*reversed(limits), unpatched) if text), None)
     working = container.get("workingDir")
     return Launch(
-        start.node, command, env, Path(working) if working else work, volumes, log, outputs, memory,
+        start.node, command, {**environment, **own}, Path(working) if working else work, volumes, log, outputs, memory,
         _seconds(substitute({k: body[k] for k in ("activeDeadlineSeconds", "timeout") if k in body}, start.scope)),
     )  # fmt: skip
 
@@ -123,19 +123,13 @@ def _mount(program: Program, body: Mapping[str, Any], folder: Path) -> Iterator[
             data = (program.config_maps if "configMap" in volume else program.secrets).get(name, {})
             wanted = {item["key"]: item["path"] for item in source.get("items") or ()} or {key: key for key in data}
             for key, path in wanted.items():
-                _write_private(place / path, data.get(key, ""))
+                (place / path).parent.mkdir(parents=True, exist_ok=True)
+                write_private(place / path, data.get(key, ""))
         if mount.get("subPath"):
             place = place / mount["subPath"]
             if source is None:
                 place.mkdir(parents=True, exist_ok=True)
         yield mount["mountPath"].rstrip("/"), place
-
-
-def _write_private(path: Path, text: str) -> None:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
 
 
 def _at(container: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
@@ -159,7 +153,8 @@ def _place(text: str, places: Mapping[str, Path]) -> str:
     return re.sub(rf"(^|=)({paths})(?=/|$)", lambda match: f"{match[1]}{places[match[2]]}", text)
 
 
-def _environment(container: Mapping[str, Any], program: Program, node: str, base: Mapping[str, str]) -> dict[str, str]:
+def _environment(container: Mapping[str, Any], program: Program, node: str) -> dict[str, str]:
+    """Return what the manifest gives a container: all that ``$(NAME)`` reads, whatever the process inherits besides."""
     env: dict[str, str] = {}
     for entry in container.get("envFrom") or ():
         config_map, secret = entry.get("configMapRef"), entry.get("secretRef")
@@ -179,7 +174,7 @@ def _environment(container: Mapping[str, Any], program: Program, node: str, base
             reference = source.get("configMapKeyRef") or source["secretKeyRef"]
             if (value := objects.get(reference["name"], {}).get(reference["key"])) is not None:
                 env[entry["name"]] = value
-    return {**base, **env}
+    return env
 
 
 def _command(container: Mapping[str, Any], images: Images, env: Mapping[str, str]) -> list[str]:
@@ -326,5 +321,8 @@ def _resident(psutil: Any, group: int) -> int:
 
 
 def discard(launch: Launch) -> None:
-    """Remove a pod's volumes: outputs were read, scratch may be large, secrets must not stay."""
+    """Remove a pod's volumes: outputs were read, scratch may be large, secrets must not stay.
+
+    After a killed runner they do, readable by their owner only, until the node starts again.
+    """
     shutil.rmtree(launch.volumes, ignore_errors=True)

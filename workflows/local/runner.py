@@ -119,7 +119,7 @@ def resume(
     Parameters
     ----------
     secrets
-        The Secrets of the run once more; they are never kept.
+        The Secrets of the run once more: their data is not kept with it.
 
     Raises
     ------
@@ -377,9 +377,12 @@ def _end_leftovers(run: RunState) -> None:
 
 
 def _freeze(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the manifests beside the state, so that a resume runs what was started; Secrets by name only."""
+    """Keep the manifests beside the state, so that a resume runs what was started.
+
+    Of a Secret its name only; a credential in a ConfigMap or a parameter would be kept, hence the file's mode.
+    """
     kept = [
         {k: v for k, v in m.items() if k not in ("data", "stringData")} if m.get("kind") == "Secret" else m
         for m in manifests
     ]
-    (folder / FROZEN).write_text(json.dumps(kept, indent=1, default=str), encoding="utf-8")
+    state.write_private(folder / FROZEN, json.dumps(kept, indent=1, default=str))

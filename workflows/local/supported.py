@@ -150,7 +150,8 @@ A `mountPath` stands for a folder of this machine, one for each volume of each n
 folder takes its place. Texts that come from parameters, ConfigMaps and Secrets are left alone. Output paths must lie
 below a mountPath. Without a `workingDir`, a step works in the run's own folder.
 
-The environment of a step is that of the runner, then `envFrom`, then `env`. Memory limits (`resources.limits.memory`,
+The environment of a step is that of the runner, then `envFrom`, then `env`; `$(NAME)` in `command`, `args` and `env`
+reads the last two only. Memory limits (`resources.limits.memory`,
 also through `podSpecPatch`) are watched: a step whose processes together hold more resident memory is ended as the
 cluster would end it, `OOMKilled (exit code 137)`."""
 
