@@ -12,7 +12,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from contracts.errors import ConfigError, Finding
+from contracts.errors import MEMORY_GROWTH_CAP, ConfigError, Finding
 from contracts.settings import Settings, desk, find_home, size, variable
 from contracts.stages import STAGES
 
@@ -71,9 +71,14 @@ def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
 
 
 def _whole_machine() -> dict[str, str]:
-    """Let a stage use what this machine has: the sizes of a cluster's containers are no limit here."""
+    """Let a stage use what this machine has, where that is more than it declares.
+
+    The base is such that the last attempt, which has `MEMORY_GROWTH_CAP` times as much, fits three quarters of the
+    machine: a stage that needs more than its base is tried again with 2 and 4 times, as the error table says.
+    """
     mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    return {size(stage.name, "memory"): str(max(mib * 3 // 4, stage.memory_mib)) for stage in STAGES}
+    base = mib * 3 // 4 // MEMORY_GROWTH_CAP
+    return {size(stage.name, "memory"): str(max(base, stage.memory_mib)) for stage in STAGES}
 
 
 def _secrets(path: Path) -> dict[str, str]:
