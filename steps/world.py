@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from contracts.pipeline import Pipeline
 from contracts.settings import Settings
+from contracts.stages import Need
 
 if TYPE_CHECKING:
     from steps.ledger import Ledger
@@ -31,12 +32,15 @@ class World:
     """The pipeline file; relative source paths are relative to its folder only at the desk, where it is the user's."""
     workflow: str = "local"
     """Name of the workflow that runs this step."""
+    needs: frozenset[Need] = frozenset(Need)
+    """What the stage declares that it reaches; on a cluster it has no credentials for anything else."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("retrain"))
 
     @cached_property
     def storage(self) -> Storage:
         """Datasets, splits, reports, code."""
+        self._require(Need.STORE)
         from steps.storage import Storage
 
         return Storage(self.settings)
@@ -44,6 +48,7 @@ class World:
     @cached_property
     def tracking(self) -> Tracking:
         """MLflow runs."""
+        self._require(Need.TRACKING)
         from steps.tracking import Tracking
 
         return Tracking(self.settings, self.pipeline)
@@ -51,6 +56,7 @@ class World:
     @cached_property
     def registry(self) -> Registry:
         """MLflow's model registry."""
+        self._require(Need.TRACKING)
         from steps.registry import Registry
 
         return Registry(self.settings, self.pipeline.name)
@@ -58,6 +64,7 @@ class World:
     @cached_property
     def ledger(self) -> Ledger:
         """The truth about versions."""
+        self._require(Need.LEDGER)
         from steps.ledger import Ledger
 
         return Ledger(self.settings.ledger.get_secret_value())
@@ -67,3 +74,8 @@ class World:
         """A folder for work in progress, on the same machine only, gone with the step."""
         self._scratch = tempfile.TemporaryDirectory(prefix="retrain-")
         return Path(self._scratch.name)
+
+    def _require(self, need: Need) -> None:
+        """Refuse here what would only fail on a cluster, where the credentials follow the declaration."""
+        if need not in self.needs:
+            raise RuntimeError(f"this stage does not declare that it reaches the {need.value}: see `needs`")
