@@ -11,15 +11,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from contracts.errors import class_of_failure
 from contracts.stages import BY_NAME, STAGES
 
 if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
 
+_PIPE_COLUMNS = 160
 _STYLES = {
     "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
     "Error": ("✗", "red"), "Skipped": ("–", "dim"), "Omitted": ("–", "dim"), "": ("·", "dim"),
 }  # fmt: skip
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return where people read; a file or a pipe has no width of its own, and gets one where nothing is cut off."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_COLUMNS)
 
 
 def stage_nodes(state: RunState) -> dict[str, Node]:
@@ -48,10 +56,18 @@ def result(state: RunState, node: Node | None) -> str:
     if node is None:
         return ""
     if node.phase in ("Skipped", "Omitted"):
-        return node.message
-    line = node.outputs.get("summary", "") or (node.message if node.phase in ("Failed", "Error", "Pending") else "")
+        return "not reached"
     tried = attempts(state, node)
+    if node.phase in ("Failed", "Error"):
+        return _failure(state, node) + (f", after {tried} attempts" if tried > 1 else "")
+    line = node.outputs.get("summary", "") or (node.message if node.phase == "Pending" else "")
     return f"{line} (attempt {tried})" if tried > 1 and node.phase == "Running" else line
+
+
+def _failure(state: RunState, node: Node) -> str:
+    """Return the class and Argo's message of the last attempt; a retry's own message says only that it gave up."""
+    last = next((state.nodes[child] for child in reversed(node.children) if child in state.nodes), node)
+    return f"{class_of_failure(last.phase, last.message).name}: {last.message}"
 
 
 def table(state: RunState, now: datetime) -> Table:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
+from workflows.cli.display import console
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -41,7 +42,7 @@ def lineage(
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
         return
-    Console(highlight=False).print(render(found), soft_wrap=True)
+    console().print(render(found), soft_wrap=True)
 
 
 def render(found: Lineage) -> RenderableType:

@@ -21,7 +21,7 @@ from contracts.pipeline import Pipeline, load_pipeline
 from contracts.settings import find_home, secret_fields, variable
 from contracts.stages import Cache, encode
 from workflows.cli.desk import desk_environment, desk_settings
-from workflows.cli.display import Progress
+from workflows.cli.display import Progress, console
 
 if TYPE_CHECKING:
     from workflows.local.state import RunState
@@ -78,13 +78,13 @@ def run(
     }
     if as_of:
         parameters["as-of"] = as_of
-    console = Console(stderr=json_output, highlight=False)
+    out = console(stderr=json_output)
     manifests = desk.manifests()
     digest = hashlib.sha256(repr((manifests, entrypoint, sorted(parameters.items()))).encode()).hexdigest()
     unfinished = None if new else state.find_unfinished(desk.home, digest)
-    if not json_output and not console.is_terminal:
+    if not json_output and not out.is_terminal:
         print(f"{pipeline.name}: {'goes on with' if unfinished else 'runs'} {file}", flush=True)
-    with Progress(console, sys.stderr if json_output else sys.stdout) as progress:
+    with Progress(out, sys.stderr if json_output else sys.stdout) as progress:
         if unfinished:
             secrets = [m for m in manifests if m["kind"] == "Secret"]
             final = runner.resume(
@@ -95,21 +95,21 @@ def run(
                 manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=_name(pipeline.name),
                 digest=digest, images=desk.images(), on_change=progress.update,
             )  # fmt: skip
-    finish(final, desk, console, require_promoted=require_promoted, json_output=json_output)
+    finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 
 
-def finish(final: RunState, desk: Desk, console: Console, *, require_promoted: bool, json_output: bool) -> None:
+def finish(final: RunState, desk: Desk, out: Console, *, require_promoted: bool, json_output: bool) -> None:
     """Print the summary and leave with the right exit code."""
     from workflows.cli.summary import exit_code, show, summarise
 
     if final.interrupted:
-        console.print(f"{final.name} was interrupted; the same command goes on with it")
+        out.print(f"{final.name} was interrupted; the same command goes on with it")
         raise typer.Exit(130)
     summary = summarise(final, desk.home)
     if json_output:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        show(summary, console)
+        show(summary, out)
     code = exit_code(summary)
     if code == 0 and require_promoted and summary.outcome not in GOOD:
         code = EXIT_NOT_PROMOTED

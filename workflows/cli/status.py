@@ -13,6 +13,7 @@ from rich.table import Table
 
 from contracts.errors import ConfigError
 from contracts.settings import find_home
+from workflows.cli.display import console
 
 if TYPE_CHECKING:
     from workflows.local.state import RunState
@@ -42,9 +43,9 @@ def status(
     from workflows.local import state
 
     home = find_home()
-    console = Console(highlight=False)
+    out = console()
     if all_runs:
-        _list(home, console, json_output=json_output)
+        _list(home, out, json_output=json_output)
         return
     name = workflow or newest(home)
     if json_output:
@@ -52,7 +53,7 @@ def status(
         return
     run = state.load(home, name)
     if svg is None:
-        _show(run, home, console)
+        _show(run, home, out)
         return
     canvas = Console(highlight=False, record=True, width=_PICTURE_COLUMNS, file=StringIO(), force_terminal=True)
     _show(run, home, canvas)
@@ -85,14 +86,14 @@ def logs(
             typer.echo(f"{node.display_name}: {line}")
 
 
-def _show(run: RunState, home: Path, console: Console) -> None:
+def _show(run: RunState, home: Path, out: Console) -> None:
     from workflows.cli.display import table
     from workflows.cli.summary import show, summarise
 
-    console.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
-    console.print(table(run, datetime.now(UTC)))
+    out.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
+    out.print(table(run, datetime.now(UTC)))
     if run.finished:
-        show(summarise(run, home), console)
+        show(summarise(run, home), out)
 
 
 def newest(home: Path) -> str:
@@ -111,7 +112,7 @@ def newest(home: Path) -> str:
     return runs[0].name
 
 
-def _list(home: Path, console: Console, *, json_output: bool) -> None:
+def _list(home: Path, out: Console, *, json_output: bool) -> None:
     import json
 
     from workflows.local import state
@@ -129,4 +130,4 @@ def _list(home: Path, console: Console, *, json_output: bool) -> None:
         grid.add_column(column)
     for run in runs:
         grid.add_row(run.name, run.phase, f"{run.started:%Y-%m-%d %H:%M:%S}" if run.started else "", run.message)
-    console.print(grid)
+    out.print(grid)

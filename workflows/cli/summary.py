@@ -90,7 +90,7 @@ def summarise(state: RunState, home: Path) -> Summary:
         else None,
         promotion=_promotion(promotion, get("promote", "decision")),
         url=url,
-        curl=curl_line(url, _example(url)) if url else "",
+        curl=_request(url) if url else "",
         errors=tuple(_errors(state, storage)),
     )
 
@@ -110,10 +110,8 @@ def exit_code(summary: Summary) -> int:
     return next((BY_NAME[report.error_class].exit_code for report in summary.errors), CODE.exit_code)
 
 
-def curl_line(url: str, example: dict[str, Any] | None) -> str:
+def curl_line(url: str, example: dict[str, Any]) -> str:
     """Return a request for the shell."""
-    if example is None:
-        return f"curl {url}/v1/model"
     body = json.dumps({"instances": [example]}, ensure_ascii=False, separators=(",", ":"))
     return f"curl -s {url}/v1/predict -H 'content-type: application/json' -d {shlex.quote(body)}"
 
@@ -153,7 +151,9 @@ def show(summary: Summary, console: Console) -> None:
         colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
         console.print(f"  (retrain status {summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
-    if summary.url:
+    if summary.url and not summary.curl:
+        line("served at", f"{summary.url}  (nothing answers there now; the next `retrain run` brings it back)")
+    elif summary.url:
         line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
         console.print()
         console.print(summary.curl, markup=False, soft_wrap=wrap)
@@ -170,17 +170,17 @@ def _warnings(storage: Storage, uri: str) -> tuple[str, ...]:
     return tuple(str(warning) for warning in report.warnings) if report else ()
 
 
-def _example(url: str) -> dict[str, Any] | None:
-    """Return the example row that the server itself documents, None when it does not answer."""
+def _request(url: str) -> str:
+    """Return a request with the example that the server itself documents, empty when it does not answer."""
     import httpx
 
     try:
         described = httpx.get(f"{url}/openapi.json", timeout=5).json()
         body = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         request = described["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
-        return dict(request["examples"][0]["instances"][0])
+        return curl_line(url, request["examples"][0]["instances"][0])
     except (httpx.HTTPError, KeyError, ValueError):
-        return None
+        return ""
 
 
 def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:

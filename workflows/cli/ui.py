@@ -28,7 +28,7 @@ def ui(
     uri = settings["RETRAIN_TRACKING_URI"]
     if uri.startswith(("http://", "https://")):
         raise ConfigError(f"MLflow runs at {uri}", remedy="open it in a browser")
-    typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+    typer.echo(f"MLflow starts on http://{host}:{port}; it answers in about ten seconds (Ctrl-C ends it)")
     command = [
         sys.executable,
         "-m",
