@@ -29,7 +29,7 @@ def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
             Text(sign, style=style), Text(check.name, no_wrap=True), Text(_number(check), no_wrap=True),
             Text(_bound(check)), Text(reason, style=style, overflow="fold"),
         )  # fmt: skip
-    return Padding(grid, (0, 0, 0, indent), expand=False)
+    return Padding(grid, (0, 0, 0, indent))
 
 
 def short(reason: str) -> str:
