@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings()
         path = Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE))
         workflow = os.environ.get(variable("workflow"), "local")
-        world = World(settings=settings, pipeline=load_pipeline(path), pipeline_path=path, workflow=workflow)
+        world = World(
+            settings=settings, pipeline=load_pipeline(path), pipeline_path=path, workflow=workflow, needs=stage.needs
+        )
         texts = {names.parameter(field): text for field, text in options.items() if text is not None}
         inputs = decode(stage.Inputs, texts)
         outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
