@@ -1,8 +1,9 @@
 """Infer a schema from a data file: types, nulls, ranges, few values, missing markers.  Called by `retrain init` and
 `retrain schema infer`; what it says is a proposal that a person edits.
 
-The file is read once as text, in blocks; Parquet keeps the types it has, text included.  Distinct values are counted
-exactly up to `MAX_DISTINCT`, and by duckdb's estimate above.
+The file is read once as text, in blocks; Parquet keeps the types it has, text included.  A text column whose cells are
+nearly all numbers or dates is looked at a second time and takes their type, so that a run names the cells that are not.
+Distinct values are counted exactly up to `MAX_DISTINCT`, and by duckdb's estimate above.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from contracts.errors import DataError
 from contracts.pipeline.source import CsvOptions
 from contracts.pipeline.table import Column, ColumnType, Schema
+from steps.dominant_types import Tally, dominant_types, wider
 from steps.table.arrow_reader import ParquetFile
 from steps.table.cells import fit_text
 from steps.table.csv_reader import CsvFile
@@ -54,6 +56,10 @@ class InferredColumn:
     """All values, sorted, when they are few; else none."""
     identifier: bool = False
     """No value stands twice and it is text or consecutive: a key, not a fact to learn from."""
+    misfits: int = 0
+    """Cells that are not of `type`, where nearly all are; `nulls` and `distinct` leave them out."""
+    named_misfits: tuple[tuple[int, str], ...] = ()
+    """The first few of them: row, counted from 1, and cell."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
                     looks[name].add(values)
         if not rows:
             raise DataError(f"{path}: there is a header, and no rows")
+        if not parquet:
+            mixed = {name: look.possible() for name, look in looks.items() if look.is_text()}
+            for name, tally in dominant_types(source, mixed, (*MARKERS, *UNSURE_MARKERS), rows).items():
+                looks[name].take(tally)
         estimates = _estimates(source, [name for name, look in looks.items() if look.values is None])
     markers = dict.fromkeys(marker for look in looks.values() for marker in look.markers())
     columns = tuple(look.describe(name, rows, tuple(markers), estimates.get(name)) for name, look in looks.items())
@@ -137,6 +147,10 @@ class _Look:
     extremes: dict[ColumnType, tuple[Any, Any]] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
     """Marker-like cells."""
+    coded: bool = False
+    """Whether a cell was a code of digits."""
+    misfits: int = 0
+    named_misfits: tuple[tuple[int, str], ...] = ()
 
     def add(self, values: pa.Array) -> None:
         """Look at more of the column."""
@@ -177,7 +191,10 @@ class _Look:
         if kept and not all(_fits(cell, kind) for cell in kept):
             kind = ColumnType.STRING
         nulls = self.nulls + sum(count for cell, count in self.odd.items() if cell in markers)
-        distinct = (len(self.values) + len(kept)) if self.values is not None else (estimate or 0)
+        different = (len(self.values) + len(kept)) if self.values is not None else (estimate or 0)
+        distinct = different
+        if self.misfits and self.values:
+            distinct = len(_typed_values([*self.values, *kept], kind))
         low, high = self.extremes.get(kind, (None, None))
         values: tuple[Any, ...] = ()
         if (
@@ -186,7 +203,7 @@ class _Look:
             and kind in (ColumnType.STRING, ColumnType.INTEGER, ColumnType.BOOLEAN)
         ):
             values = tuple(sorted(_typed_values([*self.values, *kept], kind)))
-        single = nulls == 0 and rows > FEW_VALUES and distinct >= rows
+        single = nulls == 0 and rows > FEW_VALUES and different >= rows
         consecutive = kind is ColumnType.INTEGER and low is not None and high - low < 2 * rows
         return InferredColumn(
             name=name,
@@ -197,7 +214,23 @@ class _Look:
             maximum=_plain(high),
             values=values,
             identifier=single and (kind is ColumnType.STRING or consecutive),
+            misfits=self.misfits,
+            named_misfits=self.named_misfits,
         )
+
+    def take(self, dominant: Tally) -> None:
+        """Become a column of the type that nearly all cells have."""
+        self.fits[dominant.kind] = True
+        self.extremes = {dominant.kind: dominant.extremes} if dominant.extremes else {}
+        self.misfits, self.named_misfits = dominant.misfits, tuple(dominant.named)
+
+    def is_text(self) -> bool:
+        """Whether no other type fits all cells."""
+        return self._type() is ColumnType.STRING
+
+    def possible(self) -> Sequence[ColumnType]:
+        """Return the types that most cells may have; codes of digits are neither whole numbers nor others."""
+        return [kind for kind in _ORDER if not (self.coded and kind in (ColumnType.INTEGER, ColumnType.NUMBER))]
 
     def _try_types(self, text: pa.Array) -> None:
         if not len(text):
@@ -205,6 +238,7 @@ class _Look:
         self.boolean = self.boolean and set(pc.unique(pc.utf8_lower(text)).to_pylist()) <= _BOOLEANS
         if pc.any(pc.match_substring_regex(text, _CODE)).as_py():
             self.fits[ColumnType.INTEGER] = self.fits[ColumnType.NUMBER] = False
+            self.coded = True
         for kind in _ORDER:
             if self.fits[kind]:
                 fitted = fit_text(text, kind)
@@ -215,9 +249,7 @@ class _Look:
     def _extend(self, kind: ColumnType, values: pa.Array) -> None:
         if kind in (ColumnType.STRING, ColumnType.BOOLEAN):
             return
-        found = pc.min_max(values).as_py()
-        low, high = self.extremes.get(kind, (found["min"], found["max"]))
-        self.extremes[kind] = (min(low, found["min"]), max(high, found["max"]))
+        self.extremes[kind] = wider(self.extremes.get(kind), values)
 
     def _type(self) -> ColumnType:
         if self.typed is not ColumnType.STRING:

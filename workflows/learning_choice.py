@@ -85,12 +85,29 @@ def notes(table: Inferred, learning: Learning, *, said: Sequence[str] = ()) -> I
     if learning.column.nulls:
         empty = f"{learning.column.nulls:,} rows have no {learning.column.name}"
         yield f"{empty}: a run refuses them until they are gone or filled"
+    yield from (misfit_note(column, table.rows) for column in table.columns if column.misfits)
     if dropped := [c.name for c in table.columns if c.identifier and c is not learning.column]:
         yield f"left out as identifiers: {', '.join(dropped)}"
     if dates := [c.name for c in table.columns if c.type in TIMES]:
         yield f"dates: {', '.join(dates)}; split by time if tomorrow is to be predicted"
     if table.missing_markers:
         yield f"cells that mean missing: {', '.join(map(repr, table.missing_markers))}"
+
+
+def misfit_note(column: InferredColumn, rows: int) -> str:
+    """Say which cells are not of a column's type."""
+    cells = rows - column.nulls
+    named = ", ".join(f"row {row:,} {shown(cell)}" for row, cell in column.named_misfits)
+    more = column.misfits - len(column.named_misfits)
+    return (
+        f"{column.name}: {cells - column.misfits:,} of {cells:,} cells are {column.type}s; not: {named}"
+        f"{f' and {more:,} more' if more else ''}; mend them, or `type_level: warn` makes them null"
+    )
+
+
+def shown(cell: str) -> str:
+    """Quote a cell, the long ones shortened."""
+    return repr(cell if len(cell) <= 40 else f"{cell[:37]}...")
 
 
 def _refuse_misfit(column: InferredColumn, task: Task) -> None:

@@ -31,7 +31,7 @@ _CANDIDATES = """\
     - name: linear                  # a plain model that the others should beat
       estimator: linear
     # - name: mine                  # your own scikit-learn estimator, from my_model.py beside this file
-    #   estimator: my_model:make_pipeline
+    #   estimator: my_model:make_pipeline   # training.trusted_types lists its types that skops is to load, if any
 """
 
 
@@ -102,10 +102,11 @@ def _source(uri: str, table: Inferred, csv: CsvOptions | None) -> str:
 def _column(column: InferredColumn, rows: int, learning: Learning | None) -> dict[str, Any]:
     found: dict[str, Any] = {"name": column.name, "type": column.type.value}
     is_target = learning is not None and column.name == learning.column.name
-    if column.nulls == 0 or is_target:
+    missing = column.nulls + column.misfits  # `type_level: warn` would make the misfits null
+    if missing == 0 or is_target:
         found["nullable"] = False
     else:
-        found["max_missing"] = {"value": _twice(column.nulls / rows), "level": "warn"}
+        found["max_missing"] = {"value": _twice(missing / rows), "level": "warn"}
     if is_target and learning is not None and learning.task is not Task.REGRESSION:
         return found | ({"allowed": list(column.values)} if column.values else {})
     if any(isinstance(v, float) and math.isinf(v) for v in (column.minimum, column.maximum)):
@@ -123,6 +124,8 @@ def _column(column: InferredColumn, rows: int, learning: Learning | None) -> dic
 def _note(column: InferredColumn, rows: int) -> str:
     if column.nulls == rows:
         return "   # has no value at all"
+    if column.misfits:
+        return f"   # not {column.type}: {column.misfits:,} cells, which a run names; type_level: warn makes them null"
     if column.identifier:
         return "   # no value stands twice"
     return ""

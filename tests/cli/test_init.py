@@ -177,6 +177,19 @@ def test_other_formats_are_read(tmp_path: Path, table: pd.DataFrame, kind: str) 
     assert pipeline.source.csv.delimiter == (";" if kind == "semicolons" else ",")
 
 
+def test_cells_that_are_not_of_their_columns_type_are_named_and_left_to_the_run_to_refuse(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table["age"] = table["age"].astype(str)
+    table.loc[4, "age"] = "abc"
+
+    age = made(tmp_path, table, "churned").table.column("age")
+
+    assert (age.type, age.type_level, age.nullable.value) == (ColumnType.INTEGER, "error", True)
+    said = capsys.readouterr().out
+    assert "age: 399 of 400 cells are integers; not: row 5 'abc'; mend them, or `type_level: warn`" in said
+
+
 def test_awkward_names_and_values_survive_as_yaml(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"on: off": ["#1", "{x}", "null ", "'q'"] * 20, "yes": [1, 2, 3, 4] * 20, "y": ["a", "b"] * 40}

@@ -208,3 +208,20 @@ def test_inference_keeps_the_types_of_parquet(tmp_path: Path) -> None:
 def test_inference_takes_codes_with_leading_zeros_as_text(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("zip,n\n01234,0\n10000,0.5\n")
     assert [c.type.value for c in infer(tmp_path / "t.csv").columns] == ["string", "number"]
+
+
+def test_inference_takes_the_type_of_nearly_all_cells_and_names_the_others(tmp_path: Path) -> None:
+    cells = [str(20 + i % 50) for i in range(3000)]
+    cells[4], cells[9], cells[20] = "abc", "12.5", "-"
+    codes = ["01234", *(str(10_000 + i) for i in range(2999))]
+    mixed = ["x" if i % 10 == 0 else "1" for i in range(3000)]
+    lines = "\n".join(",".join(row) for row in zip(cells, codes, mixed, strict=True))
+    (tmp_path / "t.csv").write_text(f"age,zip,mixed\n{lines}\n")
+
+    found = infer(tmp_path / "t.csv")
+
+    age, codes_found, mixed_found = found.columns
+    assert (age.type.value, age.misfits, age.nulls, age.distinct) == ("integer", 2, 1, 50)
+    assert (age.minimum, age.maximum, found.missing_markers) == (20, 69, ("-",))
+    assert age.named_misfits == ((5, "abc"), (10, "12.5"))
+    assert [c.type.value for c in (codes_found, mixed_found)] == ["string", "string"]

@@ -20,10 +20,14 @@ def infer_schema(data: Annotated[Path, typer.Argument(help="CSV, CSV.gz or Parqu
       retrain schema infer churn.csv
     """
     from workflows.cli.init import look
+    from workflows.learning_choice import misfit_note
     from workflows.proposal import schema_section
 
     table, _ = look(data)
     typer.echo(schema_section(table), nl=False)
+    for column in table.columns:
+        if column.misfits:
+            typer.echo(misfit_note(column, table.rows), err=True)
 
 
 @app.command("file")
