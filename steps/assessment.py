@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from contracts.base import Contract
 from contracts.errors import ConfigError, DataError
@@ -47,11 +51,15 @@ class Assessment:
     rows: Any
     """The test rows, an Arrow table with the columns of the model, the target and whatever was asked for."""
     target: str
+    groups: NDArray[np.int64] | None = None
+    """Of each test row the number of its group, where the split is by group."""
 
     @cached_property
     def judged(self) -> Judged:
         """Truth beside the model's answers."""
-        return judged(self.model.manifest.classes, self.model, self.rows, self.target, self.model.predict(self.rows))
+        answers = self.model.predict(self.rows)
+        rows = judged(self.model.manifest.classes, self.model, self.rows, self.target, answers)
+        return replace(rows, groups=self.groups)
 
 
 def references(run: RunRecord) -> References:
@@ -87,11 +95,37 @@ def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment
     model = PackagedModel.load(folder)
     split = read_split(world, found.split)
     target = world.pipeline.target.column
-    wanted = dict.fromkeys([*(c.name for c in model.manifest.columns), target, *columns])
+    group = _group_column(world, split)
+    wanted = dict.fromkeys([*(c.name for c in model.manifest.columns), target, *columns, *([group] if group else [])])
     table = read_table(world, found.dataset, list(wanted))
     if len(table) != len(split.sides):
         raise DataError(f"the split {found.split} has {len(split.sides)} rows, its dataset {len(table)}")
-    return Assessment(run, found, folder, model, split, table.filter(split.mask("test")), target)
+    groups = _test_groups(group, table.column(group), split) if group else None
+    return Assessment(run, found, folder, model, split, table.filter(split.mask("test")), target, groups)
+
+
+def _group_column(world: World, split: SplitRows) -> str | None:
+    if split.manifest.method != "group":
+        return None
+    group = world.pipeline.split.group
+    if group is None:
+        raise ConfigError(
+            "the model's rows were split by group, but split.group is gone from the pipeline file",
+            remedy="train again, or judge by the file that it was trained by",
+        )
+    return group
+
+
+def _test_groups(name: str, cells: Any, split: SplitRows) -> NDArray[np.int64]:
+    """Number the groups of the test rows; the numbers say nothing of the cells."""
+    numbers: NDArray[np.int64] = pc.index_in(cells, pc.unique(cells)).to_numpy().astype(np.int64)
+    test = split.mask("test")
+    if np.isin(numbers[~test], numbers[test]).any():
+        raise ConfigError(
+            f"the model's rows were not split by split.group {name}: groups have rows on two sides",
+            remedy="train again, or judge by the file that it was trained by",
+        )
+    return numbers[test]
 
 
 def judged(classes: Sequence[str], model: PackagedModel, rows: Any, target: str, answers: Predictions) -> Judged:

@@ -39,7 +39,8 @@ class Judged:
     """Truth beside prediction, classes as indices: what every metric reads.
 
     `truth` and `predicted` are class indices (int64) or values (float64), `scores` is [rows, classes] or None, and
-    `positive` is the index of the positive class (binary).
+    `positive` is the index of the positive class (binary).  `groups` holds a number for each row, equal for rows that
+    belong together (of one customer, say); None where every row stands for itself.  No metric reads it.
     """
 
     task: Task
@@ -47,6 +48,7 @@ class Judged:
     predicted: NDArray[Any]
     scores: Floats | None = None
     positive: int = 1
+    groups: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
@@ -58,10 +60,16 @@ class Judged:
         """Number of classes, 0 for regression."""
         return 0 if self.scores is None else self.scores.shape[1]
 
+    @property
+    def group_count(self) -> int | None:
+        """Number of groups that these rows are of; None where every row stands for itself."""
+        return None if self.groups is None else len(np.unique(self.groups))
+
     def take(self, rows: NDArray[Any]) -> Judged:
         """Return some of the rows, by mask or by index."""
         scores = None if self.scores is None else self.scores[rows]
-        return Judged(self.task, self.truth[rows], self.predicted[rows], scores, self.positive)
+        groups = None if self.groups is None else self.groups[rows]
+        return Judged(self.task, self.truth[rows], self.predicted[rows], scores, self.positive, groups)
 
     def positive_scores(self) -> tuple[NDArray[np.bool_], Floats]:
         """Return which rows are positive, and the positive class's probability (binary)."""

@@ -13,7 +13,7 @@ from contracts.metrics import Task
 from contracts.outcomes import Verdict
 from contracts.pipeline.gates import Bootstrap, Threshold
 from contracts.reports import Check, Interval
-from steps.gates.statistics import combine, interval, replicates
+from steps.gates.statistics import MIN_GROUPS, combine, interval, replicates
 from steps.metrics import Judged, score_judged
 
 Decide = Literal["interval", "point"]
@@ -21,12 +21,16 @@ Decide = Literal["interval", "point"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number with its interval, on so many rows.  NaN: it has no value; `why_not` says why."""
+    """A number with its interval, on so many rows.  NaN: it has no value; `why_not` says why.
+
+    `groups` is the number of groups that were resampled; None: rows were.
+    """
 
     value: float
     interval: Interval | None
     rows: int
     why_not: str = ""
+    groups: int | None = None
 
 
 def measure(judged: Judged, thresholds: Sequence[Threshold], bootstrap: Bootstrap) -> tuple[Measurement, ...]:
@@ -34,12 +38,14 @@ def measure(judged: Judged, thresholds: Sequence[Threshold], bootstrap: Bootstra
     needed = [_weights(threshold) for threshold in thresholds]
     (drawn,) = replicates([judged], [name for weights in needed for name in weights], bootstrap)
     points = {name: score_judged(judged, name) for name in drawn}
+    groups = judged.group_count
     return tuple(
         Measurement(
             value=(value := math.fsum(weight * points[name] for name, weight in weights.items())),
             interval=interval(combine(drawn, weights), bootstrap) if math.isfinite(value) else None,
             rows=judged.rows,
             why_not="" if math.isfinite(value) else why_no_value(judged),
+            groups=groups,
         )
         for weights in needed
     )
@@ -102,6 +108,7 @@ def _judge(
     found, said = measured.interval, f"{name} {number(measured.value)}"
     if found is not None:
         said += f" [{number(found.low)}, {number(found.high)}]"
+        said += "" if measured.groups is None else f" ({measured.groups} groups resampled)"
     # A maximum is a minimum of the negated number.
     bound, sign = (minimum, 1.0) if minimum is not None else (maximum, -1.0)
     if bound is None:
@@ -110,13 +117,16 @@ def _judge(
     low = high = sign * measured.value
     if decide == "interval":
         if found is None:
-            return (
-                Verdict.INCONCLUSIVE,
-                f"{said} has no interval: too few resamples of {measured.rows} rows have a value",
-            )
+            return Verdict.INCONCLUSIVE, f"{said} has no interval: {_why_no_interval(measured)}"
         low, high = sorted((sign * found.low, sign * found.high))
     if low >= sign * bound:
         return Verdict.PASSED, f"{said} {keeps} {bound:g}"
     if high < sign * bound:
         return Verdict.REJECTED, f"{said} {breaks} {bound:g}"
     return Verdict.INCONCLUSIVE, f"{said} straddles {'minimum' if sign > 0 else 'maximum'} {bound:g}"
+
+
+def _why_no_interval(measured: Measurement) -> str:
+    if measured.groups is not None and measured.groups < MIN_GROUPS:
+        return f"its {measured.rows} rows are of {measured.groups} groups, fewer than {MIN_GROUPS}"
+    return f"too few resamples of {measured.rows} rows have a value"

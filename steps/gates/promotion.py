@@ -17,7 +17,7 @@ from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline.gates import Bootstrap, Comparison, PromotionGate
 from contracts.reports import Check, Interval
 from steps.gates.bounds import Measurement, check, number, overall
-from steps.gates.statistics import interval, replicates
+from steps.gates.statistics import MIN_GROUPS, interval, replicates
 from steps.metrics import Judged, score_judged
 
 
@@ -29,6 +29,8 @@ class Difference:
     champion: float
     gain: float
     interval: Interval | None
+    groups: int | None = None
+    """So many groups were resampled; None: rows were."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,13 @@ def decide(evidence: Evidence, gate: PromotionGate, bootstrap: Bootstrap) -> Dec
 
 
 def compare(challenger: Judged, champion: Judged, comparison: Comparison) -> Difference:
-    """Measure both models on the same rows, with the same draws (paired bootstrap)."""
+    """Measure both models on the same rows, with the same draws (paired bootstrap; of the challenger's groups)."""
     metric, bootstrap = comparison.metric, comparison.bootstrap
     sign = 1.0 if METRICS[metric].greater_is_better else -1.0
     mine, its = score_judged(challenger, metric), score_judged(champion, metric)
     drawn, against = replicates([challenger, champion], [metric], bootstrap)
-    return Difference(mine, its, sign * (mine - its), interval(sign * (drawn[metric] - against[metric]), bootstrap))
+    found = interval(sign * (drawn[metric] - against[metric]), bootstrap)
+    return Difference(mine, its, sign * (mine - its), found, challenger.group_count)
 
 
 def _checks(evidence: Evidence, gate: PromotionGate, bootstrap: Bootstrap) -> Iterator[Check]:
@@ -175,7 +178,7 @@ def _comparison(champion: Champion, comparison: Comparison) -> Check:
         end = {Verdict.PASSED: "", Verdict.REJECTED: f"{tie}: {stays}", Verdict.INCONCLUSIVE: f", not shown: {stays}"}
         said = (
             f"{metric} {number(found.challenger)} against {number(found.champion)} of version {champion.version}, "
-            f"better by {_signed(found)} on {champion.rows} rows unseen by both; "
+            f"better by {_signed(found)} on {champion.rows} rows{_groups(found)} unseen by both; "
             f"{why_rule} asks for more than {least:g}{end[verdict]}"
         )
     return Check(
@@ -204,6 +207,14 @@ def _weigh(found: Difference, least: float, comparison: Comparison) -> Verdict:
 def _signed(found: Difference) -> str:
     said = f"{found.gain:+.4f}"
     return said + f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]" if found.interval else said
+
+
+def _groups(found: Difference) -> str:
+    if found.groups is None:
+        return ""
+    if found.interval is None and found.groups < MIN_GROUPS:
+        return f" of {found.groups} groups (without an interval: fewer than {MIN_GROUPS})"
+    return f" of {found.groups} groups (resampled)"
 
 
 def rule_for(comparison: Comparison, age: timedelta) -> tuple[Literal["superior", "non_inferior"], str]:
