@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from contracts.errors import ConfigError, DataError, Finding, StageError
+from contracts.errors import ConfigError, DataError, Finding, NetworkError, StageError, StorageError
 from contracts.pipeline.source import Source
 from contracts.pipeline.table import Schema
 from serving.user_code import UserCode, unpack
@@ -109,6 +109,8 @@ def probe(source: str, as_of: str, *, world: World) -> Iterator[Finding]:
     for uri in uris:
         try:
             _probe(uri, declared, moment, world)
+        except (NetworkError, StorageError) as error:  # it may pass, so its class must outlive the report
+            raise type(error)(f"source {shown(uri)}: {error.message}", remedy=error.remedy) from None
         except StageError as error:
             yield Finding(where=f"source {shown(uri)}", what=error.message, remedy=error.remedy)
 
