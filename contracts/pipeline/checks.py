@@ -33,7 +33,8 @@ def mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
         yield from target_type(pipeline)
     yield from metrics_that_do_not_fit(pipeline)
     yield from options_that_do_not_fit(pipeline)
-    yield from unknown_estimators(pipeline)
+    yield from unknown_estimators([c.estimator for c in pipeline.training.candidates])
+    yield from built_in_on_raw_columns(pipeline)
     yield from operation(pipeline)
 
 
@@ -110,16 +111,20 @@ def options_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
         yield Mistake(("split", "time", "column"), f"{split.time.column} is no date or timestamp", "name one that is")
 
 
-def unknown_estimators(pipeline: Pipeline) -> Iterator[Mistake]:
-    """An estimator is built in, or a module's attribute."""
+def unknown_estimators(names: Iterable[object]) -> Iterator[Mistake]:
+    """An estimator is built in, or a module's attribute.  `names` are all candidates', in order."""
+    for i, name in enumerate(names):
+        if isinstance(name, str) and ":" not in name and name not in BUILT_IN:
+            remedy = did_you_mean(name, BUILT_IN) or f"one of {', '.join(BUILT_IN)}"
+            key = ("training", "candidates", i, "estimator")
+            yield Mistake(key, f"{name!r} is neither built in nor module:attribute", remedy)
+
+
+def built_in_on_raw_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Raw columns are read by the user's own Pipeline only."""
     for i, candidate in enumerate(pipeline.training.candidates):
         name, key = candidate.estimator, ("training", "candidates", i, "estimator")
-        if ":" in name:
-            continue
-        if name not in BUILT_IN:
-            remedy = did_you_mean(name, BUILT_IN) or f"one of {', '.join(BUILT_IN)}"
-            yield Mistake(key, f"{name!r} is neither built in nor module:attribute", remedy)
-        elif pipeline.features.passthrough and name != "dummy":
+        if pipeline.features.passthrough and name in BUILT_IN and name != "dummy":
             what = f"features.passthrough hands on raw columns, which only your own Pipeline reads; {name} is built in"
             yield Mistake(key, what, "name your own as module:attribute, or remove features.passthrough")
 

@@ -62,7 +62,7 @@ class SliceRule(Contract):
 
 
 class Bootstrap(Contract):
-    """How intervals are made: percentile bootstrap over rows, seeded."""
+    """How intervals are made: percentile bootstrap over rows (over groups where the split is by group), seeded."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(1000, ge=100, le=100_000)

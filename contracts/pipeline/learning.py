@@ -178,10 +178,15 @@ class Training(Contract):
     trusted_types: tuple[str, ...] = Field((), description="Types that skops may load, for your own estimators.")
     reproduce_tolerance: float = Field(0.0, ge=0, description="Largest difference that `reproduce` calls identical.")
 
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        if metric not in METRICS:
+            refuse([Mistake((), f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")])
+        return metric
+
     @model_validator(mode="after")
-    def _checks(self) -> Training:
-        if self.metric not in METRICS:
-            refuse([Mistake(("metric",), f"unknown metric {self.metric!r}", f"one of {', '.join(METRICS)}")])
+    def _names_are_distinct(self) -> Training:
         names = [c.name for c in self.candidates]
         doubles = (i for i, name in enumerate(names) if name in names[:i])
         refuse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from contracts.errors import ConfigError, Finding
 from contracts.names import API_VERSION
-from contracts.pipeline.checks import did_you_mean
+from contracts.pipeline.checks import did_you_mean, unknown_estimators
 from contracts.pipeline.file import Pipeline, json_schema
 from contracts.pipeline.mistakes import KIND
 
@@ -37,6 +37,8 @@ def read_pipeline_text(path: Path) -> str:
         raise ConfigError(
             f"no such pipeline file: {path}", remedy="`retrain init --data FILE --target COLUMN` writes one"
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, not a pipeline file", remedy="name the YAML file in it") from None
     except UnicodeDecodeError:
         raise ConfigError(f"cannot read {path}: it is not UTF-8 text", remedy="is this the pipeline file?") from None
     except OSError as error:
@@ -74,13 +76,19 @@ def parse_pipeline(text: str, where: str = "pipeline file") -> Pipeline:
     try:
         return Pipeline.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{where} has mistakes", findings=list(_findings(error, node, where))) from None
+        raise ConfigError(f"{where} has mistakes", findings=list(_findings(error, data, node, where))) from None
 
 
-def _findings(error: ValidationError, node: yaml.Node | None, where: str) -> Iterator[Finding]:
+def _findings(error: ValidationError, data: Any, node: yaml.Node | None, where: str) -> Iterator[Finding]:
     """Turn pydantic's errors into findings: one a mistake, one a key where a union was tried in several ways."""
     alternatives: dict[Location, list[Any]] = {}
-    for item in error.errors():
+    items = error.errors()
+    if any(item["loc"] for item in items):  # the checks between sections did not run; this one needs no section whole
+        for mistake in unknown_estimators(_estimators(data)):
+            yield _finding(node, where, mistake.at, mistake.what, mistake.remedy)
+    for item in items:
+        if _follows(item, items, node):
+            continue
         if item["type"] == KIND:
             for mistake in item["ctx"][KIND]:
                 yield _finding(node, where, (*_in_file(item["loc"], node), *mistake.at), mistake.what, mistake.remedy)
@@ -92,11 +100,32 @@ def _findings(error: ValidationError, node: yaml.Node | None, where: str) -> Ite
         yield _finding(node, where, loc, *_what_and_remedy(loc, items))
 
 
+def _estimators(data: Any) -> list[Any]:
+    training = data.get("training")
+    candidates = training.get("candidates") if isinstance(training, dict) else None
+    if not isinstance(candidates, list):
+        return []
+    return [each.get("estimator") if isinstance(each, dict) else None for each in candidates]
+
+
+def _follows(item: Any, items: Sequence[Any], node: yaml.Node | None) -> bool:
+    """Whether a mistake is gone once another is mended: a key that is misspelt, a list whose items have mistakes."""
+    loc = item["loc"]
+    if item["type"] == "missing":
+        strangers = (o["loc"] for o in items if o["type"] == "extra_forbidden" and o["loc"][:-1] == loc[:-1])
+        return any(
+            did_you_mean(str(s[-1]), _keys_beside(_in_file(s, node))) == f"did you mean {loc[-1]!r}?" for s in strangers
+        )
+    return item["type"] == "too_short" and any(len(o["loc"]) > len(loc) and o["loc"][: len(loc)] == loc for o in items)
+
+
 def _what_and_remedy(loc: Location, items: list[Any]) -> tuple[str, str]:
     first = items[0]
     if first["type"] == "extra_forbidden":
         remedy = did_you_mean(str(loc[-1]), _keys_beside(loc))
         return "unknown key", remedy or "remove it, or see the JSON schema (`retrain schema file`)"
+    if first["type"] == "too_short":
+        return f"holds too few items, {first['ctx']['min_length']} at least", "add one"
     says = dict.fromkeys(item["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for item in items)
     what, given = " or ".join(says), first["input"]
     if first["type"] == "value_error":

@@ -116,6 +116,34 @@ def test_all_mistakes_come_at_once() -> None:
     }
 
 
+def test_mistakes_of_several_kinds_come_at_once_and_without_what_follows_from_them() -> None:
+    text = ADULT.replace("target:\n", "targt:\n", 1).replace("estimator: lightgbm", "estimator: lightgmb")
+    text = text.replace("{metric: roc_auc, min: 0.88}", "{metrc: roc_auc, min: 0.88}")
+    text = text.replace("{metric: f1, min: 0.62}", "{metrik: f1, min: 0.62}")
+
+    found = {finding.what.split(":")[0]: finding.remedy for finding in findings_of(text)}
+
+    assert found == {
+        "targt": "did you mean 'target'?",
+        "training.candidates[0].estimator": "did you mean 'lightgbm'?",
+        "gates.default.validation.thresholds[0].metrc": "did you mean 'metric'?",
+        "gates.default.validation.thresholds[1].metrik": "did you mean 'metric'?",
+    }
+
+
+def test_an_empty_list_of_candidates_is_said_plainly() -> None:
+    start, end = ADULT.index("  candidates:"), ADULT.index("\ngates:")
+
+    [finding] = findings_of(f"{ADULT[:start]}  candidates: []\n{ADULT[end:]}")
+
+    assert finding.what == "training.candidates: holds too few items, 1 at least"
+
+
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder, not a pipeline file"):
+        load_pipeline(tmp_path)
+
+
 def test_a_regression_target_refuses_what_belongs_to_classes() -> None:
     text = ADULT.replace("task: binary", "task: regression").replace('  positive: ">50K"\n', "")
 
