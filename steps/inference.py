@@ -97,7 +97,7 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
                 for name, values in zip(names, batch.columns, strict=True):
                     looks[name].add(values)
         if not rows:
-            raise DataError(f"{path}: there is a header, and no rows")
+            raise DataError(f"{path}: there is a header, and no rows", remedy="name a file that has some")
         if not parquet:
             mixed = {name: look.possible() for name, look in looks.items() if look.is_text()}
             for name, tally in dominant_types(source, mixed, (*MARKERS, *UNSURE_MARKERS), rows).items():

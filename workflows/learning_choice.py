@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.errors import ConfigError, DataError
+from contracts.errors import DataError
 from contracts.metrics import Task
 from contracts.pipeline.checks import did_you_mean
 from contracts.pipeline.table import ColumnType
@@ -16,6 +16,15 @@ MOST_CLASSES = 20
 """An integer target with more different values than this is taken for a number, not for classes."""
 TIMES = (ColumnType.DATE, ColumnType.TIMESTAMP)
 NUMBERS = (ColumnType.INTEGER, ColumnType.NUMBER)
+
+
+class UnfitChoiceError(ValueError):
+    """What the user asked for does not fit the table: `option` of the command line says it wrongly."""
+
+    def __init__(self, option: str, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.option = option
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -35,35 +44,36 @@ def choose(table: Inferred, target: str, counts: Mapping[Any, int], task: str = 
     Raises
     ------
     DataError
-        When the target is not there or holds one value only.
-    ConfigError
-        When the user's task or positive class does not fit the column.
+        When the target holds one value only.
+    UnfitChoiceError
+        When there is no such target, or the task or the positive class does not fit it.
     """
     column = next((c for c in table.columns if c.name == target), None)
     if column is None:
         names = [c.name for c in table.columns]
-        raise DataError(
-            f"there is no column {target!r}", remedy=did_you_mean(target, names) or f"one of {', '.join(names)}"
-        )
+        remedy = did_you_mean(target, names) or f"one of {', '.join(names)}"
+        raise UnfitChoiceError("--target", f"there is no column {target!r}", remedy)
     if column.distinct < 2:
-        raise DataError(f"the target {target!r} holds one value only: there is nothing to learn")
+        raise DataError(
+            f"the target {target!r} holds one value only: there is nothing to learn", remedy="name another target"
+        )
     chosen = Task(task) if task else guess_task(column)
     _refuse_misfit(column, chosen)
     if chosen is Task.REGRESSION:
         if positive:
-            raise ConfigError("--positive names a class, and the task is regression", remedy="leave it out")
+            raise UnfitChoiceError("--positive", "names a class, and the task is regression", "leave it out")
         return Learning(column, chosen)
     total = sum(counts.values())
     shares = tuple(sorted((count / total for count in counts.values()), reverse=True)) if total else ()
     if chosen is Task.MULTICLASS:
         if positive:
-            raise ConfigError(
-                "--positive belongs to a binary target, and the task is multiclass", remedy="leave it out"
+            raise UnfitChoiceError(
+                "--positive", "belongs to a binary target, and the task is multiclass", "leave it out"
             )
         return Learning(column, chosen, shares=shares)
     classes = {_label(value): value for value in column.values}
     if positive and positive not in classes:
-        raise ConfigError(f"{positive!r} is no value of {target!r}", remedy=f"one of {', '.join(classes)}")
+        raise UnfitChoiceError("--positive", f"{positive!r} is no value of {target!r}", f"one of {', '.join(classes)}")
     rarer = min(column.values, key=lambda value: (counts.get(value, 0), _label(value) in ("0", "false", "no")))
     return Learning(column, chosen, classes[positive] if positive else rarer, shares)
 
@@ -112,17 +122,18 @@ def shown(cell: str) -> str:
 
 def _refuse_misfit(column: InferredColumn, task: Task) -> None:
     if task is Task.REGRESSION and column.type not in NUMBERS:
-        raise ConfigError(
-            f"{column.name} is {column.type}, regression predicts numbers", remedy="--task binary or multiclass"
+        raise UnfitChoiceError(
+            "--task", f"{column.name} is {column.type}, regression predicts numbers", "--task binary or multiclass"
         )
     if task is not Task.REGRESSION and column.type in (ColumnType.NUMBER, *TIMES):
-        raise ConfigError(
+        raise UnfitChoiceError(
+            "--task",
             f"{column.name} is {column.type}, classes are text, whole numbers or true and false",
-            remedy="--task regression",
+            "--task regression",
         )
     if task is Task.BINARY and column.distinct != 2:
-        raise ConfigError(
-            f"{column.name} has {column.distinct} values, a binary target has two", remedy="--task multiclass"
+        raise UnfitChoiceError(
+            "--task", f"{column.name} has {column.distinct} values, a binary target has two", "--task multiclass"
         )
 
 

@@ -134,7 +134,7 @@ def test_a_target_that_does_not_fit_is_refused(
 ) -> None:
     table["constant"] = "x"
 
-    with pytest.raises((ConfigError, DataError), match=message):
+    with pytest.raises((typer.BadParameter, DataError), match=message):
         made(tmp_path, table, target, **options)
     assert not (tmp_path / "customers.yaml").exists()
 
@@ -154,6 +154,7 @@ def test_data_beside_the_file_is_named_relative_to_it(tmp_path: Path, table: pd.
     assert made(tmp_path, table, "churned").source.uri == "customers.csv"
 
     elsewhere = tmp_path / "pipelines" / "churn.yaml"
+    elsewhere.parent.mkdir()
     init(tmp_path / "customers.csv", "churned", out=elsewhere)
 
     assert load_pipeline(elsewhere).source.uri == str(tmp_path / "customers.csv")
@@ -206,6 +207,18 @@ def test_awkward_names_and_values_survive_as_yaml(tmp_path: Path) -> None:
 def test_the_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         init(tmp_path / "none.csv", "y", out=tmp_path / "y.yaml")
+
+
+def test_what_is_no_data_file_and_no_folder_to_write_to_is_said_plainly(tmp_path: Path, table: pd.DataFrame) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):
+        init(tmp_path, "y", out=tmp_path / "y.yaml")
+    text = tmp_path / "t.parquet"
+    table.to_csv(text, index=False)
+    with pytest.raises(DataError, match="is not a Parquet file"):
+        init(text, "churned", out=tmp_path / "y.yaml")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        init(text, "churned", out=tmp_path / "none" / "y.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
 def test_the_shipped_data_gets_its_missing_marker(tmp_path: Path) -> None:

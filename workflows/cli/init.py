@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task
 from contracts.pipeline.source import CsvOptions
 
@@ -34,20 +34,24 @@ def init(
       retrain init --data houses.parquet --target price --task regression --out houses.yaml
     """
     from contracts.pipeline import parse_pipeline
-    from workflows.learning_choice import choose, notes
+    from workflows.learning_choice import UnfitChoiceError, choose, notes
     from workflows.proposal import pipeline_file, pipeline_name
 
     stem = data.name.split(".")[0]
     path = out or Path(f"{stem}.yaml")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}", remedy="make it, or name another file after --out")
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already", remedy="--force overwrites it, --out FILE writes another")
     table, csv = look(data)
     column = next((c for c in table.columns if c.name == target), None)
     counts = class_counts(data, csv, column) if column is not None and column.values else {}
-    learning = choose(table, target, counts, task or "", positive)
+    try:
+        learning = choose(table, target, counts, task or "", positive)
+    except UnfitChoiceError as error:
+        raise typer.BadParameter(f"{error} ({error.remedy})", param_hint=error.option) from None
     text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning)
     parse_pipeline(text, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     typer.echo(f"{path}: {table.rows:,} rows, {len(table.columns)} columns")
     said = [name for name, value in (("task", task), ("positive", positive)) if value]
@@ -63,15 +67,21 @@ def look(data: Path) -> tuple[Inferred, CsvOptions | None]:
     ------
     ConfigError
         When there is no such file.
+    DataError
+        When it is not what its name says, or no table.
     """
     from steps.inference import infer, sniff_csv
 
+    if data.is_dir():
+        raise ConfigError(f"{data} is a folder", remedy="--data names one CSV, CSV.gz or Parquet file in it")
     if not data.is_file():
         raise ConfigError(f"no such file: {data}", remedy="--data names a CSV, CSV.gz or Parquet file")
     with data.open("rb") as file:
         magic = file.read(4)
     if magic == b"PAR1":
         return infer(data), None
+    if data.suffix in (".parquet", ".pq"):
+        raise DataError(f"{data} is not a Parquet file", remedy="name it .csv if it is one, or fetch the file again")
     csv = CsvOptions() if magic[:2] == b"\x1f\x8b" else sniff_csv(data)
     return infer(data, csv), csv
 
