@@ -105,7 +105,18 @@ class Archive:
                 raise ConfigError(f"no version of {self.model} serves", remedy="name a version")
             return serving.version
         if name.isdigit():
-            return int(name)
+            return self._known(int(name))
         if (version := self.registry.alias(name)) is None:
             raise ConfigError(f"{self.model} has no alias {name!r}", remedy=f"a version or {ALIAS_PRODUCTION}")
+        return version
+
+    def _known(self, version: int) -> int:
+        there = sorted({entry.version for entry in self.ledger.entries(self.model)})
+        if version not in there:
+            try:
+                self.registry.run_of(version)  # it may have been registered by other means
+            except ConfigError:
+                raise ConfigError(
+                    f"{self.model} has no version {version}", remedy=f"there are {', '.join(map(str, there))}"
+                ) from None
         return version

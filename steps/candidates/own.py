@@ -23,6 +23,8 @@ def fit(problem: Problem, candidate: Candidate, parameters: dict[str, Any], trai
             candidate, "", "early_stopping is for boosting that retrain knows; stop inside your estimator"
         )
     wanted = "predict" if problem.task is Task.REGRESSION else "predict_proba"
+    if not hasattr(estimator, "fit") and not hasattr(estimator, "predict"):
+        raise _wrong(candidate, f"gives {type(estimator).__name__}, which is no estimator", "return the estimator")
     if not hasattr(estimator, "fit") or not hasattr(estimator, wanted):
         remedy = "give it fit and predict_proba (CalibratedClassifierCV adds one)" if wanted == "predict_proba" else ""
         raise _wrong(
@@ -45,7 +47,8 @@ def _make(problem: Problem, candidate: Candidate, parameters: dict[str, Any]) ->
     try:
         inspect.signature(found).bind(**parameters)
     except TypeError as error:
-        raise bad_parameter(candidate, blamed(str(error), parameters), str(error)) from None
+        what = f"{candidate.estimator} takes other parameters: {error}"
+        raise bad_parameter(candidate, blamed(str(error), parameters), what) from None
     except ValueError:
         pass  # a callable written in C shows no signature; calling it will tell
     return found(**parameters)
