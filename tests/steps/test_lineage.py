@@ -92,7 +92,11 @@ def test_production_is_explained_from_data_to_approval(world: World) -> None:
     assert found.dataset.sources == ("file:///data/adult.csv",)
     assert (found.split_sha256, found.transform_sha256) == ("5" * 64, "7" * 64)
     assert (found.code.commit, found.code.lock_sha256, found.code.pipeline_sha256) == ("abc123", "1" * 64, "f" * 64)
-    assert (found.candidate, found.parameters, found.metrics) == ("linear", {"parameters.C": "1.0"}, {"test_roc_auc": 0.91})
+    assert (found.candidate, found.parameters, found.metrics) == (
+        "linear",
+        {"parameters.C": "1.0"},
+        {"test_roc_auc": 0.91},
+    )
     assert found.validation is not None
     assert found.promotion is not None
     assert (found.validation.decision, found.validation.checks) == ("passed", (CHECK,))

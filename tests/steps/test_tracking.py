@@ -129,7 +129,7 @@ def broken_server(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield request.param, f"http://user:hunter2@127.0.0.1:{server.server_port}"
+    yield request.param, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
@@ -139,8 +139,10 @@ def test_a_server_that_refuses_is_config_and_one_that_fails_is_network(
 ) -> None:
     status, uri = broken_server
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = make_settings(tmp_path, tracking_uri=uri, mlflow_username="user", mlflow_password="hunter2")
+    tracking = Tracking(settings, make_world(tmp_path).pipeline)
     with pytest.raises(StageError) as error:
-        Tracking(make_settings(tmp_path, tracking_uri=uri), make_world(tmp_path).pipeline).record("0" * 32)
+        tracking.record("0" * 32)
     assert type(error.value) is (ConfigError if status in (401, 403) else NetworkError)
     assert "hunter2" not in error.value.message
 
