@@ -179,7 +179,8 @@ def kill_server(desk: Desk) -> None:
 def move_alias(desk: Desk) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{desk.folder / 'home' / 'mlflow.db'}")
+    store = f"sqlite:///{desk.folder / 'home' / 'mlflow.db'}"
+    client = MlflowClient(store, registry_uri=store)  # another test of this process may have set a registry
     client.delete_registered_model_alias("churn", "production")
 
 
