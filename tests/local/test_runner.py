@@ -117,6 +117,24 @@ def test_a_killed_step_fails_as_argo_says_and_is_retried_only_when_the_strategy_
     assert (again.phase, starts(mark, "b")) == ("Succeeded", 2)
 
 
+@pytest.mark.parametrize(
+    ("fate", "phase", "message", "code"),
+    [
+        (pods.OOM_KILLED, "Failed", "main: OOMKilled (exit code 137)", "137"),
+        (pods.evicted(), "Failed", "The node was low on resource: memory.", None),
+        (pods.DELETED, "Error", "pod deleted", None),
+    ],
+)
+def test_an_injected_end_is_what_the_node_gets_and_a_retry_sees(
+    execute: Execute, fate: pods.Fate, phase: str, message: str, code: str | None
+) -> None:
+    graph = workflow(pod("a", "sleep 5", retryStrategy={"limit": 1, "retryPolicy": "Always"}), tasks=[task("a")])
+    run = execute(graph, fate=lambda _: fate)
+    assert [(n.phase, n.message, n.exit_code) for n in (node(run, "a(0)"), node(run, "a(1)"))] == [
+        (phase, message, code)
+    ] * 2
+
+
 def test_a_killed_guard_is_replaced(execute: Execute, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[subprocess.Popen[bytes]] = []
     spawn = guard.Guard._spawn
@@ -329,10 +347,9 @@ def test_what_is_kept_of_a_run_is_for_its_owner_alone(execute: Execute, home: Pa
     assert [(folder / name).stat().st_mode & 0o777 for name in ("state.json", "manifest.json")] == [0o600, 0o600]
 
 
-def test_where_the_system_has_no_proc_and_cannot_peek_the_same_holds(
+def test_where_the_system_has_no_proc_the_same_holds(
     execute: Execute, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods, "CAN_PEEK", False)
     monkeypatch.setattr(guard, "PROC", mark / "no-proc")
     run = execute(workflow(pod("a", f"sleep 60 & echo $! >{mark}/left; exit 3"), tasks=[task("a")]))
     monkeypatch.undo()

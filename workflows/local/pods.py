@@ -12,12 +12,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from workflows.local.guard import Guard
 from workflows.local.manifest import Images, Program
@@ -26,10 +25,27 @@ from workflows.local.schedule import NAMESPACE, Start
 from workflows.local.state import RunState, run_folder, write_private
 from workflows.local.templating import Scope, replace, substitute
 
-OUT_OF_MEMORY = "main: OOMKilled (exit code 137)"
-OUT_OF_TIME = "Pod was active on the node longer than the specified deadline"
-CAN_PEEK = sys.platform == "linux"
-"""The end of a process can be seen without reaping it (macOS: from Python 3.13 only)."""
+
+@dataclass(frozen=True)
+class Fate:
+    """How a pod ends whatever its process says: what its node gets."""
+
+    message: str
+    phase: str = "Failed"
+    exit_code: str | None = ""
+    """Empty: the process's own; None: nobody saw one."""
+
+
+OOM_KILLED = Fate("main: OOMKilled (exit code 137)", exit_code="137")
+OUT_OF_TIME = Fate("Pod was active on the node longer than the specified deadline")
+DELETED = Fate("pod deleted", "Error", None)
+
+
+def evicted(message: str = "The node was low on resource: memory.") -> Fate:
+    """Return the end of a pod that the kubelet evicted, with its message."""
+    return Fate(message, exit_code=None)
+
+
 _WATCH_SECONDS = 0.25
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|[KMGTPE]i?)?")
 _UNITS = {"k": 1000, **{f"{unit}": 1000 ** (n + 1) for n, unit in enumerate("KMGTPE")}, "m": 0.001} | {
@@ -225,9 +241,9 @@ class Pod:
     """A running process and why it is being ended, if it is."""
 
     launch: Launch
-    process: subprocess.Popen[bytes]
-    reason: str = ""
-    """The message that the node gets in place of the exit code's."""
+    process: Process
+    fate: Fate | None = None
+    """What the node gets in place of what the exit code says."""
 
     @property
     def pid(self) -> int:
@@ -235,11 +251,38 @@ class Pod:
         return self.process.pid
 
 
+class Process(Protocol):
+    """A started step: the head of a process group of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Id of the process and of its group."""
+
+    def wait(self) -> int:
+        """Block until it has ended, from any thread; return its exit code, -n for signal n."""
+
+
+class Spawn(Protocol):
+    """Starts a step.  Another one may fork it from a process that is warm already."""
+
+    def __call__(self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int) -> Process:
+        """Start `command`, its output appended to `log`; say ``+ pid`` into `guard` before it runs (see `guard`)."""
+
+
+def spawn(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int) -> Process:
+    """Start a step as a fresh process."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            Guard.wrap(command), stdin=guard, stdout=file, stderr=file, cwd=cwd, env=dict(env), process_group=0
+        )
+
+
 class Pods:
     """The processes of one runner, each the head of a process group of its own."""
 
-    def __init__(self, ended: Callable[[str], None]) -> None:
+    def __init__(self, ended: Callable[[str], None], start: Spawn = spawn) -> None:
         self._ended = ended
+        self._spawn = start
         self._guard = Guard()
         self._stop_watching = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -255,11 +298,9 @@ class Pods:
         """
         self._guard.revive([pod.pid for pod in self.running.values()])
         try:
-            with launch.log.open("ab") as log:
-                process = subprocess.Popen(
-                    self._guard.wrap(launch.command), stdin=self._guard.stdin, stdout=log, stderr=log,
-                    cwd=launch.folder, env=dict(launch.environment), process_group=0,
-                )  # fmt: skip
+            process = self._spawn(
+                launch.command, env=launch.environment, cwd=launch.folder, log=launch.log, guard=self._guard.stdin
+            )
         except (OSError, ValueError) as error:
             raise CannotStart(str(error)) from None
         pod = self.running[launch.node] = Pod(launch, process)
@@ -290,11 +331,7 @@ class Pods:
         self._guard.close()
 
     def _wait(self, pod: Pod) -> None:
-        # Without reaping, where the system can: until then the process id, and so the group's, belongs to nobody else.
-        if CAN_PEEK:
-            os.waitid(os.P_PID, pod.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            pod.process.wait()
+        pod.process.wait()
         self._ended(pod.launch.node)
 
     def _watch_memory(self) -> None:
@@ -303,8 +340,8 @@ class Pods:
         while not self._stop_watching.wait(_WATCH_SECONDS):
             for pod in list(self.running.values()):
                 limit = pod.launch.memory
-                if limit is not None and not pod.reason and _resident(psutil, pod.pid) > limit:
-                    pod.reason = OUT_OF_MEMORY
+                if limit is not None and pod.fate is None and _resident(psutil, pod.pid) > limit:
+                    pod.fate = OOM_KILLED
                     self.signal(pod, signal.SIGKILL)
 
 

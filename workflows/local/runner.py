@@ -2,6 +2,10 @@
 
 One loop: advance the state, write it, do what it asks for, wait for what happens next (a process ended, a lock came
 free, a time was reached, Ctrl-C).  Called by the command line.
+
+Two seams.  `fate` is asked about each pod as it starts, by its Node, and may answer with the end that the pod comes to:
+`pods.OOM_KILLED`, `pods.evicted(message)`, `pods.DELETED`, or None for none (conformance tests inject faults so).
+`spawn` starts a step's process (`pods.Spawn`); another one may fork it from a warm parent.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ GRACE_SECONDS = 10.0
 """How long a step may take to end after SIGTERM."""
 FROZEN = "manifest.json"
 INTERRUPTED = "interrupted; a resume goes on from here"
+CUT_OFF = pods.Fate(INTERRUPTED)
+FateOf = Callable[[Node], pods.Fate | None]
 
 
 def execute(
@@ -44,6 +50,8 @@ def execute(
     on_change: OnChange | None = None,
     digest: str = "",
     grace: float = GRACE_SECONDS,
+    fate: FateOf | None = None,
+    spawn: pods.Spawn = pods.spawn,
 ) -> RunState:
     """Run one Workflow or WorkflowTemplate to its end.
 
@@ -101,7 +109,7 @@ def execute(
 
         raise ConfigError(f"there is a run {run.name} already", remedy="resume it, or take another name") from None
     _freeze(folder, manifests)
-    return _run(program, run, home, images, environment, on_change, grace)
+    return _run(program, run, home, images, environment, on_change, grace, fate, spawn)
 
 
 def resume(
@@ -113,6 +121,8 @@ def resume(
     environment: Mapping[str, str] | None = None,
     on_change: OnChange | None = None,
     grace: float = GRACE_SECONDS,
+    fate: FateOf | None = None,
+    spawn: pods.Spawn = pods.spawn,
 ) -> RunState:
     """Go on with a run that was cut off: finished nodes stay, leftovers are ended, what was running starts again.
 
@@ -139,12 +149,12 @@ def resume(
         raise ConfigError(f"{name} needs its Secret {missing} again", remedy="secrets are not kept with a run")
     manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
     program = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
-    return _run(program, run, home, images, environment, on_change, grace)
+    return _run(program, run, home, images, environment, on_change, grace, fate, spawn)
 
 
 def _run(
     program: Program, run: RunState, home: Path, images: Images, environment: Mapping[str, str] | None,
-    on_change: OnChange | None, grace: float,
+    on_change: OnChange | None, grace: float, fate: FateOf | None, spawn: pods.Spawn,
 ) -> RunState:  # fmt: skip
     own = Lock(state.run_folder(home, run.name) / "lock")
     if not own.take(patience=0.2):  # who looks whether it is held holds it for a moment
@@ -154,7 +164,14 @@ def _run(
     try:
         _end_leftovers(run)
         runner = _Runner(
-            program, state.requeue(run), home, images, os.environ if environment is None else environment, grace
+            program,
+            state.requeue(run),
+            home,
+            images,
+            os.environ if environment is None else environment,
+            grace,
+            fate,
+            spawn,
         )
         return runner.loop(on_change or (lambda _: None))
     finally:
@@ -165,7 +182,15 @@ class _Runner:
     """What one call of `execute` or `resume` holds: processes, locks, and the queue of what happened."""
 
     def __init__(
-        self, program: Program, run: RunState, home: Path, images: Images, environment: Mapping[str, str], grace: float
+        self,
+        program: Program,
+        run: RunState,
+        home: Path,
+        images: Images,
+        environment: Mapping[str, str],
+        grace: float,
+        fate: FateOf | None,
+        spawn: pods.Spawn,
     ) -> None:
         self.program = program
         self.run = run
@@ -176,7 +201,8 @@ class _Runner:
         self.happened: queue.SimpleQueue[tuple[str, str]] = (
             queue.SimpleQueue()
         )  # its put may be called in a signal handler
-        self.pods = pods.Pods(lambda node: self.happened.put(("ended", node)))
+        self.fate = fate
+        self.pods = pods.Pods(lambda node: self.happened.put(("ended", node)), spawn)
         self.locks: dict[str, list[Lock]] = {}
         self.waiting: dict[str, list[Lock]] = {}
         self.timers: list[tuple[datetime, str, str]] = []
@@ -222,7 +248,7 @@ class _Runner:
             for start in step.starts:
                 again |= not self._start(start)
             for node in step.stop:
-                self._stop(node, schedule.DEADLINE)
+                self._stop(node, pods.Fate(schedule.DEADLINE))
             if not again:
                 return step.wake
 
@@ -238,7 +264,11 @@ class _Runner:
             return False
         if launch.seconds is not None:
             self.timers.append((now + timedelta(seconds=launch.seconds), "deadline", start.node))
-        self._set(replace(node, phase="Running", started=now, pid=pod.pid, pid_started=process_start(pod.pid)))
+        node = replace(node, phase="Running", started=now, pid=pod.pid, pid_started=process_start(pod.pid))
+        self._set(node)
+        if self.fate is not None and (fate := self.fate(node)) is not None:
+            pod.fate = fate
+            self.pods.signal(pod, signal.SIGKILL)
         return True
 
     def _wait(self, wake: datetime | None) -> None:
@@ -268,15 +298,18 @@ class _Runner:
         pod, code = self.pods.reap(node_id)
         self.timers = [timer for timer in self.timers if timer[2] != node_id]
         node = self.run.nodes[node_id]
-        if pod.reason == INTERRUPTED and code != 0:
+        if pod.fate == CUT_OFF and code != 0:
             pods.discard(pod.launch)
             self._set(replace(node, phase="Pending", message=INTERRUPTED, pid=None, pid_started=""))
             return
         declared = self.program.templates[node.template].outputs
         outputs, missing = parameters.outputs(declared, pod.launch.outputs)
         phase, message = "Succeeded", ""
-        if pod.reason not in ("", INTERRUPTED):
-            phase, message = "Failed", pod.reason
+        exit_code: str | None = str(code)
+        if pod.fate not in (None, CUT_OFF):
+            phase, message = pod.fate.phase, pod.fate.message
+            exit_code = exit_code if pod.fate.exit_code == "" else pod.fate.exit_code
+            outputs = {}
         elif code != 0:
             phase, message = "Failed", f"main: Error (exit code {code})"
         elif missing:
@@ -285,16 +318,16 @@ class _Runner:
                 log.write(f"the step left no {', no '.join(missing)}\n")
         pods.discard(pod.launch)
         ended = replace(
-            node, phase=phase, message=message, finished=datetime.now(UTC), outputs=outputs, exit_code=str(code),
+            node, phase=phase, message=message, finished=datetime.now(UTC), outputs=outputs, exit_code=exit_code,
             pid=None, pid_started="",
         )  # fmt: skip
         self.run = schedule.finish(self.program, self.run, ended)
 
-    def _stop(self, node: str, reason: str) -> None:
+    def _stop(self, node: str, fate: pods.Fate) -> None:
         """Ask a pod to end, and see to it after the grace period."""
         pod = self.pods.running.get(node)
-        if pod is not None and not pod.reason:
-            pod.reason = reason
+        if pod is not None and pod.fate is None:
+            pod.fate = fate
             self.pods.signal(pod, signal.SIGTERM)
             self.timers.append((datetime.now(UTC) + timedelta(seconds=self.grace), "kill", node))
 
@@ -302,7 +335,7 @@ class _Runner:
         """End all steps and leave a state that resumes; the second time, at once."""
         self.interrupts += 1
         for node, pod in list(self.pods.running.items()):
-            self._stop(node, INTERRUPTED)
+            self._stop(node, CUT_OFF)
             if self.interrupts > 1:
                 self.pods.signal(pod, signal.SIGKILL)
         self.run = replace(self.run, interrupted=True, message=INTERRUPTED)
