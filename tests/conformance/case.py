@@ -1,0 +1,137 @@
+"""A conformance case: a small workflow, what is done to it while it runs, and what Argo made of it.
+
+``cases/<area>/<name>.yaml`` is the case, ``<name>.argo.yaml`` beside it what `record` saw.  Both sides, the recorder and
+the test, come here for the manifests of a case and for the comparable form of a workflow that has ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CASES = Path(__file__).parent / "cases"
+RECORDING = ".argo.yaml"
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case, as its file says it."""
+
+    path: Path
+    shows: str
+    """What it is a case of, in a sentence."""
+    spec: Mapping[str, Any]
+    """The Workflow's ``spec``, as Argo reads it."""
+    objects: tuple[Mapping[str, Any], ...] = ()
+    """ConfigMaps, Secrets and WorkflowTemplates that it names."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """What is given at submission."""
+    entrypoint: str | None = None
+    inject: Mapping[str, str] = field(default_factory=dict)
+    """Display name of an attempt to what happens to it: ``oom``, ``evicted`` or ``deleted``.
+
+    On the cluster the first two are the step's own doing (it allocates more than its limit, it fills a volume beyond
+    its size); at the desk the runner is told that they happened.
+    """
+    answers: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
+    """Display name of a suspended node to the outputs it is resumed with; none: resumed as it is."""
+    cluster_only: str = ""
+    """Why the local runner cannot do the same."""
+
+    @property
+    def name(self) -> str:
+        """Area and file, and the name of the workflow."""
+        return f"{self.path.parent.name}-{self.path.stem}"
+
+    @property
+    def recording(self) -> Path:
+        """Where the recording lies."""
+        return self.path.with_name(self.path.stem + RECORDING)
+
+    @property
+    def workflow(self) -> dict[str, Any]:
+        """The Workflow to submit."""
+        return {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {"name": self.name},
+            "spec": dict(self.spec),
+        }
+
+
+def load(path: Path) -> Case:
+    """Read a case; ``base`` is for the anchors that the rest of the file merges in."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content.pop("base", None)
+    return Case(path=path, objects=tuple(content.pop("objects", ())), **content)
+
+
+def all_cases() -> Iterator[Case]:
+    """Return every case, by area and name."""
+    for path in sorted(CASES.glob("*/*.yaml")):
+        if not path.name.endswith(RECORDING):
+            yield load(path)
+
+
+def normalise(workflow: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a workflow came to, without what differs from run to run: ids, times, hosts.
+
+    Nodes go by their names.  Children are sorted: tasks that start together are entered in no fixed order.
+    """
+    status = workflow["status"]
+    nodes = status.get("nodes") or {}
+    names = {key: node["name"] for key, node in nodes.items()}
+    return _filled(
+        phase=status["phase"],
+        message=_timeless(status.get("message", "")),
+        outputs=_parameters(status.get("outputs")),
+        attempts={
+            node["name"]: len([key for key in node.get("children", ()) if nodes[key].get("nodeFlag", {}).get("retried")])
+            for node in _sorted(nodes)
+            if node["type"] == "Retry"
+        },
+        nodes={node["name"]: _node(node, names) for node in _sorted(nodes)},
+    )
+
+
+def _sorted(nodes: Mapping[str, Any]) -> list[Any]:
+    """By name, with numbers as numbers: attempt 10 after attempt 9."""
+    return sorted(nodes.values(), key=lambda node: re.sub(r"\d+", lambda digits: digits[0].zfill(9), node["name"]))
+
+
+def _node(node: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    outputs = node.get("outputs") or {}
+    reference = node.get("templateRef") or {}
+    return _filled(
+        displayName=node["displayName"],
+        type=node["type"],
+        phase=node["phase"],
+        message=_timeless(node.get("message", "")),
+        template="/".join(reference.values()) if reference else node.get("templateName", ""),
+        boundary=names.get(node.get("boundaryID", ""), ""),
+        nodeFlag=node.get("nodeFlag") or {},
+        inputs=_parameters(node.get("inputs")),
+        outputs=_parameters(outputs),
+        result=outputs.get("result"),
+        exitCode=outputs.get("exitCode"),
+        children=sorted(names[key] for key in node.get("children") or ()),
+    )
+
+
+def _parameters(block: Mapping[str, Any] | None) -> dict[str, str]:
+    return {p["name"]: p["value"] for p in (block or {}).get("parameters") or () if "value" in p}
+
+
+def _timeless(message: str) -> str:
+    return _MOMENT.sub("<time>", message)
+
+
+def _filled(**fields: Any) -> dict[str, Any]:
+    """Drop what is empty; an empty result is one."""
+    return {key: value for key, value in fields.items() if value or key in ("result", "exitCode") and value is not None}
