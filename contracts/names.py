@@ -11,7 +11,8 @@ TAG_PREFIX = "retrain."
 
 # Kubernetes: objects that the compiled manifests refer to
 SETTINGS_CONFIGMAP = "retrain-settings"
-SECRETS = "retrain-secrets"
+STAGE_SECRET = "retrain-{stage}-secrets"  # noqa: S105  a name
+"""One Secret a stage, so that none can read what another was given."""
 STEPS_IMAGE = "retrain-steps"
 """Stands for the steps image in settings; the desk maps it to the Python that runs the runner."""
 STEP_SERVICE_ACCOUNT = "retrain-{stage}"
@@ -20,6 +21,8 @@ EXECUTOR_SERVICE_ACCOUNT = "retrain-executor"
 SENSOR_SERVICE_ACCOUNT = "retrain-sensor"
 EVENT_BUS = "retrain"
 LABEL_PIPELINE = "retrain/pipeline"
+LABEL_STAGE = "retrain/stage"
+"""On every pod of a stage; network policies select by it."""
 
 # inside a step's container
 PIPELINE_MOUNT = "/etc/retrain/pipeline"

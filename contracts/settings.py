@@ -1,7 +1,7 @@
 """What differs between environments: endpoints, places, sizes.  Read from ``RETRAIN_*`` variables, never from code.
 
-On a cluster the ConfigMap `retrain-settings` and the Secret `retrain-secrets` provide them; at the desk the local
-runner renders the same two objects from `desk()` and from the 0600 file ``secrets.env`` in its home.
+On a cluster the ConfigMap `retrain-settings` and one Secret a stage provide them; at the desk the local runner renders
+the same objects from `desk()` and from the 0600 file ``secrets.env`` in its home.
 """
 
 from __future__ import annotations

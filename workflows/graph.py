@@ -15,6 +15,7 @@ from hera.workflows import DAG, Container, Parameter, Task, WorkflowTemplate
 from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, Volume, WorkflowMetadata
 
 from contracts import names
+from contracts.access import KANIKO
 from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline import Pipeline
 from contracts.pipeline.operation import Resources
@@ -36,7 +37,7 @@ from contracts.stages import (
     choices,
     encode,
 )
-from workflows.kaniko import KANIKO, kaniko
+from workflows.kaniko import kaniko
 from workflows.stages import container, from_settings
 
 RETRAIN = "retrain"

@@ -18,12 +18,11 @@ from hera.workflows.models import (
 )
 
 from contracts import names
+from contracts.access import KANIKO
 from contracts.settings import variable
 from contracts.stages import Build
 from workflows.retries import retry_strategy
 from workflows.stages import BRACE, argument, executor, sizes
-
-KANIKO = "kaniko"
 
 
 def kaniko() -> Container:
@@ -32,6 +31,7 @@ def kaniko() -> Container:
     return Container(
         name=KANIKO,
         annotations={"workflows.argoproj.io/description": "context in the store -> pushed image, named by digest"},
+        labels={names.LABEL_STAGE: KANIKO},
         image="{{workflow.parameters.kaniko-image}}",
         command=["/kaniko/executor"],  # written out, or the controller would ask the registry for it
         args=[
@@ -52,7 +52,12 @@ def kaniko() -> Container:
             Env(name="AWS_REGION", value="us-east-1"),
             BRACE,
             *(
-                SecretEnv(name=name, secret_name=names.SECRETS, secret_key=variable(name.lower()), optional=True)
+                SecretEnv(
+                    name=name,
+                    secret_name=names.STAGE_SECRET.format(stage=KANIKO),
+                    secret_key=variable(name.lower()),
+                    optional=True,
+                )
                 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
             ),
         ],

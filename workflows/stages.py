@@ -1,8 +1,8 @@
 """One container template per stage, derived from the stage's declaration.  Called by `workflows.graph`.
 
-Parameters, defaults, enums and descriptions come from the stage's `Inputs` and `Outputs`; secrets and service account
-from what it may reach; retries from the error table.  Nothing here differs between environments: sizes and images are
-workflow parameters that Argo reads from the settings ConfigMap.
+Parameters, defaults, enums and descriptions come from the stage's `Inputs` and `Outputs`; secrets, token and service
+account from what it may do (`contracts.access`); retries from the error table.  Nothing here differs between
+environments: sizes and images are workflow parameters that Argo reads from the settings ConfigMap.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hera.workflows.models import (
 from pydantic.fields import FieldInfo
 
 from contracts import names
+from contracts.access import ACCESS
 from contracts.base import Contract
 from contracts.pipeline import Pipeline
 from contracts.settings import variable
@@ -37,15 +38,6 @@ NO_PRIVILEGES = SecurityContext(
     run_as_non_root=True,
     seccomp_profile=SeccompProfile(type="RuntimeDefault"),
 )
-
-SECRETS: dict[Need, tuple[str, ...]] = {
-    Need.SOURCE: ("aws_access_key_id", "aws_secret_access_key"),
-    Need.STORE: ("aws_access_key_id", "aws_secret_access_key"),
-    Need.TRACKING: ("aws_access_key_id", "aws_secret_access_key", "mlflow_username", "mlflow_password"),
-    Need.LEDGER: ("ledger",),
-    Need.HOSTS: ("notify_urls",),
-}
-"""Which secret settings a stage receives for what it may reach (tracking: MLflow's artifacts may lie in S3)."""
 
 BRACE = Env(name=variable("brace"), value="{")
 """What `argument` writes a brace with; every container whose arguments hold parameters has it."""
@@ -69,6 +61,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
     return Container(
         name=stage.name,
         annotations={"workflows.argoproj.io/description": stage.duty},
+        labels={names.LABEL_STAGE: stage.name},
         image="{{workflow.parameters.steps-image}}",
         command=["python", "-m", "steps"],
         args=[stage.name, *(f"--{name}={argument(name)}" for name in map(names.parameter, stage.Inputs.model_fields))],
@@ -96,7 +89,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
             run_as_non_root=True, seccomp_profile=SeccompProfile(type="RuntimeDefault")
         ),
         service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.name),
-        **executor(token=Need.SERVER in stage.needs),
+        **executor(token=bool(ACCESS[stage.name].serving)),
         active_deadline_seconds=stage.deadline_seconds,
         retry_strategy=retry_strategy(),
         pod_spec_patch=sizes(stage.name),
@@ -165,8 +158,9 @@ def _output(stage: type[Stage], field: str) -> Parameter:
 
 
 def _secrets(stage: type[Stage], pipeline: Pipeline) -> list[SecretEnv]:
-    wanted = sorted({variable(field) for need in stage.needs for field in SECRETS.get(need, ())})
+    wanted = [variable(field) for field in ACCESS[stage.name].secrets]
     if Need.SOURCE in stage.needs and pipeline.source.dsn_secret:
         wanted.append(pipeline.source.dsn_secret)
     # Optional, because a pod whose secret is missing would wait until its deadline; preflight names what is missing.
-    return [SecretEnv(name=name, secret_name=names.SECRETS, secret_key=name, optional=True) for name in wanted]
+    secret = names.STAGE_SECRET.format(stage=stage.name)
+    return [SecretEnv(name=name, secret_name=secret, secret_key=name, optional=True) for name in wanted]

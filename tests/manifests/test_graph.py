@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from contracts import names
+from contracts.access import ACCESS
 from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices
 from workflows.graph import RELEASE, RETRAIN, run, workflow_template
-from workflows.stages import BRACE, SECRETS, argument, container
+from workflows.stages import BRACE, argument, container
 
 ROOT = Path(__file__).parents[2]
 ADULT = (ROOT / "adult.yaml").read_text(encoding="utf-8")
@@ -123,12 +124,12 @@ def test_a_containers_parameters_are_the_stages_fields(stage: type[Stage], templ
 def test_a_stage_sees_only_the_secrets_it_needs(stage: type[Stage], templates: dict[str, Template]) -> None:
     secrets = {name for name, var in environment(templates[stage.name]).items() if "valueFrom" in var}
 
-    assert secrets == {variable(field) for need in stage.needs for field in SECRETS.get(need, ())}
+    assert secrets == {variable(field) for field in ACCESS[stage.name].secrets}
     assert (variable("ledger") in secrets) == (Need.LEDGER in stage.needs)
 
 
 def test_every_secret_setting_reaches_some_stage() -> None:
-    assert {field for fields in SECRETS.values() for field in fields} == set(secret_fields())
+    assert {field for access in ACCESS.values() for field in access.secrets} == set(secret_fields())
 
 
 def test_a_sources_dsn_reaches_only_those_who_read_the_source() -> None:

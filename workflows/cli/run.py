@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from contracts import names
+from contracts.access import ACCESS
 from contracts.errors import EXIT_NOT_PROMOTED, ConfigError
 from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline
@@ -171,7 +172,10 @@ class Desk:
         return [
             *wanted,
             _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k not in secret}),
-            _object("Secret", names.SECRETS, {k: v for k, v in values.items() if k in secret}),
+            *(
+                _object("Secret", names.STAGE_SECRET.format(stage=stage), {k: v for k, v in values.items() if k in secret})
+                for stage in ACCESS
+            ),
         ]
 
     def images(self) -> dict[str, list[str]]:

@@ -1,0 +1,62 @@
+"""Write what the Helm chart takes from the contracts: ``python -m workflows.platform``.
+
+The chart renders service accounts, roles, network policies, users and secrets from ``kind/platform/contracts.yaml``, so
+that names and rights stand in contracts/ alone.  A test compares the committed file with what is written now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from contracts import names
+from contracts.access import ACCESS, BUCKETS, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
+from contracts.settings import sizes, variable
+
+FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts.yaml"
+_NOTE = "# Written by `python -m workflows.platform` from contracts/; do not edit.\n"
+
+
+def chart_contracts() -> str:
+    """Return the file's text."""
+    content = {
+        "names": {
+            "settings": names.SETTINGS_CONFIGMAP,
+            "stageAccount": names.STEP_SERVICE_ACCOUNT.format(stage="%s"),
+            "stageSecret": names.STAGE_SECRET.format(stage="%s"),
+            "stageLabel": names.LABEL_STAGE,
+            "pipelineLabel": names.LABEL_PIPELINE,
+            "executor": names.EXECUTOR_SERVICE_ACCOUNT,
+            "sensor": names.SENSOR_SERVICE_ACCOUNT,
+        },
+        "buckets": list(BUCKETS),
+        "ledger": {"owner": LEDGER_OWNER, "reader": LedgerRole.READER.value, "writer": LedgerRole.WRITER.value},
+        "rules": {"executor": _rules(EXECUTOR_RULES), "sensor": _rules(SENSOR_RULES)},
+        "sizes": sizes(),
+        "stages": {
+            name: {
+                "needs": sorted(need.value for need in access.needs),
+                "secrets": {field: variable(field) for field in access.secrets},
+                "s3": {"read": list(access.read), "write": list(access.write)},
+                "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
+                "ledger": access.ledger.value if access.ledger else "",
+                "rules": _rules(access.serving),
+            }
+            for name, access in ACCESS.items()
+        },
+    }
+    return _NOTE + yaml.safe_dump(content, sort_keys=False, width=120)
+
+
+def _rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    """Name the groups as Kubernetes does."""
+    return [
+        {"apiGroups" if key == "groups" else key: list(value) for key, value in asdict(rule).items()} for rule in rules
+    ]
+
+
+if __name__ == "__main__":
+    FILE.write_text(chart_contracts(), encoding="utf-8")
