@@ -1,6 +1,6 @@
 """Score rows with a packaged model: ``python -m serving.score --package DIR --rows IN.parquet --out OUT.parquet``.
 
-Called by `steps.champion_environment` under another Python environment than its own, so it needs `contracts`, `serving`
+Called by `steps.own_environment` under another Python environment than its own, so it needs `contracts`, `serving`
 and the model's libraries only.
 """
 

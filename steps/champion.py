@@ -18,7 +18,7 @@ from contracts.metrics import Task
 from contracts.pipeline.gates import PromotionGate
 from contracts.references import LedgerEntry, ModelManifest
 from serving.model import PackagedModel, Predictions, read_manifest
-from steps import champion_environment
+from steps import own_environment
 from steps.assessment import Assessment, judged, references
 from steps.dataset import arrow_schema, read_table
 from steps.gates import promotion
@@ -177,10 +177,10 @@ def _answers(
         raise ConfigError(trouble)
     try:
         requirements, python = world.tracking.environment(serving.run_id, world.scratch)
-        answers = champion_environment.score_in_own_environment(
+        answers = own_environment.score_in_own_environment(
             requirements, package.folder, table.select(names), world.scratch / "champion", python
         )
-    except ConfigError as error:
+    except (ConfigError, NetworkError) as error:  # without an index the champion stays, as it does without uv
         raise ConfigError(f"{trouble}; nor in its own: {error.message}") from error
     return answers, f"{trouble}; it was scored in its own"
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from contracts.settings import Settings
 
 HOME = Path(__file__).resolve().parent.parent
-_CODE = ("contracts", "serving", "steps", "workflows", "pyproject.toml", "requirements.lock")
+CODE = ("contracts", "serving", "steps", "workflows", "pyproject.toml", "requirements.lock")
 """What a dirty tree's diff shows: code, never a data file that lies in the same repository."""
-_LARGEST_DIFF = 1024 * 1024
+LARGEST_DIFF = 1024 * 1024
+_DIFF = ("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+"""Whatever a person's git is configured to, `git apply` can read it again."""
 _SERVING = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "threadpoolctl")
 _FORMATS = {"skops": ("scikit-learn", "scipy", "skops"), "lightgbm": ("lightgbm",), "xgboost": ("xgboost",)}
 _TRAINING = (*_SERVING, "lightgbm", "scikit-learn", "scipy", "skops", "xgboost")
@@ -41,7 +43,7 @@ def retrain_code(settings: Settings) -> CodeState:
     """Return the commit that the settings name (in an image), else what git says of the files that run."""
     if settings.code_commit:
         return CodeState(settings.code_commit)
-    return git_state(HOME, Path(__file__).resolve(), _CODE)
+    return git_state(HOME, Path(__file__).resolve(), CODE)
 
 
 def git_state(folder: Path, tracked: Path, paths: tuple[str, ...] = (".",)) -> CodeState:
@@ -59,8 +61,8 @@ def git_state(folder: Path, tracked: Path, paths: tuple[str, ...] = (".",)) -> C
     changes = _git(folder, "status", "--porcelain", "--", *there) or b""
     if not commit or not changes.strip():
         return CodeState(commit)
-    diff = _git(folder, "diff", "HEAD", "--", *there) or b""
-    return CodeState(f"{commit}-dirty", (changes + b"\n" + diff)[:_LARGEST_DIFF])
+    diff = _git(folder, *_DIFF, "HEAD", "--", *there) or b""
+    return CodeState(f"{commit}-dirty", (changes + b"\n" + diff)[:LARGEST_DIFF])
 
 
 def requirements(estimator: str) -> list[str]:

@@ -1,13 +1,16 @@
 """Build a version again from what was kept, and compare its answers.  Called by `retrain reproduce`.
 
-Features and training run in a scratch store and a scratch MLflow: nothing is reused from, and nothing is left in, the
-real ones.  Data, code and parameters are the kept ones; the environment is today's, and where it is not the one that
-trained the version, the answer says so.
+The dataset, the user's modules, the pipeline file, retrain's own commit, the lock file and the thread count are the
+recorded ones; `steps.recorded_code`, `steps.recorded_environment` and `steps.rebuild` bring each back.  What can't be
+brought back (a CPU, a Python's patch version) is named beside the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +18,58 @@ import numpy as np
 from pydantic import Field
 
 from contracts.base import Contract
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, StageError
 from contracts.names import tag
-from contracts.stages import Cache, Features, Train
-from serving.model import PackagedModel, Predictions
-from serving.user_code import pack
+from contracts.references import ModelManifest
+from serving.model import PackagedModel, Predictions, read_manifest
+from serving.user_code import pack, unpack
 from steps.archive import Archive
-from steps.assessment import references
+from steps.assessment import References, references
 from steps.dataset import read_table
-from steps.features import features
-from steps.provenance import machine, retrain_code
-from steps.reuse import lock_sha256
+from steps.own_environment import score
+from steps.provenance import CodeState, retrain_code
+from steps.rebuild import Rebuilt, Trainer, rebuild, scratch_world
+from steps.recorded_code import Code, recorded_code, today_code
+from steps.recorded_environment import MACHINE, Environment, recorded_environment, today_environment
 from steps.splitting import read_split
 from steps.table.digest import TableDigest
 from steps.tracking import RunRecord
-from steps.train import train
 from steps.world import World
 
-CODE = "code/user"
-"""Artifact of a run: the user's modules."""
+USER_CODE, DIFF, LOCK, MACHINE_FILE = "code/user", "code/retrain.diff", "code/requirements.lock", "environment.json"
+"""Artifacts of a run."""
+PREDICTION = "prediction"
+_LABELS = {"cpu": "CPU", "python": "Python", "system": "operating system"}
+
+
+class Answer(StrEnum):
+    """What the comparison of the predictions came to."""
+
+    IDENTICAL = "identical"
+    WITHIN_TOLERANCE = "within tolerance"
+    DIFFERS = "differs"
 
 
 class Difference(Contract):
-    """One thing that came out otherwise."""
+    """One thing that came out, or was, otherwise."""
 
     what: str
     kept: str
     rebuilt: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.kept}, rebuilt {self.rebuilt}"
+        return f"{self.what}: {self.kept or 'unknown'}, rebuilt {self.rebuilt or 'unknown'}"
+
+
+class ColumnDifference(Contract):
+    """A column of the answers that is not the same to the bit."""
+
+    column: str
+    rows: int = Field(description="Test rows in which it differs.")
+    largest: float | None = Field(None, description="Largest difference; None for labels, and where one side is NaN.")
+
+    def __str__(self) -> str:
+        return f"{self.column} in {self.rows:,} rows" + (f", by up to {self.largest:.3g}" if self.largest else "")
 
 
 class Reproduction(Contract):
@@ -53,87 +78,155 @@ class Reproduction(Contract):
     model: str
     version: int
     run_id: str
-    identical: bool
+    answer: Answer
     rows: int = Field(description="Test rows on which the answers were compared.")
-    largest_difference: float = Field(description="Of any probability, or of any predicted value.")
-    labels_changed: int
+    largest_difference: float | None = Field(
+        description="Of any probability or predicted value; None: they can't be compared."
+    )
     tolerance: float = Field(description="training.reproduce_tolerance of the kept pipeline file.")
-    differences: tuple[Difference, ...] = ()
-    warnings: tuple[str, ...] = Field((), description="What is not as it was when the version was trained.")
+    columns: tuple[ColumnDifference, ...] = Field((), description="Columns of the answers that differ.")
+    differences: tuple[Difference, ...] = Field((), description="References that came out otherwise.")
+    commit: str = Field(description="Commit of retrain that trained again; empty: unknown.")
+    environment: str = Field(description="`today's`, or `its own`: made from the kept lock file.")
+    not_restored: tuple[Difference, ...] = Field((), description="What was not as when the version was trained.")
+    notes: tuple[str, ...] = ()
 
 
-def reproduce(archive: Archive, name: str, folder: Path) -> Reproduction:
+@dataclass(frozen=True)
+class _Recorded:
+    """What a run says of how it was trained."""
+
+    run: RunRecord
+    refers: References
+    code: CodeState
+    lock_sha256: str
+    lock: Path | None
+    machine: Mapping[str, str]
+
+
+def reproduce(
+    archive: Archive, name: str, folder: Path, *, here: bool = False, tell: Callable[[str], None] = lambda _: None
+) -> Reproduction:
     """Rebuild the version that `name` names, in `folder`, and compare.
+
+    Parameters
+    ----------
+    here
+        Rebuild with today's code and libraries, whatever the version was trained by.
+    tell
+        Hears what is done, where that takes longer.
 
     Raises
     ------
     ConfigError, DataError
-        Something that it needs was removed or is damaged.
+        Something that it needs was removed, is damaged, or is not on this machine.
+    NetworkError
+        The package index did not answer.
     """
     version = archive.version(name)
     run_id = archive.registry.run_of(version)
     kept = archive.world(run_id, folder)
-    run = kept.tracking.record(run_id)
-    world = _scratch(kept, folder)
-    found = list(_check_dataset(kept, run))
-    rebuilt = _rebuild(world, run, _code(archive, kept, run, world))
-    found += _compare_references(run, rebuilt)
+    recorded = _recorded(archive, kept.tracking.record(run_id), folder)
+    found = list(_check_dataset(kept, recorded.refers))
+    code, environment = _restore(recorded, retrain_code(kept.settings), folder, here, tell)
 
-    before = PackagedModel.load(kept.tracking.package(run_id, folder / "kept"))
-    after = PackagedModel.load(world.tracking.package(rebuilt.run_id, folder / "rebuilt"))
-    refers = references(run)
-    columns = [column.name for column in before.manifest.columns]
-    test = read_table(kept, refers.dataset, columns).filter(read_split(kept, refers.split).mask("test"))
-    largest, changed, trouble = compare(before, after, before.predict(test), after.predict(test))
+    world = scratch_world(kept, folder / "scratch")
+    modules = _user_code(archive, kept, recorded.run, world)
+    trainer = Trainer(code.folder, environment.interpreter, code.commit, recorded.run.params.get("threads", ""))
+    rebuilt = rebuild(world, trainer, recorded.refers, modules, folder / "scratch")
+    found += _compare_references(recorded.run, rebuilt, kept.storage.read(modules) if modules else b"")
+
+    packages = kept.tracking.package(run_id, folder / "kept"), rebuilt.package
+    before, after = (read_manifest(package) for package in packages)
+    test = read_table(kept, recorded.refers.dataset, [column.name for column in before.columns])
+    test = test.filter(read_split(kept, recorded.refers.split).mask("test"))
+    differing: tuple[ColumnDifference, ...] = ()
+    if before.classes == after.classes:
+        answers = [_answers(p, test, environment, folder / f"score-{n}") for n, p in enumerate(packages)]
+        differing = tuple(compare(before, *answers))
+    else:
+        found.append(Difference(what="classes", kept=", ".join(before.classes), rebuilt=", ".join(after.classes)))
     tolerance = kept.pipeline.training.reproduce_tolerance
-    found += trouble
+    numbers = [column.largest for column in differing if not (before.classes and column.column == PREDICTION)]
+    comparable = before.classes == after.classes and None not in numbers
+    largest = max((n for n in numbers if n is not None), default=0.0) if comparable else None
     return Reproduction(
         model=archive.model,
         version=version,
         run_id=run_id,
-        identical=not found and largest <= tolerance and (changed == 0 or tolerance > 0),
+        answer=_answer(bool(found), differing, largest, tolerance),
         rows=test.num_rows,
         largest_difference=largest,
-        labels_changed=changed,
         tolerance=tolerance,
+        columns=differing,
         differences=tuple(found),
-        warnings=tuple(_environment(run, world)),
+        commit=code.commit,
+        environment="today's" if environment.today else "its own",
+        not_restored=tuple(_not_restored(recorded, code, environment, rebuilt)),
+        notes=(code.note,) if code.note else (),
     )
 
 
-def compare(
-    before: PackagedModel, after: PackagedModel, kept: Predictions, rebuilt: Predictions
-) -> tuple[float, int, list[Difference]]:
-    """Return the largest difference of any number, how many labels changed, and what made numbers incomparable."""
-    if before.manifest.classes != after.manifest.classes:
-        classes = [", ".join(m.manifest.classes) for m in (before, after)]
-        return float("inf"), len(kept.labels), [Difference(what="classes", kept=classes[0], rebuilt=classes[1])]
+def compare(manifest: ModelManifest, kept: Predictions, rebuilt: Predictions) -> Iterator[ColumnDifference]:
+    """Yield the columns of the answers, as the server and `predict` name them, that are not the same to the bit."""
     if kept.scores is None or rebuilt.scores is None:
-        return _largest(kept.labels, rebuilt.labels), int((kept.labels != rebuilt.labels).sum()), []
-    return _largest(kept.scores, rebuilt.scores), int((kept.labels != rebuilt.labels).sum()), []
+        yield from _numbers(PREDICTION, kept.labels, rebuilt.labels)
+        return
+    if changed := int((kept.labels != rebuilt.labels).sum()):
+        yield ColumnDifference(column=PREDICTION, rows=changed)
+    for index, name in enumerate(manifest.classes):
+        yield from _numbers(f"probability_{name}", kept.scores[:, index], rebuilt.scores[:, index])
 
 
-def _largest(a: Any, b: Any) -> float:
-    # NaN in the same place is the same answer; in one of the two it is an infinite difference.
-    gap = np.abs(np.where(np.isnan(a) & np.isnan(b), 0.0, a - b))
-    return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
+def _numbers(column: str, kept: Any, rebuilt: Any) -> Iterator[ColumnDifference]:
+    # NaN in the same place is the same answer; in one of the two there is no number for the difference
+    gap = np.abs(np.where(np.isnan(kept) & np.isnan(rebuilt), 0.0, kept - rebuilt))
+    if rows := int((gap != 0).sum()):
+        yield ColumnDifference(column=column, rows=rows, largest=None if np.isnan(gap).any() else float(gap.max()))
 
 
-def _scratch(kept: World, folder: Path) -> World:
-    home = folder / "scratch"
-    settings = kept.settings.model_copy(
-        update={
-            "store": (home / "store").as_uri(),
-            "tracking_uri": f"sqlite:///{home / 'mlflow.db'}",
-            "artifacts": (home / "artifacts").as_uri(),
-        }
+def _answer(found: bool, differing: Sequence[ColumnDifference], largest: float | None, tolerance: float) -> Answer:
+    if found:
+        return Answer.DIFFERS
+    if not differing:
+        return Answer.IDENTICAL
+    # With a tolerance, a label that turns over beside the threshold is within it as its probability is.
+    return Answer.WITHIN_TOLERANCE if tolerance and largest is not None and largest <= tolerance else Answer.DIFFERS
+
+
+def _recorded(archive: Archive, run: RunRecord, folder: Path) -> _Recorded:
+    def fetch(artifact: str) -> Path | None:
+        return archive.registry.fetch(run.run_id, artifact, folder)
+
+    diff, described = fetch(DIFF), fetch(MACHINE_FILE)
+    machine = json.loads(described.read_bytes()) if described else {n: run.params.get(n, "") for n in MACHINE}
+    return _Recorded(
+        run=run,
+        refers=references(run),
+        code=CodeState(run.tags.get(tag("code_commit"), ""), diff.read_bytes() if diff else b""),
+        lock_sha256=run.tags.get(tag("lock_sha256"), ""),
+        lock=fetch(LOCK),
+        machine={name: value for name, value in machine.items() if value},
     )
-    return World(settings=settings, pipeline=kept.pipeline, pipeline_path=kept.pipeline_path, workflow="reproduce")
 
 
-def _check_dataset(kept: World, run: RunRecord) -> Iterator[Difference]:
+def _restore(
+    recorded: _Recorded, now: CodeState, folder: Path, here: bool, tell: Callable[[str], None]
+) -> tuple[Code, Environment]:
+    """Bring back code and environment; the code first, which fails sooner."""
+    if here:
+        return today_code(now, folder / "code"), today_environment()
+    code = recorded_code(recorded.code, now, folder / "code")
+    if not code.today:
+        tell(f"training again with commit {code.commit[:12]}")
+    environment = recorded_environment(
+        recorded.lock_sha256, recorded.lock, recorded.machine, folder / "environment", tell
+    )
+    return code, environment
+
+
+def _check_dataset(kept: World, refers: References) -> Iterator[Difference]:
     """Hash the kept dataset's content again: a changed file is found before anything is trained on it."""
-    refers = references(run)
     digest = TableDigest(kept.pipeline.table)
     for batch in read_table(kept, refers.dataset).to_batches():
         digest.update(batch)
@@ -141,12 +234,12 @@ def _check_dataset(kept: World, run: RunRecord) -> Iterator[Difference]:
         yield Difference(what="dataset sha256", kept=refers.dataset_sha256, rebuilt=now)
 
 
-def _code(archive: Archive, kept: World, run: RunRecord, world: World) -> str:
+def _user_code(archive: Archive, kept: World, run: RunRecord, world: World) -> str:
     """Return the URI of the user's packed modules, made anew from MLflow's copy when the store has none any more."""
     uri = run.tags.get(tag("code"), "")
     if not uri or kept.storage.exists(uri):
         return uri
-    copy = archive.registry.fetch(run.run_id, CODE, kept.scratch)
+    copy = archive.registry.fetch(run.run_id, USER_CODE, kept.scratch)
     if copy is None:
         raise ConfigError(f"the user's modules are gone: {uri}", remedy="restore that object")
     return world.storage.write(
@@ -154,34 +247,34 @@ def _code(archive: Archive, kept: World, run: RunRecord, world: World) -> str:
     )
 
 
-def _rebuild(world: World, run: RunRecord, code: str) -> RunRecord:
-    refers = references(run)
-    split = features(
-        Features.Inputs(dataset=refers.dataset, dataset_sha256=refers.dataset_sha256, cache=Cache.REFUSE), world=world
-    )
-    trained = train(
-        Train.Inputs(
-            dataset=refers.dataset, dataset_sha256=refers.dataset_sha256, split=split.split,
-            split_sha256=split.split_sha256, code=code, cache=Cache.REFUSE,
-        ),
-        world=world,
-    )  # fmt: skip
-    return world.tracking.record(trained.run_id)
+def _compare_references(run: RunRecord, rebuilt: Rebuilt, modules: bytes) -> Iterator[Difference]:
+    now = {**rebuilt.references, "user_code": unpack(modules).sha256 if modules else ""}
+    for name, value in now.items():
+        if (kept := run.tags.get(tag(name), "")) != value:
+            yield Difference(what=name.replace("_", " "), kept=kept, rebuilt=value)
 
 
-def _compare_references(run: RunRecord, rebuilt: RunRecord) -> Iterator[Difference]:
-    for name in ("split_sha256", "transform_sha256", "candidate", "user_code"):
-        kept, now = run.tags.get(tag(name), ""), rebuilt.tags.get(tag(name), "")
-        if kept != now:
-            yield Difference(what=name.replace("_", " "), kept=kept, rebuilt=now)
+def _answers(package: Path, rows: Any, environment: Environment, folder: Path) -> Predictions:
+    if not environment.today:
+        return score(environment.interpreter, package, rows, folder)
+    try:
+        return PackagedModel.load(package).predict(rows)
+    except (StageError, MemoryError):
+        raise
+    except Exception as error:  # whatever another version of a library raises on reading its model
+        raise ConfigError(
+            f"the model does not load in today's environment: {type(error).__name__}: {error}"[:300],
+            remedy="leave `--here` away, so that it is scored in its own",
+        ) from error
 
 
-def _environment(run: RunRecord, world: World) -> Iterator[str]:
-    now = {**machine(), "code_commit": retrain_code(world.settings).commit, "lock_sha256": lock_sha256()}
-    for name, label in (
-        ("code_commit", "commit"), ("lock_sha256", "lock file"), ("python", "Python"), ("architecture", "architecture"),
-        ("cpu", "CPU"),
-    ):  # fmt: skip
-        kept = run.tags.get(tag(name), "") or run.params.get(name, "")
-        if kept and kept != now[name]:
-            yield f"{label} was {kept}, is {now[name] or 'unknown'}"
+def _not_restored(recorded: _Recorded, code: Code, environment: Environment, rebuilt: Rebuilt) -> Iterator[Difference]:
+    kept, now = dict(recorded.machine), dict(rebuilt.environment)
+    pairs = {
+        "commit": (recorded.code.commit, code.commit),
+        "lock file": (recorded.lock_sha256, environment.lock_sha256),
+        **{_LABELS.get(name, name): (value, now.get(name, "")) for name, value in kept.items()},
+    }
+    for what, (before, after) in pairs.items():
+        if before and before != after:
+            yield Difference(what=what, kept=before, rebuilt=after)

@@ -15,7 +15,7 @@ from contracts.outcomes import Promotion, State
 from contracts.references import ColumnSpec
 from contracts.reports import PromotionReport
 from contracts.stages import Promote
-from steps import champion, champion_environment
+from steps import champion, own_environment
 from steps.ledger import Ledger, LostRace
 from steps.promote import promote
 from steps.world import World
@@ -204,7 +204,7 @@ def test_a_champion_that_does_not_load_here_is_scored_in_its_own_environment(
         asked.append((requirements.read_text(), package, python))
         return ORIGINAL_LOAD(package).predict(rows)
 
-    monkeypatch.setattr(champion_environment, "score_in_own_environment", elsewhere)
+    monkeypatch.setattr(own_environment, "score_in_own_environment", elsewhere)
     outputs, report = decide(churn_world(home), 2)
     assert outputs.decision is Promotion.APPROVED, outputs.summary
     assert (
@@ -222,7 +222,7 @@ def test_a_champion_that_loads_nowhere_stays_and_the_decision_says_why(home: Pat
     def nowhere(*_: Any):
         raise ConfigError("uv pip install ended with 1: no such package")
 
-    monkeypatch.setattr(champion_environment, "score_in_own_environment", nowhere)
+    monkeypatch.setattr(own_environment, "score_in_own_environment", nowhere)
     outputs, _ = decide(churn_world(home), 2)
     assert outputs.decision is Promotion.INCONCLUSIVE
     assert "ImportError: no such library; nor in its own: uv pip install ended with 1" in outputs.summary

@@ -11,12 +11,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from contracts.errors import StageError
+from contracts.errors import ConfigError, StageError
 from contracts.names import tag
 from steps.evaluate import METRIC_PREFIX
 from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
-from steps.reproduce import Reproduction, reproduce
+from steps.reproduce import Answer, Reproduction, reproduce
 from steps.storage import local_path
 from tests.steps.trained import Trained, make_version
 from workflows.cli.main import app
@@ -33,39 +33,55 @@ def content(trained: Trained) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def command(trained: Trained, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
-    monkeypatch.setenv("RETRAIN_HOME", str(Path(trained.world.settings.server_home).parent))
-    return CliRunner().invoke(app, [*arguments])
+def command(trained: Trained, *arguments: str) -> Result:
+    home = str(Path(trained.world.settings.server_home).parent)
+    return CliRunner().invoke(app, [*arguments], env={"RETRAIN_HOME": home})
 
 
 def test_a_version_comes_out_identical_and_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
     client = mlflow_client(trained.world.settings)
-    client.set_tag(trained.run_id, tag("code_commit"), "0123456")
     experiments = [e.experiment_id for e in client.search_experiments()]
     before = content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")
     found = reproduce(trained.archive(), "1", tmp_path)
-    assert (found.identical, found.largest_difference, found.labels_changed) == (True, 0.0, 0)
+    assert (found.answer, found.largest_difference, found.columns) == (Answer.IDENTICAL, 0.0, ())
     assert found.rows > 50
     assert (found.differences, found.run_id) == ((), trained.run_id)
-    assert any("commit was 0123456" in warning for warning in found.warnings), "what is not as it was is told"
+    assert {lost.what for lost in found.not_restored} <= {"commit"}, "in a dirty tree new files are not kept"
+    assert found.environment == "today's", "nothing is installed where the lock file is today's"
+    assert not (tmp_path / "environment").exists()
     assert (content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")) == before
 
 
-def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_is_gone_is_an_error_and_here_says_what_is_not_restored(trained: Trained) -> None:
+    client, commit = mlflow_client(trained.world.settings), tag("code_commit")
+    before = client.get_run(trained.run_id).data.tags.get(commit, "")
+    client.set_tag(trained.run_id, commit, "0123456")
+    try:
+        gone = command(trained, "reproduce", "1")
+        answer = command(trained, "reproduce", "1", "--here")
+    finally:
+        client.set_tag(trained.run_id, commit, before)
+    assert isinstance(gone.exception, ConfigError)
+    assert "repository" in gone.exception.message
+    assert "--here" in gone.exception.remedy
+    assert answer.exit_code == 0, answer.output
+    assert "identical" in answer.output
+    assert "not restored: commit: 0123456, rebuilt" in answer.output
+
+
+def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained) -> None:
     path = local_path(trained.code)
     assert path is not None
     aside = path.rename(path.with_suffix(".aside"))
     try:
-        answer = command(trained, monkeypatch, "reproduce", "churn@1")
+        answer = command(trained, "reproduce", "churn@1")
     finally:
         aside.rename(path)
     assert answer.exit_code == 0, answer.output
     assert "churn version 1: identical" in answer.output
 
 
-def test_a_changed_dataset_differs_and_is_named(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_dataset_differs_and_is_named(trained: Trained, tmp_path: Path) -> None:
     dataset = local_path(trained.world.tracking.record(trained.run_id).tags[tag("dataset")])
     assert dataset is not None
     file, aside = dataset / "data.parquet", tmp_path / "data.parquet"
@@ -76,13 +92,15 @@ def test_a_changed_dataset_differs_and_is_named(
     try:
         file.unlink()
         pq.write_table(changed, file)
-        answer = command(trained, monkeypatch, "reproduce", "1", "--json")
+        answer = command(trained, "reproduce", "1", "--json")
     finally:
         shutil.copy(aside, file)
     assert answer.exit_code == 1, answer.output
     found = Reproduction.model_validate_json(answer.stdout)
-    assert not found.identical
+    assert found.answer is Answer.DIFFERS
+    assert found.largest_difference is not None
     assert found.largest_difference > 0
+    assert {"probability_no", "probability_yes"} <= {column.column for column in found.columns}
     assert "dataset sha256" in {difference.what for difference in found.differences}
 
 
@@ -115,7 +133,7 @@ def test_lineage_of_a_real_version_holds_every_reference(trained: Trained) -> No
     assert found.notes == ()
 
 
-def test_the_command_prints_the_answer_as_json(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = command(trained, monkeypatch, "lineage", "1", "--json")
+def test_the_command_prints_the_answer_as_json(trained: Trained) -> None:
+    answer = command(trained, "lineage", "1", "--json")
     assert answer.exit_code == 0, answer.output
     assert Lineage.model_validate_json(answer.stdout) == lineage(trained.archive(), "1")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from workflows.cli.desk import desk_home, desk_settings
+
+if TYPE_CHECKING:
+    from steps.reproduce import Reproduction
 
 EXIT_DIFFERS = 1
 """As `diff` and `cmp` have it: the question was answered, and the answer is no."""
@@ -17,38 +20,59 @@ EXIT_DIFFERS = 1
 
 def reproduce(
     version: Annotated[str, typer.Argument(metavar="[MODEL@]VERSION", help="A version, or production.")],
+    here: Annotated[
+        bool, typer.Option("--here", help="Train with today's code and libraries, whatever the version was trained by.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Build a version again from its kept dataset, code and parameters, and compare the answers on its test rows.
+    """Build a version again from its kept dataset, commit, lock file and parameters, and compare the answers.
 
-    Exit code 0: identical (within training.reproduce_tolerance); 1: it differs; else the error table's.
+    Where retrain's commit or the lock file is not today's, the commit is taken from the git repository of retrain and
+    an environment is made by uv, both in a temporary folder.  Exit code 0: identical, or within
+    training.reproduce_tolerance; 1: it differs; else the error table's.
 
     [bold]Examples[/bold]
 
       retrain reproduce 3
 
       retrain reproduce adult-income@production --json
+
+      retrain reproduce 3 --here
     """
     from steps.archive import Archive, Reference
+    from steps.reproduce import Answer
     from steps.reproduce import reproduce as rebuild
 
     asked = Reference.parse(version)
     settings = desk_settings(desk_home(must_exist=True))
+    archive = Archive.open(settings, asked.model)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        found = rebuild(Archive.open(settings, asked.model), asked.name, Path(folder))
+        found = rebuild(archive, asked.name, Path(folder), here=here, tell=_tell)
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        word = "[green]identical[/green]" if found.identical else "[red]differs[/red]"
-        console.print(f"{found.model} version {found.version}: {word}, on {found.rows:,} test rows")
-        if found.largest_difference or not found.identical:
-            console.print(
-                f"  largest difference {found.largest_difference:.3g} (tolerance {found.tolerance:g}), "
-                f"{found.labels_changed:,} labels changed"
-            )
-        for difference in found.differences:
-            console.print(f"  - {difference}", markup=False)
-        for warning in found.warnings:
-            console.print(f"  warning: {warning}", style="yellow", markup=False)
-    raise typer.Exit(0 if found.identical else EXIT_DIFFERS)
+        _show(found)
+    raise typer.Exit(EXIT_DIFFERS if found.answer is Answer.DIFFERS else 0)
+
+
+def _tell(line: str) -> None:
+    typer.echo(f"{line} ...", err=True)
+
+
+def _show(found: Reproduction) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    colour = "red" if found.answer == "differs" else "green"
+    said = f"[{colour}]{found.answer.value}[/{colour}]"
+    console.print(f"{found.model} version {found.version}: {said}, on {found.rows:,} test rows")
+    commit = f"commit {found.commit[:12]}" if found.commit else "an unknown commit"
+    console.print(f"  trained again by {commit} in {found.environment} environment", markup=False)
+    if found.columns:
+        console.print(f"  the answers differ (tolerance {found.tolerance:g}):")
+    for column in found.columns:
+        console.print(f"  - {column}", markup=False)
+    for difference in found.differences:
+        console.print(f"  - {difference}", markup=False)
+    for lost in found.not_restored:
+        console.print(f"  not restored: {lost}", style="yellow", markup=False)
+    for note in found.notes:
+        console.print(f"  note: {note}", style="yellow", markup=False)

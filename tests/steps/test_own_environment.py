@@ -14,7 +14,7 @@ import pytest
 from contracts.errors import ConfigError
 from serving.model import PackagedModel
 from serving.transform import rows_to_table
-from steps.champion_environment import child_environment, find_uv, install_environment, score_in_own_environment
+from steps.own_environment import child_environment, find_uv, install_environment, score_in_own_environment
 from tests.model_packages import COLUMNS, ROW, package
 
 STAND_IN = f"""#!/bin/sh
