@@ -156,6 +156,11 @@ def _set_environment(settings: Settings) -> None:
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key.get_secret_value(),
     }
     os.environ.update({name: value for name, value in fixed.items() if value})
+    set_defaults()
+
+
+def set_defaults() -> None:
+    """Set what MLflow reads from the environment when it is imported, unless it is set already."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

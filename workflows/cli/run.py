@@ -44,6 +44,10 @@ def run(
         bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    warm: Annotated[
+        bool,
+        typer.Option(envvar=variable("warm"), help="Fork the steps from a process that has the imports done (Linux)."),
+    ] = True,
 ) -> None:
     """Run a pipeline on this machine, from raw data to a version that serves.
 
@@ -58,7 +62,8 @@ def run(
 
       retrain run churn.yaml --entrypoint release --version 12
     """
-    from workflows.local import runner, state
+    from workflows.cli.warm import warm_parent
+    from workflows.local import pods, runner, state
 
     pipeline = load_pipeline(file)
     if entrypoint not in ("retrain", "release"):
@@ -85,16 +90,18 @@ def run(
     unfinished = None if new else state.find_unfinished(desk.home, digest)
     if not json_output and not out.is_terminal:
         print(f"{pipeline.name}: {'goes on with' if unfinished else 'runs'} {file}", flush=True)
-    with Progress(out, sys.stderr if json_output else sys.stdout) as progress:
+    with Progress(out, sys.stderr if json_output else sys.stdout) as progress, warm_parent(wanted=warm) as parent:
+        spawn = parent.spawn if parent else pods.spawn
         if unfinished:
             secrets = [m for m in manifests if m["kind"] == "Secret"]
             final = runner.resume(
-                desk.home, unfinished, secrets=secrets, images=desk.images(), on_change=progress.update
-            )
+                desk.home, unfinished, secrets=secrets, images=desk.images(), on_change=progress.update,
+                spawn=spawn,
+            )  # fmt: skip
         else:
             final = runner.execute(
                 manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=_name(pipeline.name),
-                digest=digest, images=desk.images(), on_change=progress.update,
+                digest=digest, images=desk.images(), on_change=progress.update, spawn=spawn,
             )  # fmt: skip
     finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 
@@ -173,7 +180,9 @@ class Desk:
             *wanted,
             _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k not in secret}),
             *(
-                _object("Secret", names.STAGE_SECRET.format(stage=stage), {k: v for k, v in values.items() if k in secret})
+                _object(
+                    "Secret", names.STAGE_SECRET.format(stage=stage), {k: v for k, v in values.items() if k in secret}
+                )
                 for stage in ACCESS
             ),
         ]

@@ -1,0 +1,126 @@
+"""A process that has the heavy imports done, and forks a step from itself: ``python -m steps.warm FD``.  Linux only.
+
+`workflows.cli.warm` starts it beside a run and asks for steps on the socket FD; at the socket's end it ends.  It
+imports while nobody asks, and never starts a thread, so that a fork is whole.  Afterwards a fork is a step like any
+other: `steps.__main__` runs in it, in a process group of its own, under the environment that it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import socket
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contracts.stages import STAGES
+from steps.mlflow_connection import set_defaults
+
+REQUEST = 1 << 18
+"""Bytes of the longest request."""
+FDS = ("log", "guard", "answers")
+"""What comes with a request: where output goes, the guard's pipe, and the socket for process id and exit code."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Libraries that start threads when they are imported are told not to; a fork gives BLAS its threads back."""
+_LATER = (
+    "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "lightgbm", "sklearn.ensemble", "sklearn.linear_model", "skops.io",
+)  # fmt: skip
+"""What stages import when they need it."""
+
+
+def modules() -> list[str]:
+    """Return what is imported ahead, in the order in which a run comes to need it."""
+    stages = [f"steps.{stage.name}" for stage in STAGES]
+    return ["steps.__main__", *stages[:3], *_LATER, *stages[3:]]
+
+
+@dataclass
+class _Parent:
+    """The process that forks.  `steps` are those that run: pidfd -> (process id, socket for the exit code)."""
+
+    requests: socket.socket
+    pending: deque[str] = field(default_factory=lambda: deque(modules()))
+    steps: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+
+    def serve(self) -> list[str] | None:
+        """Import, fork and reap until nobody can ask any more; in a fork, return the words of its step."""
+        gc.disable()
+        while True:
+            ready, _, _ = select.select([self.requests, *self.steps], [], [], 0 if self.pending else None)
+            for pidfd in [fd for fd in ready if fd is not self.requests]:
+                self._reap(pidfd)
+            if self.requests in ready:
+                message, fds, _, _ = socket.recv_fds(self.requests, REQUEST, len(FDS))
+                if not message:
+                    return None
+                if (words := self._fork(message, *fds)) is not None:
+                    return words
+            elif self.pending:
+                with contextlib.suppress(ImportError, OSError):  # the step that needs it will say what is wrong
+                    importlib.import_module(self.pending.popleft())
+
+    def _fork(self, message: bytes, log: int, guard: int, answers: int) -> list[str] | None:
+        channel = socket.socket(fileno=answers)
+        gc.freeze()  # what is there stays: a collection in the fork would touch, and so copy, all of it
+        if pid := os.fork():
+            self.steps[os.pidfd_open(pid)] = (pid, channel)
+            os.close(log)
+            os.close(guard)
+            return None
+        os.setpgid(0, 0)
+        os.write(guard, f"+ {os.getpid()}\n".encode())
+        channel.send(str(os.getpid()).encode())
+        for other in (*self.steps.values(), (0, channel), (0, self.requests)):
+            other[1].close()
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for fd in (log, guard, *self.steps):
+            os.close(fd)
+        request = json.loads(message)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        _restore_threads()
+        gc.enable()
+        return list(request["words"])
+
+    def _reap(self, pidfd: int) -> None:
+        pid, channel = self.steps.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
+        os.close(pidfd)
+        with channel, contextlib.suppress(OSError):
+            channel.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _restore_threads() -> None:
+    """Give BLAS as many threads as it would have started with."""
+    if "numpy" in sys.modules:
+        from threadpoolctl import threadpool_limits
+
+        named = (os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+        threads = next((int(value) for value in named if value), len(os.sched_getaffinity(0)))
+        threadpool_limits(threads, user_api="blas")
+
+
+def main() -> None:
+    """Serve; in a fork, become the step."""
+    set_defaults()
+    words = _Parent(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if words is not None:
+        from steps import __main__ as step
+
+        sys.argv = [step.__file__, *words]
+        sys.exit(step.main(words))
+
+
+if __name__ == "__main__":
+    main()
