@@ -23,6 +23,10 @@ stop: .venv/.runtime ## End the server that `make run` left
 test: .venv/.dev ## Pass the tests
 	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
+# FAULT_SEED=17 repeats one run with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
+test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
+	@$(PYTHON) -m pytest -m faults tests/faults -rP
+
 check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and docs are current
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
@@ -44,7 +48,11 @@ lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate --extra xgboost --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-lock-check: .venv/.dev ## Ask the package index whether every locked package has a wheel for each platform
+lock-# FAULT_SEED=17 repeats one run with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
+test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
+	@$(PYTHON) -m pytest -m faults tests/faults -rP
+
+check: .venv/.dev ## Ask the package index whether every locked package has a wheel for each platform
 	@$(PYTHON) -m pytest -m network tests/platforms
 
 clean: ## Remove environments and caches (never .retrain, which holds your models)

@@ -35,7 +35,11 @@ class Settings(BaseSettings):
     source_base: str = Field("", description="Folder that relative source paths start from; empty: they are refused.")
     tracking_uri: str = Field(description="MLflow tracking and registry URI.")
     artifacts: str = Field("", description="MLflow artifact location for new experiments; empty: the server's own.")
-    s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store such as MinIO; empty: AWS.")
+    s3_endpoint: str = Field(
+        "",
+        description="Endpoint of an S3-compatible store such as MinIO: http(s)://...; empty: AWS.",
+        pattern="^(https?://[^/]+.*)?$",
+    )
     deploy_target: str = Field(
         "process", description="process (a local server) or kubernetes.", pattern="^(process|kubernetes)$"
     )
@@ -49,6 +53,7 @@ class Settings(BaseSettings):
     server_port: int = Field(8080, ge=0, lt=65536, description="Its port; kept over releases. 0: any free one.")
     threads: int = Field(0, ge=0, description="Threads a training may use; 0: all.")
     min_free_mib: int = Field(512, ge=0, description="Free disk that preflight asks for.")
+    timeout_seconds: int = Field(30, ge=1, description="How long a request to MLflow or S3 may wait for an answer.")
     allow_input_example: bool = Field(False, description="Log real rows as MLflow input example; else synthetic ones.")
     code_commit: str = Field("", description="Commit of retrain in the image; empty: asked of git.")
     steps_image: str = Field("", description="Image of the steps, by digest; empty at the desk.")

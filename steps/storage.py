@@ -1,11 +1,14 @@
 """Objects by URI: the one place that reads and writes the store (``file://`` or ``s3://``).
 
 Writes are whole or not at all: a local file is renamed into place, an S3 object appears when its upload is complete.
+What a killed writer left of a file is removed by the next one in that folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -17,9 +20,25 @@ from urllib.parse import unquote, urlsplit
 from contracts.errors import ConfigError, NetworkError, StageError, StorageError
 from contracts.settings import Settings
 
+_PART = ".part-"
+_ATTEMPTS = 3
+"""How often boto itself asks before a request counts as unanswered; the stage's own retries come on top."""
+_CONNECT_SECONDS = 5
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 
 class Storage:
-    """The store of one environment."""
+    """The store of one environment.
+
+    Raises
+    ------
+    NetworkError
+        By every method: the endpoint refused, broke off, or was silent for the setting `timeout_seconds`.
+    StorageError
+        S3 is busy.
+    ConfigError
+        No such bucket or object, no permission, no room.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.root = settings.store.rstrip("/")
@@ -103,7 +122,7 @@ class Storage:
     def list(self, uri: str) -> list[str]:
         """Return the URIs of all objects under a prefix, sorted."""
         if path := local_path(uri):
-            return sorted(p.as_uri() for p in path.rglob("*") if p.is_file())
+            return sorted(p.as_uri() for p in path.rglob("*") if p.is_file() and not p.parent.name.startswith(_PART))
         bucket, key = _split(uri)
         with self._s3_errors(uri):
             pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
@@ -112,7 +131,6 @@ class Storage:
     def _s3(self) -> Any:
         if self._client is None:
             import boto3
-            from botocore.config import Config
 
             key = self._settings.aws_access_key_id.get_secret_value()
             secret = self._settings.aws_secret_access_key.get_secret_value()
@@ -122,12 +140,13 @@ class Storage:
                 aws_access_key_id=key or None,
                 aws_secret_access_key=secret or None,
                 region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
-                config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 2, "mode": "standard"}),
+                config=s3_config(self._settings),
             )
         return self._client
 
     @contextlib.contextmanager
     def _s3_errors(self, uri: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
         try:
@@ -138,12 +157,28 @@ class Storage:
             raise ConfigError(
                 f"no credentials for {uri}", remedy="set RETRAIN_AWS_ACCESS_KEY_ID and RETRAIN_AWS_SECRET_ACCESS_KEY"
             ) from None
-        except (BotoCoreError, OSError) as error:
-            if isinstance(error, StageError):
-                raise
-            raise NetworkError(
-                f"{self._settings.s3_endpoint or 'S3'} did not answer for {uri}: {type(error).__name__}"
-            ) from None
+        except Boto3Error as error:  # of a transfer in several requests; what made it fail lies beneath
+            if isinstance(error.__context__, ClientError):
+                raise client_error(error.__context__, uri) from None
+            raise self._silent(uri, error) from None
+        except (BotoCoreError, ConnectionError, TimeoutError) as error:
+            raise self._silent(uri, error) from None
+        except OSError as error:
+            raise _os_error(error, uri) from None  # of the file here, not of S3
+
+    def _silent(self, uri: str, error: Exception) -> NetworkError:
+        return NetworkError(f"{self._settings.s3_endpoint or 'S3'} did not answer for {uri}: {type(error).__name__}")
+
+
+def s3_config(settings: Settings) -> Any:
+    """Return botocore's configuration for S3: bounded waits, few tries."""
+    from botocore.config import Config
+
+    return Config(
+        connect_timeout=min(_CONNECT_SECONDS, settings.timeout_seconds),
+        read_timeout=settings.timeout_seconds,
+        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+    )
 
 
 def local_path(uri: str) -> Path | None:
@@ -178,13 +213,15 @@ def _os_errors(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ConfigError(f"no such object: {uri}") from None
     except OSError as error:
-        raise ConfigError(
-            f"cannot use {uri}: {error.strerror}", remedy="check path, permissions and free disk"
-        ) from None
+        raise _os_error(error, uri) from None
+
+
+def _os_error(error: OSError, uri: str) -> ConfigError:
+    remedy = "make room on that disk" if error.errno in _NO_ROOM else "check path and permissions"
+    return ConfigError(f"cannot use {uri}: {error.strerror}", remedy=remedy)
 
 
 def _link_or_copy(source: Path, part: Path) -> None:
-    part.unlink()
     try:
         os.link(source, part)
     except OSError:  # another file system, or one without links
@@ -193,15 +230,43 @@ def _link_or_copy(source: Path, part: Path) -> None:
 
 @contextlib.contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
+    """Yield where to write what then becomes `path`, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    os.close(handle)
-    part = Path(name)
-    try:
+    with _workplace(path.parent) as folder:
+        part = folder / path.name
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.chmod(0o644)
         part.replace(path)
+
+
+@contextlib.contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """Make a folder in `parent` that is locked while its maker lives, and remove those whose maker was killed."""
+    for left in parent.glob(f"{_PART}*"):
+        with contextlib.suppress(OSError), _locked(left):  # being written, or gone meanwhile
+            shutil.rmtree(left)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_PART))
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(folder))
+            except (FileNotFoundError, BlockingIOError):  # taken for a dead one's before it was locked
+                continue
+            except OSError:  # a file system without locks: nobody removes it, dead or not
+                pass
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            if folder.exists():
+                yield folder
+                return
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)

@@ -1,0 +1,220 @@
+"""A desk with a run that is as short as a whole run can be, and what such a run leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from contracts.names import ALIAS_PRODUCTION
+from contracts.outcomes import State
+from contracts.settings import PREFIX
+from steps.ledger import Ledger
+
+NAME = "churn"
+PIPELINE = """
+apiVersion: retrain/v1
+name: churn
+source: {uri: churn.csv}
+schema:
+  columns:
+    - {name: age, type: integer, nullable: false}
+    - {name: plan, type: string, nullable: false}
+    - {name: churned, type: string, nullable: false}
+target: {column: churned, task: binary, positive: "yes"}
+training:
+  metric: roc_auc
+  candidates:
+    - {name: small, estimator: lightgbm, parameters: {num_leaves: 4, n_estimators: 10}}
+gates:
+  default:
+    validation:
+      thresholds: [{metric: roc_auc, min: 0.6}]
+      bootstrap: {resamples: 100}
+release: {drain_timeout: 2s}
+"""
+
+
+def write_rows(file: Path, *, seed: int, rows: int = 300) -> None:
+    """Write a table from which churn can be told; another seed gives other rows of the same kind."""
+    draw = random.Random(seed)
+    lines = ["age,plan,churned"]
+    for _ in range(rows):
+        age, plan = draw.randint(18, 85), draw.choice(["basic", "plus"])
+        churned = "yes" if age + 20 * (plan == "basic") + draw.gauss(0, 12) > 60 else "no"
+        lines.append(f"{age},{plan},{churned}")
+    file.write_text("\n".join(lines) + "\n")
+
+
+@dataclass(frozen=True)
+class EndState:
+    """What has to be the same whatever was killed on the way."""
+
+    versions: dict[int, str]
+    """Version -> its state by the ledger."""
+    contents: dict[int, dict[str, str]]
+    """Version -> hashes of dataset, split, transform and of the model's files."""
+    production: int | None
+    serving: int | None
+    """What answers at the front door."""
+
+
+@dataclass(frozen=True)
+class SmallDesk:
+    """A folder with pipeline file, data and home, and the command line in it."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> SmallDesk:
+        """Write the pipeline file and two months of data."""
+        (folder / "churn.yaml").write_text(PIPELINE)
+        write_rows(folder / "churn.csv", seed=1)
+        write_rows(folder / "later.csv", seed=2)
+        (folder / "tmp").mkdir()
+        return cls(folder)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """This process's own variables without settings, and those that keep the desk inside its folder."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX) and k != "PYTHONDONTWRITEBYTECODE"}
+        own = {"RETRAIN_HOME": str(self.home), "RETRAIN_SERVER_PORT": "0", "TMPDIR": str(self.folder / "tmp")}
+        return kept | own | more
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        """Start a command; `more` are variables."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "workflows.cli.main", *words],
+            cwd=self.folder, env=self.environment(**more), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, code: int = 0, **more: str) -> str:
+        """Run a command, expect its exit code, and return what it printed."""
+        process = self.start(*words, **more)
+        out, error = process.communicate(timeout=300)
+        assert process.returncode == code, f"{process.returncode} {out}{error}"
+        assert "Traceback" not in out + error, out + error
+        return out or error
+
+    def stages(self) -> dict[str, list[dict[str, Any]]]:
+        """The attempts of the newest run, by stage."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for node in json.loads(self("status", "--json"))["status"]["nodes"].values():
+            if node["type"] == "Pod":
+                found.setdefault(node["templateName"], []).append(node)
+        return found
+
+    def holder(self) -> psutil.Process | None:
+        """The process that holds the server's socket, while it lives."""
+        try:
+            record = json.loads((self.home / "server" / NAME / "holder.json").read_text())
+            process = psutil.Process(record["pid"])
+            alive = abs(process.create_time() - record["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return None
+        return process if alive else None
+
+    def server(self) -> psutil.Process | None:
+        """The newest process that answers requests, while there is one."""
+        holder = self.holder()
+        try:
+            children = [] if holder is None else [p for p in holder.children() if p.status() != psutil.STATUS_ZOMBIE]
+            return max(children, key=lambda process: process.create_time(), default=None)
+        except psutil.NoSuchProcess:
+            return None
+
+    def answering(self) -> int | None:
+        """The version that answers at the front door, None when nobody does."""
+        try:
+            record = json.loads((self.home / "server" / NAME / "holder.json").read_text())
+            answer = httpx.get(f"http://{record['host']}:{record['port']}/v1/model", timeout=5, trust_env=False)
+            return int(answer.json()["version"])
+        except (FileNotFoundError, httpx.HTTPError):
+            return None
+
+    def end_state(self) -> EndState:
+        """Return what a run left, after checking that each part of it is whole.
+
+        Not checked here but by `leftovers` and `strays`: what must not be there.
+        """
+        from mlflow import MlflowClient
+
+        ledger = Ledger(f"sqlite:///{self.home / 'ledger.db'}")
+        assert ledger.verify(NAME) == []
+        standing = ledger.standing(NAME)
+        registered = {e.version: e for e in ledger.entries(NAME) if e.state is State.REGISTERED}
+        store = f"sqlite:///{self.home / 'mlflow.db'}"
+        client = MlflowClient(store, registry_uri=store)
+        known = {int(v.version): v.run_id for v in client.search_model_versions(f"name = '{NAME}'")}
+        assert known == {version: entry.run_id for version, entry in registered.items()}
+        assert len(set(known.values())) == len(known), "one version a run"
+        contents = {}
+        for version, run_id in known.items():
+            said = registered[version].evidence
+            outputs = client.get_run(run_id).outputs.model_outputs
+            package = self.home / f"artifacts/{NAME}/models/{outputs[-1].model_id}/artifacts/artifacts/package"
+            files = {
+                p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+                for p in package.iterdir()
+                if p.name in ("estimator.txt", "recipe.json", "example.json")
+            }
+            assert len(files) == 3
+            contents[version] = files | {k: said[k] for k in ("dataset_sha256", "split_sha256", "transform_sha256")}
+        aliases = client.get_registered_model(NAME).aliases
+        return EndState(
+            versions={version: entry.state.value for version, entry in standing.latest.items()},
+            contents=contents,
+            production=int(aliases[ALIAS_PRODUCTION]) if ALIAS_PRODUCTION in aliases else None,
+            serving=self.answering(),
+        )
+
+    def leftovers(self) -> list[str]:
+        """Name the files that something unfinished left: partial ones, scratch, volumes of pods that have ended."""
+        partial = (p for p in self.home.rglob("*") if ".part" in p.name or p.suffix == ".tmp")
+        volumes = (p for p in self.home.glob("runs/*/volumes/*/**/*") if p.is_file())
+        temporary = (p for p in (self.folder / "tmp").rglob("*") if p.is_file())
+        return sorted(str(p.relative_to(self.folder)) for found in (partial, volumes, temporary) for p in found)
+
+    def strays(self, seconds: float = 20) -> list[str]:
+        """Name the processes that still run on behalf of this desk, besides holder and server; wait for them a while.
+
+        A version that drains may take until its drain timeout.
+        """
+        deadline = time.monotonic() + seconds
+        while found := list(self._strays()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        return found
+
+    def _strays(self) -> Iterator[str]:
+        meant = {process.pid for process in (self.holder(), self.server()) if process is not None}
+        for process in psutil.process_iter():
+            try:
+                if process.pid in meant or process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if str(self.home) in " ".join(process.environ().values()):
+                    yield f"{process.pid} {' '.join(process.cmdline())}"
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+
+    def clear(self) -> None:
+        """End the server and remove the home."""
+        if self.home.exists():
+            self("stop")
+        shutil.rmtree(self.home, ignore_errors=True)
