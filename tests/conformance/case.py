@@ -16,6 +16,11 @@ import yaml
 
 CASES = Path(__file__).parent / "cases"
 RECORDING = ".argo.yaml"
+_DETAIL = re.compile(
+    r"(Invalid 'when' expression '.*?'|unable to evaluate expression '.*?'|could not be parsed as a JSON list: .*?): .*",
+    re.DOTALL,
+)
+"""What follows is a Go library's account of where its parser stood."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -34,10 +39,10 @@ class Case:
     """What is given at submission."""
     entrypoint: str | None = None
     inject: Mapping[str, str] = field(default_factory=dict)
-    """Display name of an attempt to what happens to it: ``oom``, ``evicted`` or ``deleted``.
+    """Display name of an attempt to what happens to it: ``oom``, ``overfull``, ``evicted`` or ``deleted``.
 
-    On the cluster the first two are the step's own doing (it allocates more than its limit, it fills a volume beyond
-    its size); at the desk the runner is told that they happened.
+    On the cluster the first two are the step's own doing: it allocates more than its limit, it fills a volume beyond
+    its size.  At the desk the runner is told that they happened.
     """
     answers: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
     """Display name of a suspended node to the outputs it is resumed with; none: resumed as it is."""
@@ -82,14 +87,15 @@ def all_cases() -> Iterator[Case]:
 def normalise(workflow: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a workflow came to, without what differs from run to run: ids, times, hosts.
 
-    Nodes go by their names.  Children are sorted: tasks that start together are entered in no fixed order.
+    Nodes go by their names.  Children are sorted: tasks that start together are entered in no fixed order.  Of a text
+    that a parser refused, the message says which text, not in which library's words.
     """
     status = workflow["status"]
     nodes = status.get("nodes") or {}
     names = {key: node["name"] for key, node in nodes.items()}
     return _filled(
         phase=status["phase"],
-        message=_timeless(status.get("message", "")),
+        message=_plain(status.get("message", "")),
         outputs=_parameters(status.get("outputs")),
         attempts={
             node["name"]: len([key for key in node.get("children", ()) if nodes[key].get("nodeFlag", {}).get("retried")])
@@ -112,7 +118,7 @@ def _node(node: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
         displayName=node["displayName"],
         type=node["type"],
         phase=node["phase"],
-        message=_timeless(node.get("message", "")),
+        message=_plain(node.get("message", "")),
         template="/".join(reference.values()) if reference else node.get("templateName", ""),
         boundary=names.get(node.get("boundaryID", ""), ""),
         nodeFlag=node.get("nodeFlag") or {},
@@ -128,8 +134,8 @@ def _parameters(block: Mapping[str, Any] | None) -> dict[str, str]:
     return {p["name"]: p["value"] for p in (block or {}).get("parameters") or () if "value" in p}
 
 
-def _timeless(message: str) -> str:
-    return _MOMENT.sub("<time>", message)
+def _plain(message: str) -> str:
+    return _DETAIL.sub(r"\1", _MOMENT.sub("<time>", message))
 
 
 def _filled(**fields: Any) -> dict[str, Any]:
