@@ -4,11 +4,13 @@ UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 PYTHON := .venv/bin/python
 PIPELINE ?= adult.yaml
+NAMESPACE ?= mlops
+VALUES ?= kind/values-local.yaml
 export UV_PYTHON_PREFERENCE ?= system
 # Nine processes a run import large libraries: without cached bytecode each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run stop test test-faults check lock lock-check compile docs benchmark clean
+.PHONY: help run stop test test-faults check lock lock-check compile docs benchmark clean images push platform cluster
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +25,7 @@ stop: .venv/.runtime ## End the server that `make run` left
 test: .venv/.dev ## Pass the tests
 	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
-# FAULT_SEED=17 repeats one run with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
+# FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
 test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
 	@$(PYTHON) -m pytest -m faults tests/faults -rP
 
@@ -34,8 +36,9 @@ check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest tests/manifests/test_golden.py tests/manifests/test_docs.py
 
-compile: .venv/.dev ## Write argo/ anew from the shipped pipeline
+compile: .venv/.dev ## Write argo/ anew from the shipped pipeline, and what the chart takes from contracts/
 	@.venv/bin/retrain compile adult.yaml
+	@$(PYTHON) -m workflows.platform
 
 docs: .venv/.dev ## Write the generated pages of docs/ anew
 	@$(PYTHON) -m workflows.docs
@@ -44,11 +47,26 @@ benchmark: .venv/.dev ## Time fresh and unchanged runs, and the server beside on
 	@$(PYTHON) -m tests.benchmarks.desk_run
 	@$(PYTHON) -m tests.benchmarks.serving
 
+images: ## Build the images of steps, serving and MLflow (BUILD, REGISTRY, BASE: see images/build)
+	@images/build build
+
+push: ## Push them, and note their digests for the chart
+	@images/build push
+
+platform: ## Install or upgrade the platform in the cluster of KUBECONFIG (VALUES, NAMESPACE)
+	@kind/install -n $(NAMESPACE) $(foreach file,$(VALUES),-f $(abspath $(file)))
+
+cluster: ## A cluster on this machine, with a registry, the images and the platform (needs Docker and kind)
+	@kind/up
+	@$(MAKE) --no-print-directory images push platform
+
 lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
+	@for image in serving mlflow; do $(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate \
+	 --group $$image -c requirements.lock -o images/$$image/requirements.lock || exit; done
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate --extra xgboost --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-lock-# FAULT_SEED=17 repeats one run with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
+lock-# FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
 test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
 	@$(PYTHON) -m pytest -m faults tests/faults -rP
 

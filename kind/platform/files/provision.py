@@ -1,0 +1,188 @@
+"""Make what a component must hold before the pipeline runs; run by the chart's jobs, again at each upgrade.
+
+``databases`` makes PostgreSQL's roles and databases, ``buckets`` the buckets and a user with a policy of its own for
+each stage in MinIO, ``mlflow-users`` a user for each stage in MLflow.  ``wait`` returns when a database takes
+connections.  Each finds what is there and changes only what differs.  Addresses and the administrator's credentials
+come from the environment; passwords from the folder ``/passwords``, one file each; who gets what from
+``/provision/plan.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PLAN = Path("/provision/plan.json")
+PASSWORDS = Path("/passwords")
+PATIENCE_SECONDS = 600
+
+
+def databases(plan: dict[str, Any]) -> None:
+    """One database for MLflow, one for its users, one for the ledger, whose owner alone may change its table."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier, Literal
+
+    ledger = plan["ledger"]
+    roles = {"mlflow": "mlflow-database", **{role: role for role in ledger.values()}}
+    owners = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "retrain_ledger": ledger["owner"]}
+    url = os.environ["DATABASE_URL"]
+    with patiently(lambda: psycopg.connect(url, autocommit=True), psycopg.OperationalError) as admin:
+        for role, file in roles.items():
+            if not admin.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
+                admin.execute(SQL("CREATE ROLE {} LOGIN").format(Identifier(role)))
+            admin.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(password(file))))
+        for database, owner in owners.items():
+            if not admin.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone():
+                # an administrator who is no superuser, as in a managed database, must be a member of the owner
+                admin.execute(SQL("GRANT {} TO CURRENT_USER").format(Identifier(owner)))
+                admin.execute(SQL("CREATE DATABASE {} OWNER {}").format(Identifier(database), Identifier(owner)))
+                admin.execute(SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(Identifier(database)))
+            log(f"database {database}, owner {owner}")
+        for role in (ledger["reader"], ledger["writer"]):
+            admin.execute(SQL("GRANT CONNECT ON DATABASE retrain_ledger TO {}").format(Identifier(role)))
+    with psycopg.connect(url, dbname="retrain_ledger", autocommit=True) as admin:
+        # an ALTER of defaults covers the table that the migration makes next, and those of later versions
+        for role, rights in ((ledger["reader"], "SELECT"), (ledger["writer"], "SELECT, INSERT")):
+            names = {"owner": Identifier(ledger["owner"]), "rights": SQL(rights), "role": Identifier(role)}
+            for statement in (
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT {rights} ON TABLES TO {role}",
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SEQUENCES TO {role}",
+                "GRANT {rights} ON ALL TABLES IN SCHEMA public TO {role}",
+            ):
+                admin.execute(SQL(statement).format(**names))
+            log(f"ledger role {role}: {rights}")
+
+
+def buckets(plan: dict[str, Any]) -> None:
+    """The buckets, and in MinIO one user a stage."""
+    from minio import Minio, MinioAdmin
+    from minio.credentials import StaticProvider
+    from minio.error import MinioAdminException, S3Error
+    from urllib3.exceptions import HTTPError
+
+    endpoint = os.environ["S3_ENDPOINT"]
+    host, secure = endpoint.split("://", 1)[1], endpoint.startswith("https:")
+    user, secret = os.environ["S3_ADMIN"], os.environ["S3_ADMIN_PASSWORD"]
+    store = Minio(endpoint=host, access_key=user, secret_key=secret, secure=secure)
+    for bucket in plan["buckets"]:
+        if not patiently(lambda bucket=bucket: store.bucket_exists(bucket_name=bucket), (HTTPError, S3Error)):
+            store.make_bucket(bucket_name=bucket)
+        log(f"bucket {bucket}")
+    admin = MinioAdmin(endpoint=host, credentials=StaticProvider(user, secret), secure=secure)
+    for stage, rights in plan["stages"].items():
+        name = f"retrain-{stage}"
+        admin.policy_add(name, policy=policy(rights["read"], rights["write"]))
+        admin.user_add(name, password(f"s3-{stage}"))
+        try:
+            admin.policy_set(name, user=name)
+        except MinioAdminException as error:
+            if "already in effect" not in str(error):  # MinIO's answer when nothing changes
+                raise
+        log(f"user {name}: reads {', '.join(rights['read']) or '-'}; writes {', '.join(rights['write']) or '-'}")
+
+
+def policy(read: list[str], write: list[str]) -> dict[str, Any]:
+    """Return an S3 policy; listing is of whole buckets, or a missing object would look like a forbidden one."""
+
+    def objects(paths: list[str]) -> list[str]:
+        return [f"arn:aws:s3:::{path}/*" for path in paths]
+
+    touched = sorted({path.split("/")[0] for path in (*read, *write)})
+    statements = [
+        (["s3:ListBucket", "s3:GetBucketLocation"], [f"arn:aws:s3:::{bucket}" for bucket in touched]),
+        (["s3:GetObject"], objects(read)),
+        (["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], objects(write)),
+    ]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": actions, "Resource": resources}
+            for actions, resources in statements
+            if resources
+        ],
+    }
+
+
+def mlflow_users(plan: dict[str, Any]) -> None:
+    """One user a stage that reaches MLflow, with a role of the stage's name; without a grant a user reads."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from mlflow.server import get_app_client
+
+    url = os.environ["MLFLOW_TRACKING_URI"]
+    client = get_app_client("basic-auth", tracking_uri=url)
+    unready = (requests.RequestException, MlflowException)
+    roles = {role.name: role for role in patiently(client.list_all_roles, unready)}
+    for stage, rights in plan["stages"].items():
+        if not rights["tracking"]:
+            continue
+        name = f"retrain-{stage}"
+        wanted = {(grant["resource"], grant["permission"]) for grant in rights["mlflow"]}
+        try:
+            client.get_user(name)
+            client.update_user_password(name, password(f"mlflow-{stage}"))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            client.create_user(name, password(f"mlflow-{stage}"))
+        role = roles.get(name) or client.create_role("default", name, f"Stage {stage} of retrain.")
+        held = {(given.resource_type, given.permission): given.id for given in client.list_role_permissions(role.id)}
+        for grant in held.keys() - wanted:
+            client.remove_role_permission(held[grant])
+        for resource, permission in sorted(wanted - held.keys()):
+            client.add_role_permission(role.id, resource, "*", permission)
+        if name not in {given.name for given in client.list_user_roles(name)}:
+            client.assign_role(name, role.id)
+        log(f"user {name}: {', '.join(f'{p} {r}' for r, p in sorted(wanted)) or 'reads'}")
+
+
+def wait(_: dict[str, Any]) -> None:
+    """Return when the database takes connections."""
+    import psycopg
+
+    url = os.environ["DATABASE_URL"].replace("postgresql+psycopg:", "postgresql:")
+    patiently(lambda: psycopg.connect(url, connect_timeout=5), psycopg.OperationalError).close()
+
+
+def patiently(action: Callable[[], T], errors: type[Exception] | tuple[type[Exception], ...]) -> T:
+    """Do something until it succeeds: components start side by side."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for pause in pauses():
+        try:
+            return action()
+        except errors as error:
+            if time.monotonic() > deadline:
+                raise
+            log(f"not yet: {type(error).__name__}")
+            time.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+def pauses() -> Iterator[float]:
+    """Yield 1 s, 2 s, then 4 s for ever."""
+    yield from (1, 2)
+    while True:
+        yield 4
+
+
+def password(name: str) -> str:
+    """Return a password that the chart made."""
+    return (PASSWORDS / name).read_text(encoding="utf-8")
+
+
+def log(text: str) -> None:
+    """Say what is there; never a password."""
+    print(text, flush=True)
+
+
+COMMANDS = {"databases": databases, "buckets": buckets, "mlflow-users": mlflow_users, "wait": wait}
+
+if __name__ == "__main__":
+    COMMANDS[sys.argv[1]](json.loads(PLAN.read_text(encoding="utf-8")))

@@ -1,0 +1,80 @@
+{{/* The contracts file, as an object. */}}
+{{- define "contracts" -}}
+{{ .Files.Get "contracts.yaml" }}
+{{- end -}}
+
+{{- define "workflows" -}}{{ .Values.namespaces.workflows | default .Release.Namespace }}{{- end -}}
+{{- define "serving" -}}{{ .Values.namespaces.serving | default .Release.Namespace }}{{- end -}}
+
+{{- define "labels" -}}
+app.kubernetes.io/part-of: retrain
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{/* A bucket or prefix of the contracts, under the names that the values give the buckets. */}}
+{{- define "bucket" -}}
+{{- $root := index . 0 -}}
+{{- $path := index . 1 -}}
+{{- $parts := splitList "/" $path -}}
+{{- $name := get $root.Values.buckets (first $parts | trimPrefix "retrain-") -}}
+{{- prepend (rest $parts) $name | join "/" -}}
+{{- end -}}
+
+{{/* All passwords that are ours to make: those of an earlier install, else new ones; the same in one render. */}}
+{{- define "passwords" -}}
+{{- if not (hasKey .Values "passwords") -}}
+{{- $kept := (lookup "v1" "Secret" .Release.Namespace "platform-passwords").data | default dict -}}
+{{- $all := dict -}}
+{{- $contracts := include "contracts" . | fromYaml -}}
+{{- $names := list "postgres" "minio" "mlflow-database" "mlflow-admin" "mlflow-session" $contracts.ledger.owner $contracts.ledger.reader $contracts.ledger.writer -}}
+{{- range $stage := keys $contracts.stages | sortAlpha -}}
+{{- $names = concat $names (list (printf "s3-%s" $stage) (printf "mlflow-%s" $stage)) -}}
+{{- end -}}
+{{- range $name := $names -}}
+{{- $_ := set $all $name (get $kept $name | b64dec | default (randAlphaNum 32)) -}}
+{{- end -}}
+{{- $_ := set .Values "passwords" $all -}}
+{{- end -}}
+{{ toYaml .Values.passwords }}
+{{- end -}}
+
+{{- define "ledgerUrl" -}}
+{{- $root := index . 0 -}}
+{{- $role := index . 1 -}}
+{{- $passwords := include "passwords" $root | fromYaml -}}
+postgresql://{{ $role }}:{{ get $passwords $role }}@{{ include "postgresql.host" $root }}:{{ $root.Values.postgresql.port }}/retrain_ledger?sslmode={{ $root.Values.postgresql.sslmode }}
+{{- end -}}
+
+{{/* Where the components answer; with the namespace, since those who ask may live in another. */}}
+{{- define "postgresql.host" -}}
+{{- if .Values.postgresql.enabled }}postgres.{{ .Release.Namespace }}{{ else }}{{ .Values.postgresql.host }}{{ end -}}
+{{- end -}}
+{{- define "s3.endpoint" -}}
+{{- if .Values.minio.enabled }}http://minio.{{ .Release.Namespace }}:9000{{ else }}{{ .Values.minio.endpoint }}{{ end -}}
+{{- end -}}
+{{- define "mlflow.url" -}}
+{{- if .Values.mlflow.enabled }}http://mlflow.{{ .Release.Namespace }}:5000{{ else }}{{ required "mlflow.url" .Values.mlflow.url }}{{ end -}}
+{{- end -}}
+{{- define "mlflow.allowedHosts" -}}
+{{- $hosts := list "mlflow" (printf "mlflow.%s" .Release.Namespace) (printf "mlflow.%s.svc" .Release.Namespace) (printf "mlflow.%s.svc.cluster.local" .Release.Namespace) -}}
+{{- $all := list -}}
+{{- range concat $hosts .Values.mlflow.allowedHosts -}}
+{{- $all = concat $all (list . (printf "%s:*" .)) -}}
+{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
+
+{{/* What Pod Security `restricted` asks of a pod and of its containers. */}}
+{{- define "podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}

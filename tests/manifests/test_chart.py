@@ -1,0 +1,166 @@
+"""The platform's chart: what it renders for a laptop and for a company, and that it says what the contracts say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts import names
+from contracts.access import ACCESS, SERVING
+from contracts.settings import Settings, secret_fields, sizes, variable
+from workflows.platform import FILE, chart_contracts
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "kind" / "platform"
+IMAGES = [f"images.{name}=registry/{name}@sha256:{'0' * 64}" for name in ("steps", "serving", "mlflow")]
+TARGETS = {
+    "local": [*(["-f", str(ROOT / "kind" / "values-local.yaml")]), *(part for i in IMAGES for part in ("--set", i))],
+    "cloud": ["-f", str(ROOT / "kind" / "values-cloud.yaml")],
+}
+
+needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+
+
+def render(*options: str) -> subprocess.CompletedProcess[str]:
+    command = ["helm", "template", "platform", str(CHART), "-n", "mlops", "--kube-version", "1.34.0", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def masked(text: str) -> str:
+    """Return a render without what differs each time: new passwords."""
+    documents = [d for d in yaml.safe_load_all(text) if d]
+    for document in documents:
+        if document["kind"] == "Secret" and "data" in document:
+            document["data"] = dict.fromkeys(document["data"], "made at install")
+    return yaml.safe_dump_all(documents, sort_keys=True, width=120)
+
+
+@pytest.fixture(scope="module", params=list(TARGETS))
+def rendered(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    done = render(*TARGETS[request.param])
+    assert done.returncode == 0, done.stderr
+    return request.param, [d for d in yaml.safe_load_all(done.stdout) if d]
+
+
+def kinds(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {d["metadata"]["name"]: d for d in documents if d["kind"] == kind}
+
+
+def test_the_chart_takes_names_and_rights_from_the_contracts() -> None:
+    assert FILE.read_text(encoding="utf-8") == chart_contracts(), "run `make compile`"
+
+
+@needs_helm
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_render_is_the_committed_one(target: str) -> None:
+    done = render(*TARGETS[target])
+    assert done.returncode == 0, done.stderr
+    golden = Path(__file__).with_name(f"chart-{target}.yaml")
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(masked(done.stdout), encoding="utf-8")
+
+    assert masked(done.stdout) == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 writes it anew"
+
+
+@needs_helm
+def test_the_chart_passes_lint() -> None:
+    for options in TARGETS.values():
+        done = subprocess.run(["helm", "lint", str(CHART), *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "wrong",
+    ["images.stepz=x", "minio.endpoint=minio", "settings.STORE=s3://x", "buckets.data=Data", "secrets.create=perhaps"],
+)
+def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
+    done = render(*TARGETS["local"], "--set", wrong)
+
+    assert done.returncode != 0
+    assert wrong.split("=")[0].split(".")[-1] in done.stderr
+
+
+@needs_helm
+def test_an_install_without_images_says_what_to_do() -> None:
+    assert "make push" in render("-f", str(ROOT / "kind" / "values-local.yaml")).stderr
+
+
+@needs_helm
+def test_every_pod_of_the_platform_is_restricted(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+    pods = [
+        (d["metadata"]["name"], d["spec"]["template"]["spec"])
+        for d in rendered[1]
+        if d["kind"] in ("Deployment", "StatefulSet", "Job")
+    ]
+    assert pods
+    for name, pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+
+
+@needs_helm
+def test_the_settings_are_known_and_hold_no_secret(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+    settings = kinds(rendered[1], "ConfigMap")[names.SETTINGS_CONFIGMAP]
+    secret = {variable(field) for field in secret_fields()}
+
+    assert settings["metadata"]["labels"]["workflows.argoproj.io/configmap-type"] == "Parameter"
+    assert set(settings["data"]) <= {variable(field) for field in Settings.model_fields} - secret | set(sizes())
+    assert set(sizes()) <= set(settings["data"])
+
+
+@needs_helm
+def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+    target, documents = rendered
+    accounts, policies = kinds(documents, "ServiceAccount"), kinds(documents, "NetworkPolicy")
+    secrets = kinds(documents, "Secret")
+
+    for stage in ACCESS:
+        name = names.STEP_SERVICE_ACCOUNT.format(stage=stage)
+        if stage != SERVING:
+            assert accounts[name]["automountServiceAccountToken"] is False
+            assert policies[name]["spec"]["podSelector"] == {"matchLabels": {names.LABEL_STAGE: stage}}
+        if target == "local":
+            data = secrets[names.STAGE_SECRET.format(stage=stage)].get("data") or {}
+            wanted = {variable(field) for field in ACCESS[stage].secrets} - {variable("notify_urls")}
+            assert set(data) == wanted
+    if target == "cloud":
+        assert set(secrets) == {names.EXECUTOR_SERVICE_ACCOUNT}, "a token's Secret alone, which Kubernetes fills"
+
+
+@needs_helm
+def test_only_deploy_and_those_who_talk_for_argo_have_rights(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+    roles = kinds(rendered[1], "Role")
+
+    assert set(roles) == {"retrain-deploy", names.EXECUTOR_SERVICE_ACCOUNT, names.SENSOR_SERVICE_ACCOUNT}
+    assert roles[names.EXECUTOR_SERVICE_ACCOUNT]["rules"] == [
+        {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
+    ]
+    assert not [d for d in rendered[1] if d["kind"].startswith("Cluster")]
+
+
+@needs_helm
+def test_components_that_others_own_are_not_rendered() -> None:
+    done = render(
+        *TARGETS["local"], "--set", "mlflow.enabled=false", "--set", "mlflow.url=https://mlflow.example.com",
+        "--set", "postgresql.enabled=false", "--set", "minio.enabled=false", "--set", "minio.endpoint=https://s3.example.com",
+    )  # fmt: skip
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    settings = kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"]
+
+    assert not [d for d in documents if d["kind"] in ("Deployment", "StatefulSet", "Service")]
+    assert settings["RETRAIN_TRACKING_URI"] == "https://mlflow.example.com"
+    assert settings["RETRAIN_S3_ENDPOINT"] == "https://s3.example.com"
