@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workflows.local.depends import compile_depends, results
 from workflows.local.expr import compile_expression, go_text
 from workflows.local.pratt import LanguageError
-from workflows.local.templating import Scope, replace
+from workflows.local.templating import Scope, paste
 from workflows.local.when import holds
 
 NAMES = {"workflow": {"parameters": {"train-memory": "64", "version": ""}}, "retries": "1", "none": None}
@@ -162,16 +162,15 @@ def test_a_depends_that_is_none_is_refused(text: str) -> None:
 
 def test_tags_are_replaced_as_text_and_unknown_ones_stay() -> None:
     scope = Scope({"workflow.parameters.x-y": "a'b", "retries": "2", "inputs.parameters.s": "{{retries}}"})
-    assert replace("<{{workflow.parameters.x-y}}> {{ retries }}", scope) == "<a'b> 2"
+    assert paste("<{{workflow.parameters.x-y}}> {{ retries }}", scope) == "<a'b> 2"
     assert (
-        replace("{{=workflow.parameters['x-y']}} {{=asInt(retries) * 2.5}} {{=2 ** asInt(retries)}}", scope)
-        == "a'b 5 4"
+        paste("{{=workflow.parameters['x-y']}} {{=asInt(retries) * 2.5}} {{=2 ** asInt(retries)}}", scope) == "a'b 5 4"
     )
-    assert replace("{{tasks.a.outputs.parameters.x}} {{=workflow.outputs.parameters['x']}}", scope).count("{{") == 2
-    assert replace("{{=workflow.parameters.unknown}}", scope) == "{{=workflow.parameters.unknown}}"
-    assert replace("{{inputs.parameters.s}}", scope) == "{{retries}}"  # a value is pasted, not read again
-    assert replace("{{=asInt('{{retries}}') + 1}}", scope) == "3"
-    assert replace("s3://b/dt={{as_of:%Y}}/x", scope) == "s3://b/dt={{as_of:%Y}}/x"
+    assert paste("{{tasks.a.outputs.parameters.x}} {{=workflow.outputs.parameters['x']}}", scope).count("{{") == 2
+    assert paste("{{=workflow.parameters.unknown}}", scope) == "{{=workflow.parameters.unknown}}"
+    assert paste("{{inputs.parameters.s}}", scope) == "{{retries}}"  # a value is pasted, not read again
+    assert paste("{{=asInt('{{retries}}') + 1}}", scope) == "3"
+    assert paste("s3://b/dt={{as_of:%Y}}/x", scope) == "s3://b/dt={{as_of:%Y}}/x"
 
 
 def test_numbers_are_written_as_go_writes_them() -> None:

@@ -16,7 +16,6 @@ import pytest
 from contracts.errors import ConfigError
 from tests.local.small_manifests import IMAGES, Manifest, node, phases, pod, task, workflow
 from workflows.local import guard, pods, runner, state
-from workflows.local.supported import supported_table
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 Execute = Callable[..., state.RunState]
@@ -222,11 +221,12 @@ CHANGES: dict[str, tuple[str, Manifest, str]] = {
         "'x' is none of a",
     ),
     "spec.arguments.parameters[q]": ("spec", {"arguments": {"parameters": [{"name": "q"}]}}, "no value"),
-    "spec.templates[a].script": ("template", {"script": {}}, "is not supported"),
+    "spec.templates[a]": ("template", {"script": {}}, "should have one of"),
+    "spec.templates[a].resource": ("template", {"resource": {}}, "is not supported"),
     "spec.templates[a].retryStrategy.expression": ("template", {"retryStrategy": {"expression": "foo(1)"}}, "foo"),
     "spec.templates[a].retryStrategy.retryPolicy": (
         "template",
-        {"retryStrategy": {"retryPolicy": "OnTransientError"}},
+        {"retryStrategy": {"retryPolicy": "OnMonday"}},
         "is none of",
     ),
     "spec.templates[a].retryStrategy.backoff.duration": (
@@ -250,7 +250,8 @@ CHANGES: dict[str, tuple[str, Manifest, str]] = {
         "no Secret 's'",
     ),
     "spec.templates[main].dag": ("task", {"depends": "a"}, "circle"),
-    "spec.templates[main].dag.tasks[a].withItems": ("task", {"withItems": [1]}, "is not supported"),
+    "spec.templates[main].dag.tasks[a].hooks": ("task", {"hooks": {}}, "is not supported"),
+    "spec.templates[main].dag.target": ("dag", {"target": "b"}, "no task b"),
     "spec.templates[main].dag.tasks[a].depends": ("task", {"depends": "b"}, "no task b"),
     "spec.templates[main].dag.tasks[a].template": ("task", {"template": "zz"}, "zz"),
     "spec.templates[main].dag.tasks[a].when": ("task", {"when": "'a' = 'b'"}, "Invalid token"),
@@ -270,6 +271,7 @@ def test_what_is_not_known_is_refused_by_its_path_before_anything_starts(
         "template": spec["templates"][0],
         "container": spec["templates"][0]["container"],
         "task": spec["templates"][1]["dag"]["tasks"][0],
+        "dag": spec["templates"][1]["dag"],
     }
     parts[part].update(change)
     with pytest.raises(ConfigError) as caught:
@@ -407,7 +409,3 @@ def test_the_state_file_holds_all_and_refuses_another_format(execute: Execute, h
     with pytest.raises(ConfigError, match="format 99"):
         state.load(home, "wf")
     assert state.list_runs(home) == []
-
-
-def test_the_page_of_the_docs_is_what_the_table_says() -> None:
-    assert Path("docs/local-runner.md").read_text() == supported_table()

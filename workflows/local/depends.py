@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from workflows.local.pratt import Evaluate, LanguageError, Parser, Token, tokenise
 
@@ -23,12 +22,16 @@ class Depends:
 
     tasks: tuple[str, ...]
     holds: Evaluate
+    """From the set of results of each task named."""
+    bare: dict[str, frozenset[str]] = field(default_factory=dict)
+    """What a task's name alone stands for, where that is not BARE (`continueOn`)."""
 
 
 class _Depends(Parser):
     def __init__(self, tokens: list[Token]) -> None:
         super().__init__(tokens)
         self.tasks: dict[str, None] = {}
+        self.bare: dict[str, frozenset[str]] = {}
 
     def powers(self, token: Token) -> tuple[int, int] | None:
         return _POWERS.get(token.text)
@@ -47,8 +50,9 @@ class _Depends(Parser):
         if result and result not in RESULTS:
             raise LanguageError(f"{result} is none of {', '.join(RESULTS)}")
         self.tasks[task] = None
-        wanted = frozenset((result,) if result else BARE)
-        return lambda env: bool(wanted & env[task])
+        if result:
+            return lambda env: result in env[task]
+        return lambda env: bool(self.bare.get(task, frozenset(BARE)) & env[task])
 
     def infix(self, left: Evaluate, token: Token, power: int) -> Evaluate:
         right = self.expression(power)
@@ -57,9 +61,8 @@ class _Depends(Parser):
         return lambda env: left(env) or right(env)
 
 
-@lru_cache(maxsize=1024)
 def compile_depends(text: str) -> Depends:
-    """Read a condition; its function takes the set of results of each task named.
+    """Read a condition.
 
     Raises
     ------
@@ -68,15 +71,14 @@ def compile_depends(text: str) -> Depends:
     """
     parser = _Depends(tokenise(text, _TOKENS))
     condition = parser.parse()
-    return Depends(tuple(parser.tasks), condition)
+    return Depends(tuple(parser.tasks), condition, parser.bare)
 
 
-def results(phase: str, children: Mapping[str, int] | None = None) -> frozenset[str]:
-    """Return which results hold for a task that ended in `phase`; `children` counts a fan-out's tasks by phase."""
-    found = {"Error": "Errored"}.get(phase, phase)
-    counts = children or {}
-    extra = {
-        *(["AnySucceeded"] if counts.get("Succeeded") else []),
-        *(["AllFailed"] if counts and counts.get("Failed", 0) == sum(counts.values()) else []),
-    }
-    return frozenset({found, *extra})
+def results(phase: str, children: Sequence[str] = ()) -> frozenset[str]:
+    """Return which results hold for a task that ended in `phase`; `children` are the phases of a fan-out's tasks."""
+    found = {{"Error": "Errored"}.get(phase, phase)}
+    if "Succeeded" in children:
+        found.add("AnySucceeded")
+    if children and all(child == "Failed" for child in children):
+        found.add("AllFailed")
+    return frozenset(found)

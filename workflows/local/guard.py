@@ -1,8 +1,9 @@
-"""Sees to it that no step outlives the runner, however the runner ends.  Called by `pods`.
+"""Sees to it that no step and no secret outlives the runner, however the runner ends.  Called by `pods`.
 
 One small shell process holds the reading end of a pipe.  A step says its own process id into the pipe before it becomes
 the step's program (`wrap`), the runner takes the id back once the step has ended, and when the writing ends are all
-closed (the runner is gone), the guard kills the process groups that are left.  The same on Linux and macOS.
+closed (the runner is gone), the guard kills the process groups that are left and removes the volumes.  The same on
+Linux and macOS.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 _SHELL = "/bin/sh"
@@ -25,6 +27,7 @@ while read -r sign pid; do
   esac
 done
 for pid in $live; do kill -s KILL -- "-$pid"; done
+exec rm -rf -- "$1"
 """
 _STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
 """Standard input is the pipe's writing end until the program takes over: nothing is left open, and no race is lost."""
@@ -33,14 +36,10 @@ _STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
 class Guard:
     """The guard of one runner."""
 
-    def __init__(self) -> None:
+    def __init__(self, volumes: Path) -> None:
+        self._volumes = volumes
         self._reading, self._writing = os.pipe()
         self._process = self._spawn()
-
-    @property
-    def pid(self) -> int:
-        """The guard's own process id."""
-        return self._process.pid
 
     @property
     def stdin(self) -> int:
@@ -56,13 +55,11 @@ class Guard:
         """Take back a step that ended, before its process id can be given to another process."""
         os.write(self._writing, f"- {pid}\n".encode())
 
-    def revive(self, live: Sequence[int]) -> bool:
+    def revive(self, live: Sequence[int]) -> None:
         """Start the guard again if it was killed; `live` are the steps that run."""
-        if self._process.poll() is None:
-            return False
-        self._process = self._spawn()
-        os.write(self._writing, "".join(f"+ {pid}\n" for pid in live).encode())
-        return True
+        if self._process.poll() is not None:
+            self._process = self._spawn()
+            os.write(self._writing, "".join(f"+ {pid}\n" for pid in live).encode())
 
     def close(self) -> None:
         """End the guard, and with it whatever still runs."""
@@ -73,8 +70,8 @@ class Guard:
     def _spawn(self) -> subprocess.Popen[bytes]:
         # Its own session, so that Ctrl-C at the terminal does not reach it.
         return subprocess.Popen(
-            [_SHELL, "-c", _GUARD], stdin=self._reading, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd="/",
+            [_SHELL, "-c", _GUARD, "guard", self._volumes], stdin=self._reading, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
         )  # fmt: skip
 
 
@@ -82,8 +79,7 @@ def process_start(pid: int) -> str:
     """Return when a process started, in a form that no later process with its id shares; empty when it is gone."""
     try:
         stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8")
-        return f"{boot.strip()}/{stat.rpartition(')')[2].split()[19]}"
+        return f"{_boot(PROC)}/{stat.rpartition(')')[2].split()[19]}"
     except (FileNotFoundError, ProcessLookupError):
         if (PROC / "self/stat").exists():
             return ""
@@ -93,3 +89,8 @@ def process_start(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.NoSuchProcess:
         return ""
+
+
+@cache
+def _boot(proc: Path) -> str:
+    return (proc / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()

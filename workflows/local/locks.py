@@ -20,26 +20,21 @@ class Lock:
 
     def take(self, patience: float = 0.0) -> bool:
         """Take the lock unless somebody holds it, for longer than `patience` seconds."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = self._open()
         until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    os.close(file)
-                    return False
-                time.sleep(0.01)
-            else:
-                self._file = file
-                return True
+        while not _lock(file):
+            if time.monotonic() >= until:
+                os.close(file)
+                return False
+            time.sleep(0.01)
+        self._file = file
+        return True
 
     def wait(self, then: Callable[[], None]) -> None:
         """Take the lock as soon as it is free, without blocking the caller; call `then` once it is taken."""
 
         def block() -> None:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            file = self._open()
             fcntl.flock(file, fcntl.LOCK_EX)
             if self._given_up:
                 os.close(file)
@@ -58,14 +53,22 @@ class Lock:
 
     def is_held(self) -> bool:
         """Tell whether anybody holds it, without taking it for longer than that takes."""
-        try:
-            file = os.open(self.path, os.O_RDWR)
-        except FileNotFoundError:
+        if not self.path.exists():
             return False
+        file = self._open()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return not _lock(file)
         finally:
             os.close(file)
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True

@@ -1,6 +1,7 @@
 """One container as a local process: folders for its volumes, environment, command, log, and how it ended.
 
-`prepare` turns a container template into a `Launch`; `Pods` starts, watches and ends processes.  Called by `runner`.
+`prepare` turns a container or script template into a `Launch`; `Pods` starts, watches and ends processes.  Called by
+`runner`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,32 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from workflows.local.guard import Guard
-from workflows.local.manifest import Images, Program
+from workflows.local.manifest import Images, Manifest, Program, Template
 from workflows.local.retry import parse_duration
 from workflows.local.schedule import NAMESPACE, Start
 from workflows.local.state import RunState, run_folder, write_private
-from workflows.local.templating import Scope, replace, substitute
+from workflows.local.templating import Scope, paste, substitute
+
+WATCH_SECONDS = 0.25
+"""How often memory is looked at, where there is a limit."""
+NOT_FOUND = 127
+"""A shell's exit code for a command that is not there."""
+_SOURCE = ".source"
+"""Name of a script's file; no volume can be called so."""
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|[KMGTPE]i?)?")
+_UNITS = {"k": 1000, **{f"{unit}": 1000 ** (n + 1) for n, unit in enumerate("KMGTPE")}, "m": 0.001} | {
+    f"{unit}i": 1024 ** (n + 1) for n, unit in enumerate("KMGTPE")
+}
+_REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_][\w.-]*)\))")
+
+
+class CannotStart(ValueError):  # noqa: N818  named for what it tells
+    """A container cannot become a process; the node ends in Error with this message."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class Fate:
 
 
 OOM_KILLED = Fate("main: OOMKilled (exit code 137)", exit_code="137")
-OUT_OF_TIME = Fate("Pod was active on the node longer than the specified deadline")
+OUT_OF_TIME = Fate("Pod was active on the node longer than the specified deadline", exit_code=None)
 DELETED = Fate("pod deleted", "Error", None)
 
 
@@ -46,16 +64,18 @@ def evicted(message: str = "The node was low on resource: memory.") -> Fate:
     return Fate(message, exit_code=None)
 
 
-_WATCH_SECONDS = 0.25
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|[KMGTPE]i?)?")
-_UNITS = {"k": 1000, **{f"{unit}": 1000 ** (n + 1) for n, unit in enumerate("KMGTPE")}, "m": 0.001} | {
-    f"{unit}i": 1024 ** (n + 1) for n, unit in enumerate("KMGTPE")
-}
-_REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_][\w.-]*)\))")
+def no_output(path: str) -> str:
+    """Return Argo's words for a step that ended well and left no file for an output."""
+    return f"wait: Error (exit code 64): open /mainctrfs{path}: no such file or directory"
 
 
-class CannotStart(ValueError):  # noqa: N818  named for what it tells
-    """A container cannot become a process; the node ends in Error with this message."""
+def failure(launch: Launch, code: int) -> tuple[int, str]:
+    """Return the exit code and Argo's words for a step that failed."""
+    program = launch.command[0]
+    if code == NOT_FOUND and shutil.which(program, path=launch.environment.get("PATH")) is None:
+        text = f'failed to find name in PATH: exec: "{program}": executable file not found in $PATH'
+        return 64, f"main: Error (exit code 64): {text}"
+    return code, f"main: Error (exit code {code})"
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,8 @@ class Launch:
     volumes: Path
     """Gone when the process has ended."""
     log: Path
+    result: Path | None
+    """Takes standard output in place of the log, where it is a result."""
     outputs: Mapping[str, Path]
     memory: int | None
     """Bytes its processes may hold together."""
@@ -87,28 +109,29 @@ def prepare(
     CannotStart
         Its values do not make a process.
     """
-    folder = run_folder(home, run.name)
-    body = start.template.body
-    volumes = folder / "volumes" / start.node
+    folder, template, scope = run_folder(home, run.name), start.template, start.scope
+    volumes, work, logs = folder / "volumes" / start.node, folder / "work", folder / "logs"
     shutil.rmtree(volumes, ignore_errors=True)  # what a killed attempt left must not pass for output
-    places = dict(_mount(program, body, volumes))
-    container = substitute(_at(body["container"], places), start.scope)
+    for place in (volumes, work, logs):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    places = dict(_mount(program, template, volumes))
+    container = substitute(_at(template.container, places), scope)
+    patches = [_patch(owner, scope) for owner in (program.spec, template.body)]
+    container["env"] += [entry for patch in patches for entry in patch.get("env", ())]
     own = _environment(container, program, start.node)
     command = _command(container, images, own)
-    outputs = {
-        p["name"]: Path(replace(_place(p["valueFrom"]["path"], places), start.scope)) for p in start.template.outputs
-    }
-    work = folder / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    log = folder / "logs" / f"{start.node}.log"
-    log.parent.mkdir(exist_ok=True)
-    limits = [text for patch in (program.spec, body) if (text := _patched_memory(patch, start.scope))]
-    unpatched = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-    memory = next((parse_quantity(text) for text in (*reversed(limits), unpatched) if text), None)
-    working = container.get("workingDir")
+    if source := container.get("source"):
+        write_private(volumes / _SOURCE, source)
+        command.append(str(volumes / _SOURCE))
+    memory = [_memory(patch) for patch in (*reversed(patches), container)]
+    times = substitute({key: template.body.get(key) for key in ("activeDeadlineSeconds", "timeout")}, scope)
+    log = logs / f"{start.node}.log"
     return Launch(
-        start.node, command, {**environment, **own}, Path(working) if working else work, volumes, log, outputs, memory,
-        _seconds(substitute({k: body[k] for k in ("activeDeadlineSeconds", "timeout") if k in body}, start.scope)),
+        start.node, command, {**environment, **own}, Path(container.get("workingDir") or work), volumes, log,
+        result=volumes / ".result" if start.result else None,
+        outputs={p["name"]: Path(paste(_place(p["valueFrom"]["path"], places), scope)) for p in template.outputs},
+        memory=next((parse_quantity(text) for text in memory if text), None),
+        seconds=_seconds(times),
     )  # fmt: skip
 
 
@@ -126,17 +149,17 @@ def parse_quantity(text: str | int) -> int:
     return int(float(match[1]) * _UNITS.get(match[2] or "", 1))
 
 
-def _mount(program: Program, body: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Path]]:
+def _mount(program: Program, template: Template, folder: Path) -> Iterator[tuple[str, Path]]:
     """Fill the volumes of a container; return the folder of each mountPath."""
-    volumes = {v["name"]: v for v in (*(program.spec.get("volumes") or ()), *(body.get("volumes") or ()))}
-    for mount in body["container"].get("volumeMounts") or ():
+    volumes = program.volumes(template)
+    for mount in template.container.get("volumeMounts") or ():
         volume = volumes[mount["name"]]
         place = folder / mount["name"]
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.mkdir(exist_ok=True, mode=0o700)
         source = volume.get("configMap") or volume.get("secret")
         if source is not None:
-            name = source.get("name") or source.get("secretName")
-            data = (program.config_maps if "configMap" in volume else program.secrets).get(name, {})
+            objects = program.config_maps if "configMap" in volume else program.secrets
+            data = objects.get(source.get("name") or source.get("secretName"), {})
             wanted = {item["key"]: item["path"] for item in source.get("items") or ()} or {key: key for key in data}
             for key, path in wanted.items():
                 (place / path).parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +171,7 @@ def _mount(program: Program, body: Mapping[str, Any], folder: Path) -> Iterator[
         yield mount["mountPath"].rstrip("/"), place
 
 
-def _at(container: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
+def _at(container: Manifest, places: Mapping[str, Path]) -> dict[str, Any]:
     """Put local folders in the place of mount paths in the manifest's own texts, before values are pasted in."""
     here = dict(container)
     for key in ("command", "args"):
@@ -169,14 +192,12 @@ def _place(text: str, places: Mapping[str, Path]) -> str:
     return re.sub(rf"(^|=)({paths})(?=/|$)", lambda match: f"{match[1]}{places[match[2]]}", text)
 
 
-def _environment(container: Mapping[str, Any], program: Program, node: str) -> dict[str, str]:
+def _environment(container: Manifest, program: Program, node: str) -> dict[str, str]:
     """Return what the manifest gives a container: all that ``$(NAME)`` reads, whatever the process inherits besides."""
     env: dict[str, str] = {}
     for entry in container.get("envFrom") or ():
-        config_map, secret = entry.get("configMapRef"), entry.get("secretRef")
-        data = (
-            program.config_maps.get(config_map["name"], {}) if config_map else program.secrets.get(secret["name"], {})
-        )
+        objects = program.config_maps if "configMapRef" in entry else program.secrets
+        data = objects.get((entry.get("configMapRef") or entry["secretRef"])["name"], {})
         env |= {f"{entry.get('prefix', '')}{key}": value for key, value in data.items()}
     for entry in container["env"]:
         source = entry.get("valueFrom") or {}
@@ -193,7 +214,7 @@ def _environment(container: Mapping[str, Any], program: Program, node: str) -> d
     return env
 
 
-def _command(container: Mapping[str, Any], images: Images, env: Mapping[str, str]) -> list[str]:
+def _command(container: Manifest, images: Images, env: Mapping[str, str]) -> list[str]:
     image = container.get("image", "")
     if image not in images:
         raise CannotStart(f"no local command stands for the image {image!r}")
@@ -206,17 +227,18 @@ def _expand(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda m: "$" if m[1] == "$" else env.get(m[2], m[0]), text)
 
 
-def _patched_memory(owner: Mapping[str, Any], scope: Scope) -> str:
-    """Return the memory limit that a podSpecPatch sets for the main container, empty when it sets none."""
-    text = replace(owner.get("podSpecPatch") or "", scope)
-    if not text:
-        return ""
+def _patch(owner: Manifest, scope: Scope) -> dict[str, Any]:
+    """Return what a podSpecPatch says of the main container."""
+    text = paste(owner.get("podSpecPatch") or "{}", scope)
     try:
         patch = json.loads(text) if text.lstrip().startswith("{") else _yaml(text)
-        main: dict[str, Any] = next((c for c in patch.get("containers", ()) if c.get("name") == "main"), {})
-        return str(main.get("resources", {}).get("limits", {}).get("memory", ""))
+        return next((dict(c) for c in patch.get("containers", ()) if c.get("name") == "main"), {})
     except (ValueError, AttributeError) as error:
         raise CannotStart(f"Error applying PodSpecPatch: {error}") from None
+
+
+def _memory(container: Manifest) -> str:
+    return str(((container.get("resources") or {}).get("limits") or {}).get("memory") or "")
 
 
 def _yaml(text: str) -> Any:
@@ -228,27 +250,12 @@ def _yaml(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _seconds(limits: Mapping[str, Any]) -> float | None:
+def _seconds(limits: Manifest) -> float | None:
     try:
         found = [parse_duration(value).total_seconds() for value in limits.values() if value not in (None, "")]
     except ValueError as error:
         raise CannotStart(str(error)) from None
     return min(found, default=None)
-
-
-@dataclass
-class Pod:
-    """A running process and why it is being ended, if it is."""
-
-    launch: Launch
-    process: Process
-    fate: Fate | None = None
-    """What the node gets in place of what the exit code says."""
-
-    @property
-    def pid(self) -> int:
-        """The id of the process, and of its group."""
-        return self.process.pid
 
 
 class Process(Protocol):
@@ -269,23 +276,35 @@ class Spawn(Protocol):
         """Start `command`, its output appended to `log`; say ``+ pid`` into `guard` before it runs (see `guard`)."""
 
 
-def spawn(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int) -> Process:
-    """Start a step as a fresh process."""
-    with log.open("ab") as file:
+def spawn(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int, result: Path | None = None
+) -> Process:
+    """Start a step as a fresh process; `result` takes its standard output where that is asked for."""
+    with log.open("ab") as errors, (result or log).open("ab") as out:
         return subprocess.Popen(
-            Guard.wrap(command), stdin=guard, stdout=file, stderr=file, cwd=cwd, env=dict(env), process_group=0
+            Guard.wrap(command), stdin=guard, stdout=out, stderr=errors, cwd=cwd, env=dict(env), process_group=0
         )
+
+
+@dataclass
+class Pod:
+    """A running process and how it is to end, if that is settled."""
+
+    launch: Launch
+    process: Process
+    fate: Fate | None = None
+    """What the node gets in place of what the exit code says."""
+    code: int = 0
+    """Its exit code once it has ended: 128 + n for signal n."""
 
 
 class Pods:
     """The processes of one runner, each the head of a process group of its own."""
 
-    def __init__(self, ended: Callable[[str], None], start: Spawn = spawn) -> None:
+    def __init__(self, ended: Callable[[str], None], start: Spawn, volumes: Path) -> None:
         self._ended = ended
         self._spawn = start
-        self._guard = Guard()
-        self._stop_watching = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._guard = Guard(volumes)
         self.running: dict[str, Pod] = {}
 
     def start(self, launch: Launch) -> Pod:
@@ -296,57 +315,55 @@ class Pods:
         CannotStart
             The machine refuses.
         """
-        self._guard.revive([pod.pid for pod in self.running.values()])
+        self._guard.revive([pod.process.pid for pod in self.running.values()])
         try:
-            process = self._spawn(
+            start = self._spawn if launch.result is None else partial(spawn, result=launch.result)
+            process = start(
                 launch.command, env=launch.environment, cwd=launch.folder, log=launch.log, guard=self._guard.stdin
             )
         except (OSError, ValueError) as error:
             raise CannotStart(str(error)) from None
         pod = self.running[launch.node] = Pod(launch, process)
         threading.Thread(target=self._wait, args=(pod,), daemon=True, name=launch.node).start()
-        if launch.memory is not None and self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch_memory, daemon=True, name="memory")
-            self._watcher.start()
         return pod
 
     def signal(self, pod: Pod, number: signal.Signals) -> None:
         """Send a signal to all processes of a pod."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
-            os.killpg(pod.pid, number)
+            os.killpg(pod.process.pid, number)
 
-    def reap(self, node: str) -> tuple[Pod, int]:
-        """Kill what an ended process left running; return it with its exit code, which is 128 + n for signal n."""
+    def reap(self, node: str) -> Pod:
+        """Take out a process that has ended."""
         pod = self.running.pop(node)
-        self.signal(pod, signal.SIGKILL)
-        self._guard.ended(pod.pid)
-        code = pod.process.wait()
-        return pod, code if code >= 0 else 128 - code
+        self._guard.ended(pod.process.pid)
+        return pod
+
+    def watch_memory(self) -> bool:
+        """Kill what holds more memory than it may; tell whether there is anything to watch."""
+        limited = [pod for pod in self.running.values() if pod.launch.memory is not None and pod.fate is None]
+        for pod in limited:
+            if _resident(pod.process.pid) > (pod.launch.memory or 0):
+                pod.fate = OOM_KILLED
+                self.signal(pod, signal.SIGKILL)
+        return bool(limited)
 
     def close(self) -> None:
-        """Kill what still runs and end the helpers."""
-        self._stop_watching.set()
+        """Kill what still runs, end the guard and remove the volumes."""
         for pod in self.running.values():
             self.signal(pod, signal.SIGKILL)
         self._guard.close()
 
     def _wait(self, pod: Pod) -> None:
-        pod.process.wait()
+        code = pod.process.wait()
+        self.signal(pod, signal.SIGKILL)  # what it left running, before its id can be another's
+        pod.code = code if code >= 0 else 128 - code
         self._ended(pod.launch.node)
 
-    def _watch_memory(self) -> None:
-        import psutil
 
-        while not self._stop_watching.wait(_WATCH_SECONDS):
-            for pod in list(self.running.values()):
-                limit = pod.launch.memory
-                if limit is not None and pod.fate is None and _resident(psutil, pod.pid) > limit:
-                    pod.fate = OOM_KILLED
-                    self.signal(pod, signal.SIGKILL)
-
-
-def _resident(psutil: Any, group: int) -> int:
+def _resident(group: int) -> int:
     """Return the resident bytes of a process group's head and of those of its descendants that stayed in the group."""
+    import psutil
+
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         head = psutil.Process(group)
@@ -357,9 +374,16 @@ def _resident(psutil: Any, group: int) -> int:
     return total
 
 
-def discard(launch: Launch) -> None:
-    """Remove a pod's volumes: outputs were read, scratch may be large, secrets must not stay.
+def take_result(launch: Launch, limit: int = 256 * 1024) -> str | None:
+    """Read what a step wrote to its standard output, as Argo cuts it, and move it to the log; None if nobody asked."""
+    if launch.result is None:
+        return None
+    data = launch.result.read_bytes()
+    with launch.log.open("ab") as log:
+        log.write(data)
+    return data.removesuffix(b"\n")[-limit:].decode(errors="replace")
 
-    After a killed runner they do, readable by their owner only, until the node starts again.
-    """
+
+def discard(launch: Launch) -> None:
+    """Remove a pod's volumes: outputs were read, scratch may be large, secrets must not stay."""
     shutil.rmtree(launch.volumes, ignore_errors=True)

@@ -17,7 +17,8 @@ from workflows.local.pratt import LanguageError
 from workflows.local.state import Node
 from workflows.local.templating import Scope
 
-POLICIES = {"Always": ("Failed", "Error"), "OnFailure": ("Failed",), "OnError": ("Error",)}
+POLICIES = {"Always": ("Failed", "Error"), "OnFailure": ("Failed",), "OnError": ("Error",), "OnTransientError": ()}
+"""What is tried again; no failure of a process here is one of those that Argo calls transient."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -37,18 +38,15 @@ class Wait:
 
 @dataclass(frozen=True)
 class End:
-    """The Retry node ends as its last attempt did."""
+    """The Retry node ends so."""
 
     phase: str
     message: str
 
 
-Decision = Again | Wait | End
-
-
 def decide(
     strategy: Mapping[str, Any], attempts: Sequence[Node], *, now: datetime, deadline: datetime | None
-) -> Decision:
+) -> Again | Wait | End:
     """Decide after the last of `attempts` failed.
 
     Parameters
@@ -59,6 +57,11 @@ def decide(
         All attempts, the first one first; all have ended.
     now, deadline
         The time, and when the workflow must have ended.
+
+    Raises
+    ------
+    LanguageError
+        The expression cannot be evaluated.
     """
     last = attempts[-1]
     ended = last.finished or now
@@ -82,10 +85,11 @@ def decide(
     if limit is not None and len(attempts) > limit:
         return End(last.phase, "No more retries left")
     if expression:
+        facts = variables(len(attempts) - 1, last) | {"lastRetry.exitCode": last.exit_code or "-1"}
         try:
-            again = compile_expression(expression)(_facts(attempts).names)
+            again = compile_expression(expression)(Scope(facts).names)
         except LanguageError as error:
-            return End("Error", str(error))
+            raise LanguageError(f"unable to evaluate expression '{expression}': {error}") from None
         if again is not True:
             return End(last.phase, "retryStrategy.expression evaluated to false")
     return Again()
@@ -104,11 +108,12 @@ def backoff_wait(backoff: Mapping[str, Any], attempts: int) -> timedelta:
 
 def variables(retries: int, last: Node | None) -> dict[str, str]:
     """Return what a template may say of the attempt that starts now: its number and how the last one ended."""
+    took = (last.finished - last.started).total_seconds() if last and last.finished and last.started else 0
     return {
         "retries": str(retries),
         "lastRetry.exitCode": (last.exit_code if last else None) or "0",
         "lastRetry.status": last.phase if last else "",
-        "lastRetry.duration": _seconds(last) if last else "0",
+        "lastRetry.duration": f"{took:g}",
         "lastRetry.message": last.message if last else "",
     }
 
@@ -125,22 +130,6 @@ def parse_duration(text: str | int) -> timedelta:
     if not parts or "".join(part[0] for part in parts) != str(text):
         raise ValueError(f"{text!r} is no duration")
     return timedelta(seconds=sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
-
-
-def _facts(attempts: Sequence[Node]) -> Scope:
-    last = attempts[-1]
-    return Scope(
-        {
-            **variables(len(attempts) - 1, last),
-            "lastRetry.exitCode": "-1" if last.exit_code is None else last.exit_code,
-        }
-    )
-
-
-def _seconds(node: Node) -> str:
-    if node.started is None or node.finished is None:
-        return "0"
-    return f"{(node.finished - node.started).total_seconds():g}"
 
 
 def _spoken(wait: timedelta) -> str:

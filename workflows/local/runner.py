@@ -1,7 +1,8 @@
 """Runs a workflow on this machine: `execute` from a manifest, `resume` after the runner was stopped or killed.
 
 One loop: advance the state, write it, do what it asks for, wait for what happens next (a process ended, a lock came
-free, a time was reached, Ctrl-C).  Called by the command line.
+free, a time was reached, Ctrl-C).  Called by the command line.  When nothing is left to wait for but somebody's answer
+to a suspended node, the loop ends too: `RunState.suspended` names the nodes, and `resume` takes the `answers`.
 
 Two seams.  `fate` is asked about each pod as it starts, by its Node, and may answer with the end that the pod comes to:
 `pods.OOM_KILLED`, `pods.evicted(message)`, `pods.DELETED`, or None for none (conformance tests inject faults so).
@@ -11,17 +12,17 @@ Two seams.  `fate` is asked about each pod as it starts, by its Node, and may an
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import queue
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from workflows.local import manifest, parameters, pods, schedule, state
 from workflows.local.guard import process_start
@@ -29,71 +30,62 @@ from workflows.local.locks import Lock
 from workflows.local.manifest import Images, Program
 from workflows.local.state import Node, RunState
 
-OnChange = Callable[[RunState], None]
 GRACE_SECONDS = 10.0
-"""How long a step may take to end after SIGTERM."""
 FROZEN = "manifest.json"
 INTERRUPTED = "interrupted; a resume goes on from here"
 CUT_OFF = pods.Fate(INTERRUPTED)
-FateOf = Callable[[Node], pods.Fate | None]
+
+
+class Options(TypedDict, total=False):
+    """How a run is run."""
+
+    environment: Mapping[str, str] | None
+    """What steps inherit; this process's own environment when left out."""
+    on_change: Callable[[RunState], None] | None
+    """Called with the state after each transition."""
+    grace: float
+    """Seconds a step may take to end when asked to (SIGTERM); then it is killed."""
+    answers: schedule.Answers
+    """What suspended nodes go on with: display name to output parameters."""
+    fate: Callable[[Node], pods.Fate | None] | None
+    spawn: pods.Spawn
 
 
 def execute(
-    manifests: Sequence[Mapping[str, Any]],
-    *,
-    entrypoint: str | None = None,
-    parameters: Mapping[str, str] | None = None,
-    home: Path,
-    name: str | None = None,
-    images: Images,
-    environment: Mapping[str, str] | None = None,
-    on_change: OnChange | None = None,
-    digest: str = "",
-    grace: float = GRACE_SECONDS,
-    fate: FateOf | None = None,
-    spawn: pods.Spawn = pods.spawn,
-) -> RunState:
+    manifests: Sequence[Mapping[str, Any]], *, home: Path, images: Images, entrypoint: str | None = None,
+    parameters: Mapping[str, str] | None = None, name: str | None = None, digest: str = "",
+    **options: Unpack[Options],
+) -> RunState:  # fmt: skip
     """Run one Workflow or WorkflowTemplate to its end.
 
     Parameters
     ----------
     manifests
-        The object to run and the ConfigMaps and Secrets that it names, as read from YAML.
-    entrypoint
-        Another way in than the manifest's own.
-    parameters
-        Values for the workflow's parameters.
+        The object to run and the WorkflowTemplates, ConfigMaps and Secrets that it names, as read from YAML.
     home
         Folder that keeps runs and locks.
-    name
-        Name of the run; made from the manifest's when left out.
     images
         Image to the local words that take the place of its command's first word.
-    environment
-        What steps inherit; this process's own environment when left out.
-    on_change
-        Called with the state after each transition.
-    digest
-        What `state.find_unfinished` may find the run by.
-    grace
-        Seconds a step may take to end when asked to.
+    entrypoint, parameters
+        Another way in than the manifest's own, and values for the workflow's parameters.
+    name, digest
+        Name of the run, made from the manifest's when left out, and what `state.find_unfinished` may find it by.
 
     Returns
     -------
     RunState
-        Ended, or ``interrupted``.
+        Ended, ``interrupted`` or ``suspended``.
 
     Raises
     ------
     ConfigError
         Before anything starts: what the manifest holds is not supported or cannot work.
     """
-    given = dict(parameters or {})
-    program = manifest.load(manifests, entrypoint=entrypoint, given=given, images=images)
+    program = manifest.load(manifests, entrypoint=entrypoint, given=dict(parameters or {}), images=images)
     now = datetime.now(UTC)
     run = RunState(
         name=name or f"{program.name}-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}",
-        uid=_uid(),
+        uid=str(uuid.uuid4()),
         workflow_template=program.name,
         entrypoint=program.entrypoint,
         parameters=program.arguments,
@@ -109,20 +101,11 @@ def execute(
 
         raise ConfigError(f"there is a run {run.name} already", remedy="resume it, or take another name") from None
     _freeze(folder, manifests)
-    return _run(program, run, home, images, environment, on_change, grace, fate, spawn)
+    return _run(program, run, home, images, options)
 
 
 def resume(
-    home: Path,
-    name: str,
-    *,
-    images: Images,
-    secrets: Sequence[Mapping[str, Any]] = (),
-    environment: Mapping[str, str] | None = None,
-    on_change: OnChange | None = None,
-    grace: float = GRACE_SECONDS,
-    fate: FateOf | None = None,
-    spawn: pods.Spawn = pods.spawn,
+    home: Path, name: str, *, images: Images, secrets: Sequence[Mapping[str, Any]] = (), **options: Unpack[Options]
 ) -> RunState:
     """Go on with a run that was cut off: finished nodes stay, leftovers are ended, what was running starts again.
 
@@ -134,28 +117,27 @@ def resume(
     Raises
     ------
     ConfigError
-        There is no such run, its runner is still at work, or a Secret is missing.
+        There is no such run, its runner is still at work, a Secret is missing, or an answer's node is not suspended.
     """
     from contracts.errors import ConfigError
 
     run = state.load(home, name)
     if run.finished is not None:
         return run
+    for node in options.get("answers", {}).keys() - set(run.suspended):
+        waiting = ", ".join(run.suspended) or "none"
+        raise ConfigError(f"{name} has no suspended node {node}", remedy=f"suspended: {waiting}")
     kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
-    known = {m["metadata"]["name"] for m in secrets}
-    for missing in (
-        m["metadata"]["name"] for m in kept if m["kind"] == "Secret" and m["metadata"]["name"] not in known
-    ):
-        raise ConfigError(f"{name} needs its Secret {missing} again", remedy="secrets are not kept with a run")
+    known = {secret["metadata"]["name"] for secret in secrets}
+    for missing in (m["metadata"]["name"] for m in kept if m["kind"] == "Secret"):
+        if missing not in known:
+            raise ConfigError(f"{name} needs its Secret {missing} again", remedy="secrets are not kept with a run")
     manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
     program = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
-    return _run(program, run, home, images, environment, on_change, grace, fate, spawn)
+    return _run(program, run, home, images, options)
 
 
-def _run(
-    program: Program, run: RunState, home: Path, images: Images, environment: Mapping[str, str] | None,
-    on_change: OnChange | None, grace: float, fate: FateOf | None, spawn: pods.Spawn,
-) -> RunState:  # fmt: skip
+def _run(program: Program, run: RunState, home: Path, images: Images, options: Options) -> RunState:
     own = Lock(state.run_folder(home, run.name) / "lock")
     if not own.take(patience=0.2):  # who looks whether it is held holds it for a moment
         from contracts.errors import ConfigError
@@ -163,17 +145,7 @@ def _run(
         raise ConfigError(f"{run.name} is running already", remedy="`retrain status` shows it")
     try:
         _end_leftovers(run)
-        runner = _Runner(
-            program,
-            state.requeue(run),
-            home,
-            images,
-            os.environ if environment is None else environment,
-            grace,
-            fate,
-            spawn,
-        )
-        return runner.loop(on_change or (lambda _: None))
+        return _Runner(program, state.requeue(run), home, images, options).loop()
     finally:
         own.free()
 
@@ -181,51 +153,34 @@ def _run(
 class _Runner:
     """What one call of `execute` or `resume` holds: processes, locks, and the queue of what happened."""
 
-    def __init__(
-        self,
-        program: Program,
-        run: RunState,
-        home: Path,
-        images: Images,
-        environment: Mapping[str, str],
-        grace: float,
-        fate: FateOf | None,
-        spawn: pods.Spawn,
-    ) -> None:
+    def __init__(self, program: Program, run: RunState, home: Path, images: Images, options: Options) -> None:
         self.program = program
         self.run = run
         self.home = home
         self.images = images
-        self.environment = environment
-        self.grace = grace
-        self.happened: queue.SimpleQueue[tuple[str, str]] = (
-            queue.SimpleQueue()
-        )  # its put may be called in a signal handler
-        self.fate = fate
-        self.pods = pods.Pods(lambda node: self.happened.put(("ended", node)), spawn)
+        self.options = options
+        self.happened: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # may be put to in a signal handler
+        volumes = state.run_folder(home, run.name) / "volumes"
+        self.pods = pods.Pods(
+            lambda node: self.happened.put(("ended", node)), options.get("spawn", pods.spawn), volumes
+        )
         self.locks: dict[str, list[Lock]] = {}
         self.waiting: dict[str, list[Lock]] = {}
         self.timers: list[tuple[datetime, str, str]] = []
         self.interrupts = 0
+        self.written: RunState | None = None
 
-    def loop(self, on_change: OnChange) -> RunState:
-        """Go on until the workflow has ended, or until asked to stop."""
-
-        written: RunState | None = None
-
-        def changed() -> None:
-            nonlocal written
-            if self.run is not written:
-                state.write(self.home, self.run)
-                written = self.run
-                on_change(self.run)
-
+    def loop(self) -> RunState:
+        """Go on until the workflow has ended, waits for an answer, or was asked to stop."""
         try:
             with self._signals():
                 while True:
-                    wake = None if self.interrupts else self._advance(changed)
-                    changed()
-                    if self.run.finished is not None or (self.interrupts and not self.pods.running):
+                    wake = None if self.interrupts else self._advance()
+                    self._write()
+                    idle = not self.pods.running
+                    if self.run.finished is not None or (self.interrupts and idle):
+                        return self.run
+                    if self.run.suspended and idle and wake is None and not self.waiting:
                         return self.run
                     self._wait(wake)
         finally:
@@ -233,22 +188,35 @@ class _Runner:
             for lock in (lock for held in (*self.locks.values(), *self.waiting.values()) for lock in held):
                 lock.free()
 
-    def _advance(self, changed: Callable[[], None]) -> datetime | None:
+    def _write(self) -> None:
+        """Put the state on disk, and tell who asked, if it changed."""
+        if self.run is not self.written:
+            state.write(self.home, self.run)
+            self.written = self.run
+            if (tell := self.options.get("on_change")) is not None:
+                tell(self.run)
+
+    def _step(self) -> schedule.Advance:
+        answers = self.options.get("answers")
+        now = datetime.now(UTC)
+        return schedule.advance(self.program, self.run, held=frozenset(self.locks), now=now, answers=answers)
+
+    def _advance(self) -> datetime | None:
         """Take the state as far as it goes now; return when to look again."""
         while True:
-            step = schedule.advance(self.program, self.run, held=frozenset(self.locks), now=datetime.now(UTC))
+            step = self._step()
             if step.run != self.run:
                 self.run = step.run
             self._free_locks()
             if step.starts:
-                changed()  # what ended is on disk before what follows begins
+                self._write()  # what ended is on disk before what follows begins
             again = False
             for node, names in step.wanted.items():
                 again |= self._lock(node, names)
             for start in step.starts:
                 again |= not self._start(start)
             for node in step.stop:
-                self._stop(node, pods.Fate(schedule.DEADLINE))
+                self._stop(node, pods.Fate(schedule.DEADLINE, exit_code=None))
             if not again:
                 return step.wake
 
@@ -256,17 +224,21 @@ class _Runner:
         """Start a pod; False when it could not and its node has ended in Error."""
         node = self.run.nodes[start.node]
         now = datetime.now(UTC)
+        inherited = self.options.get("environment")
         try:
-            launch = pods.prepare(start, self.program, self.run, self.home, self.images, self.environment)
+            launch = pods.prepare(
+                start, self.program, self.run, self.home, self.images, os.environ if inherited is None else inherited
+            )
             pod = self.pods.start(launch)
         except (pods.CannotStart, OSError) as error:
             self._set(replace(node, phase="Error", message=str(error), started=now, finished=now))
             return False
         if launch.seconds is not None:
             self.timers.append((now + timedelta(seconds=launch.seconds), "deadline", start.node))
-        node = replace(node, phase="Running", started=now, pid=pod.pid, pid_started=process_start(pod.pid))
+        pid = pod.process.pid
+        node = replace(node, phase="Running", started=now, pid=pid, pid_started=process_start(pid))
         self._set(node)
-        if self.fate is not None and (fate := self.fate(node)) is not None:
+        if (ask := self.options.get("fate")) is not None and (fate := ask(node)) is not None:
             pod.fate = fate
             self.pods.signal(pod, signal.SIGKILL)
         return True
@@ -275,6 +247,8 @@ class _Runner:
         """Wait for the next thing to happen and enter it."""
         times = [when for when, _, _ in self.timers] + ([wake] if wake is not None else [])
         seconds = max(0.0, (min(times) - datetime.now(UTC)).total_seconds()) if times else None
+        if self.pods.watch_memory():
+            seconds = min(pods.WATCH_SECONDS, seconds or pods.WATCH_SECONDS)
         try:
             what, about = self.happened.get(timeout=seconds)
         except queue.Empty:
@@ -295,33 +269,30 @@ class _Runner:
                 self.pods.signal(self.pods.running[node], signal.SIGKILL)
 
     def _ended(self, node_id: str) -> None:
-        pod, code = self.pods.reap(node_id)
+        """Enter how a pod ended."""
+        pod = self.pods.reap(node_id)
+        launch, fate, code = pod.launch, pod.fate, pod.code
         self.timers = [timer for timer in self.timers if timer[2] != node_id]
-        node = self.run.nodes[node_id]
-        if pod.fate == CUT_OFF and code != 0:
-            pods.discard(pod.launch)
-            self._set(replace(node, phase="Pending", message=INTERRUPTED, pid=None, pid_started=""))
+        node = replace(self.run.nodes[node_id], pid=None, pid_started="")
+        if fate == CUT_OFF and code != 0:
+            pods.discard(launch)
+            self._set(replace(node, phase="Pending", message=INTERRUPTED))
             return
-        declared = self.program.templates[node.template].outputs
-        outputs, missing = parameters.outputs(declared, pod.launch.outputs)
-        phase, message = "Succeeded", ""
-        exit_code: str | None = str(code)
-        if pod.fate not in (None, CUT_OFF):
-            phase, message = pod.fate.phase, pod.fate.message
-            exit_code = exit_code if pod.fate.exit_code == "" else pod.fate.exit_code
-            outputs = {}
-        elif code != 0:
-            phase, message = "Failed", f"main: Error (exit code {code})"
-        elif missing:
-            phase, message = "Error", "wait: Error (exit code 64)"
-            with pod.launch.log.open("a", encoding="utf-8") as log:
-                log.write(f"the step left no {', no '.join(missing)}\n")
-        pods.discard(pod.launch)
-        ended = replace(
-            node, phase=phase, message=message, finished=datetime.now(UTC), outputs=outputs, exit_code=exit_code,
-            pid=None, pid_started="",
+        outputs, missing = parameters.outputs(self.program.templates[node.template].outputs, launch.outputs)
+        node = replace(
+            node, phase="Succeeded", finished=datetime.now(UTC), outputs=outputs, exit_code=str(code),
+            result=pods.take_result(launch),
         )  # fmt: skip
-        self.run = schedule.finish(self.program, self.run, ended)
+        if fate is not None and fate != CUT_OFF:
+            exit_code = str(code) if fate.exit_code == "" else fate.exit_code
+            node = replace(node, phase=fate.phase, message=fate.message, exit_code=exit_code, outputs={}, result=None)
+        elif code != 0:
+            code, message = pods.failure(launch, code)
+            node = replace(node, phase="Failed", message=message, exit_code=str(code))
+        elif missing:
+            node = replace(node, phase="Error", message=pods.no_output(missing[0]))
+        pods.discard(launch)
+        self.run = schedule.finish(self.program, self.run, node)
 
     def _stop(self, node: str, fate: pods.Fate) -> None:
         """Ask a pod to end, and see to it after the grace period."""
@@ -329,7 +300,8 @@ class _Runner:
         if pod is not None and pod.fate is None:
             pod.fate = fate
             self.pods.signal(pod, signal.SIGTERM)
-            self.timers.append((datetime.now(UTC) + timedelta(seconds=self.grace), "kill", node))
+            until = datetime.now(UTC) + timedelta(seconds=self.options.get("grace", GRACE_SECONDS))
+            self.timers.append((until, "kill", node))
 
     def _interrupt(self) -> None:
         """End all steps and leave a state that resumes; the second time, at once."""
@@ -340,15 +312,16 @@ class _Runner:
                 self.pods.signal(pod, signal.SIGKILL)
         self.run = replace(self.run, interrupted=True, message=INTERRUPTED)
 
+    def _set(self, node: Node) -> None:
+        self.run = replace(self.run, nodes={**self.run.nodes, node.id: node})
+
     # locks
 
     def _lock(self, node: str, names: Sequence[str]) -> bool:
         """Take a node's locks, in the order of their names; False while one is another's."""
         if node in self.waiting:
             return False
-        wanted = [
-            Lock(self.home / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]) for name in sorted(set(names))
-        ]
+        wanted = [Lock(self.home / "locks" / uuid.uuid5(uuid.NAMESPACE_OID, name).hex) for name in sorted(set(names))]
         for index, lock in enumerate(wanted):
             if not lock.take():
                 for taken in wanted[:index]:
@@ -362,8 +335,7 @@ class _Runner:
     def _locked(self, node: str) -> None:
         """The lock waited for came free: with others to take, start over, so that no two runs hold each other up."""
         mutexes = self.waiting.pop(node)
-        step = schedule.advance(self.program, self.run, held=frozenset(self.locks), now=datetime.now(UTC))
-        if len(set(step.wanted.get(node, ()))) == 1:
+        if len(set(self._step().wanted.get(node, ()))) == 1:
             self.locks[node] = mutexes
             return
         for lock in mutexes:
@@ -374,8 +346,7 @@ class _Runner:
             for lock in self.locks.pop(node):
                 lock.free()
 
-    def _set(self, node: Node) -> None:
-        self.run = replace(self.run, nodes={**self.run.nodes, node.id: node})
+    # signals
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -393,12 +364,6 @@ class _Runner:
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002  the signature is Python's
         self.happened.put(("interrupt", ""))
-
-
-def _uid() -> str:
-    """Return a random id in the form of a UUID; the module of that name takes as long to import as a step to start."""
-    digits = os.urandom(16).hex()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _end_leftovers(run: RunState) -> None:

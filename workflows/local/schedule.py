@@ -1,29 +1,34 @@
-"""The next state of a run: which nodes come to be, start, are skipped or omitted, and how DAG and workflow end.
+"""The next state of a run: which nodes come to be, start, wait or are tried again, and how the workflow ends.
 
 Pure: `advance` takes a program, a state, the locks held and the time, and answers with the next state and what is to be
-done about it; `finish` enters how a pod ended.  `runner` does the doing.
+done about it; `finish` enters how a pod ended.  `runner` does the doing.  What DAGs and steps make of their tasks is in
+`graph` (there `when` is evaluated), whether an attempt is repeated in `retry`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from workflows.local import parameters, retry
-from workflows.local.depends import results
-from workflows.local.expr import compile_expression, go_text
-from workflows.local.manifest import Program, Task, Template
+from workflows.local import graph, parameters, retry
+from workflows.local.manifest import Program, Template
 from workflows.local.pratt import LanguageError
 from workflows.local.state import BAD, Node, RunState
-from workflows.local.templating import Scope, substitute
-from workflows.local.templating import replace as replace_tags
-from workflows.local.when import holds
+from workflows.local.templating import Scope, paste, substitute
 
 NAMESPACE = "default"
 DEADLINE = "Step exceeded its deadline"
+GIVEN_UP = "template has failed or errored children and failFast enabled"
+Answers = Mapping[str, Mapping[str, str]]
+"""Display name of a suspended node to its output parameters."""
+
+
+class Broken(Exception):  # noqa: N818  named for what it tells
+    """A template cannot be executed; who used it says so with this text."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Start:
     template: Template
     scope: Scope
     """All that its container may name."""
+    result: bool
+    """Whether its standard output is an output."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,27 @@ class Advance:
     """When to look again although nothing happened."""
 
 
+def advance(
+    program: Program, run: RunState, *, held: frozenset[str], now: datetime, answers: Answers | None = None
+) -> Advance:
+    """Return the state that follows, and what is to start, to lock, to stop.
+
+    Parameters
+    ----------
+    held
+        Ids of the nodes whose locks are held; the empty text stands for the workflow itself.
+    answers
+        What suspended nodes go on with.
+    """
+    return Walk(program, run, held, now, answers or {}).advance()
+
+
+def finish(program: Program, run: RunState, node: Node) -> RunState:
+    """Enter how a pod ended, and its outputs that have a global name."""
+    told = program.templates[node.template].told_to_all(node.outputs)
+    return replace(run, nodes={**run.nodes, node.id: node}, outputs={**run.outputs, **told})
+
+
 def global_values(program: Program, run: RunState) -> dict[str, str]:
     """Return what every template may name, the exit handler's own facts apart."""
     created = run.created.astimezone(UTC)
@@ -59,92 +87,71 @@ def global_values(program: Program, run: RunState) -> dict[str, str]:
         "workflow.namespace": NAMESPACE,
         "workflow.serviceAccountName": str(program.spec.get("serviceAccountName", "default")),
         "workflow.mainEntrypoint": run.entrypoint,
-        "workflow.creationTimestamp": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "workflow.creationTimestamp.RFC3339": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "workflow.creationTimestamp": f"{created:%Y-%m-%dT%H:%M:%SZ}",
+        "workflow.creationTimestamp.RFC3339": f"{created:%Y-%m-%dT%H:%M:%SZ}",
         "workflow.creationTimestamp.s": str(int(created.timestamp())),
         **{f"workflow.creationTimestamp.{sign}": created.strftime(f"%{sign}") for sign in "YmdHMS"},
         **{f"workflow.labels.{key}": str(value) for key, value in program.labels.items()},
         **{f"workflow.annotations.{key}": str(value) for key, value in program.annotations.items()},
     }
     scope = Scope(base)
-    given = {name: replace_tags(value, scope) for name, value in run.parameters.items()}
-    listed = json.dumps([{"name": n, "value": v} for n, v in given.items()], separators=(",", ":"), ensure_ascii=False)
+    given = {name: paste(value, scope) for name, value in run.parameters.items()}
+    listed = [{"name": name, "value": value} for name, value in given.items()]
     return {
         **base,
-        "workflow.parameters": listed,
+        "workflow.parameters": json.dumps(listed, separators=(",", ":"), ensure_ascii=False),
         **{f"workflow.parameters.{name}": value for name, value in given.items()},
         **{f"workflow.outputs.parameters.{name}": value for name, value in run.outputs.items()},
     }
 
 
-def advance(program: Program, run: RunState, *, held: frozenset[str], now: datetime) -> Advance:
-    """Return the state that follows, and what is to start, to lock, to stop.
-
-    Parameters
-    ----------
-    held
-        Ids of the nodes whose locks are held; the empty text stands for the workflow itself.
-    """
-    return _Pass(program, run, held, now).advance()
-
-
-def finish(program: Program, run: RunState, node: Node) -> RunState:
-    """Enter how a pod ended, and its outputs that have a global name."""
-    names = {p["name"]: p["globalName"] for p in program.templates[node.template].outputs if p.get("globalName")}
-    told = {names[name]: value for name, value in node.outputs.items() if name in names}
-    return replace(run, nodes={**run.nodes, node.id: node}, outputs={**run.outputs, **told})
-
-
-def deadline(program: Program, run: RunState) -> datetime | None:
-    """Return when the workflow must have ended, its exit handler apart."""
-    seconds = program.spec.get("activeDeadlineSeconds")
-    return None if seconds is None or run.started is None else run.started + timedelta(seconds=int(seconds))
-
-
-class _Pass:
+class Walk:
     """One walk from the root.  Works on copies; the state it was given stays as it was."""
 
-    def __init__(self, program: Program, run: RunState, held: frozenset[str], now: datetime) -> None:
+    def __init__(self, program: Program, run: RunState, held: frozenset[str], now: datetime, answers: Answers) -> None:
         self.program = program
         self.run = run
         self.held = held
         self.now = now
+        self.answers = answers
         self.nodes = dict(run.nodes)
         self.outputs = dict(run.outputs)
         self.globals = global_values(program, run)
-        self.deadline = deadline(program, run)
+        self.deadline: datetime | None = None
         self.in_exit = False
         self.starts: list[Start] = []
         self.wanted: dict[str, tuple[str, ...]] = {}
         self.wakes: list[datetime] = []
 
     def advance(self) -> Advance:
+        """Walk from the root, and over the exit handler once the root has ended."""
         run = self.run
-        mutexes = (self.program.spec.get("synchronization") or {}).get("mutexes") or ()
-        if mutexes and "" not in self.held:
-            self.wanted[""] = tuple(replace_tags(mutex["name"], Scope(self.globals)) for mutex in mutexes)
+        if (mutexes := self.program.mutexes) and "" not in self.held:
+            self.wanted[""] = tuple(paste(name, Scope(self.globals)) for name in mutexes)
             return self._answer(replace(run, message=waiting(self.wanted[""][0])))
         if run.phase == "Pending":
-            run = self.run = replace(run, phase="Running", message="", started=self.now)
-            self.deadline = deadline(self.program, run)
-        root = self._execute(run.name, run.entrypoint, self._arguments(), boundary="")
-        message = next((node.message for key, node in self.nodes.items() if key in self.wanted), "")
-        run = replace(run, message=message)
-        if root.fulfilled:
+            run = replace(run, phase="Running", message="", started=self.now)
+        self.deadline = self.program.deadline(run.started)
+        try:
+            root = self.execute(run.name, run.entrypoint, self._arguments())
+        except Broken as error:
+            message = f"error in entry template execution: {error}"
+            return self._answer(replace(run, phase="Error", message=message, finished=self.now))
+        run = replace(run, message=next((node.message for key, node in self.nodes.items() if key in self.wanted), ""))
+        if root is not None and root.fulfilled:
             run = self._conclude(run, root)
         elif self.deadline is not None:
             self.wakes.append(self.deadline)
         return self._answer(run)
 
     def _answer(self, run: RunState) -> Advance:
-        late = self._late() and not self.in_exit
-        stop = [n.id for n in self.nodes.values() if n.phase == "Running" and n.type == "Pod"] if late else []
+        running = [node.id for node in self.nodes.values() if node.phase == "Running" and node.type == "Pod"]
         return Advance(
             run=replace(run, nodes=self.nodes, outputs=self.outputs),
             starts=tuple(self.starts),
             wanted=self.wanted,
-            stop=tuple(stop),
-            wake=min((w for w in self.wakes if w > self.now), default=None),
+            stop=tuple(running if self._late() else ()),
+            wake=min((wake for wake in self.wakes if wake > self.now), default=None),
         )
 
     def _conclude(self, run: RunState, root: Node) -> RunState:
@@ -152,14 +159,19 @@ class _Pass:
         phase, message = root.phase if root.completed else "Succeeded", root.message
         if handler := self.program.spec.get("onExit"):
             self.in_exit = True
+            failures = json.dumps(self._failures() or None, separators=(",", ":"))
             self.globals |= {
                 "workflow.status": phase,
-                "workflow.failures": _go_quoted(json.dumps(self._failures() or None, separators=(",", ":"))),
+                "workflow.failures": json.dumps(failures, ensure_ascii=False),  # quoted as Go's strconv.Quote does
                 "workflow.duration": f"{(self.now - (run.started or self.now)).total_seconds():.6f}",
                 **{f"workflow.outputs.parameters.{name}": value for name, value in self.outputs.items()},
             }
-            left = self._execute(f"{run.name}.onExit", handler, self._arguments(), boundary="")
-            if not left.fulfilled:
+            try:
+                left = self.execute(f"{run.name}.onExit", handler, self._arguments(), flags=("hooked",))
+            except Broken as error:
+                message = f"error in exit template execution : {error}"
+                return replace(run, phase="Error", message=message, finished=self.now)
+            if left is None or not left.fulfilled:
                 return run
             if phase == "Succeeded" and left.phase in BAD:
                 phase, message = left.phase, left.message
@@ -177,7 +189,7 @@ class _Pass:
                 "templateName": node.template,
                 "phase": node.phase,
                 "podName": node.id,
-                "finishedAt": (node.finished or self.now).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "finishedAt": f"{(node.finished or self.now).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
             }
             for node in self.nodes.values()
             if node.phase in BAD
@@ -185,260 +197,199 @@ class _Pass:
 
     # one template
 
-    def _execute(
-        self, name: str, template_name: str, arguments: Mapping[str, str], boundary: str, parents: Sequence[str] = ()
-    ) -> Node:
-        """Bring the node of one use of a template as far as it goes."""
-        node = self.nodes.get(self.run.node_id(name))
-        if node is not None and node.fulfilled:
-            return node
-        template = self.program.templates[template_name]
-        kind = "Retry" if "retryStrategy" in template.body else template.kind
+    def execute(
+        self, name: str, key: str, arguments: Mapping[str, str], *, boundary: str = "", parents: Sequence[str] = (),
+        flags: tuple[str, ...] = (),
+    ) -> Node | None:  # fmt: skip
+        """Bring the node of one use of a template as far as it goes; None while it may not begin.
+
+        Raises
+        ------
+        Broken
+            It cannot be executed; its node has ended in Error.
+        """
+        node, template = self.find(name), self.program.templates[key]
         if node is None:
+            if self._is_full(boundary) or (boundary and self._gives_up(self.nodes[boundary])):
+                return None
             try:
                 given = parameters.inputs(template.inputs, arguments, self.program.config_maps)
             except parameters.Unsupplied as error:
-                return self._create(name, kind, "Error", template, boundary, message=str(error), parents=parents)
-            given = {key: replace_tags(value, Scope(self.globals)) for key, value in given.items()}
-            node = self._create(name, kind, "Pending", template, boundary, inputs=given, parents=parents)
-        scope = Scope({**self.globals, **{f"inputs.parameters.{key}": value for key, value in node.inputs.items()}})
+                self.create(name, "Skipped", "Error", key, boundary, message=str(error), parents=parents)
+                raise Broken(str(error)) from None
+            inputs = {parameter: paste(value, Scope(self.globals)) for parameter, value in given.items()}
+            kind = "Retry" if template.retry_strategy else template.kind
+            node = self.create(name, kind, "Pending", key, boundary, inputs=inputs, parents=parents, flags=flags)
+        if node.fulfilled:
+            return node
+        scope = Scope(
+            {**self.globals, "node.name": name, **{f"inputs.parameters.{key}": v for key, v in node.inputs.items()}}
+        )
         if template.mutexes and node.id not in self.held:
-            self.wanted[node.id] = tuple(replace_tags(mutex, scope) for mutex in template.mutexes)
-            return self._set(node, message=waiting(self.wanted[node.id][0]))
-        if kind == "Retry":
-            return self._retry(node, template, scope)
-        return self._attempt(node, template, scope)
+            self.wanted[node.id] = tuple(paste(mutex, scope) for mutex in template.mutexes)
+            return self.set(node, message=waiting(self.wanted[node.id][0]))
+        return self._retry(node, template, scope) if node.type == "Retry" else self._attempt(node, template, scope)
 
     def _attempt(self, node: Node, template: Template, scope: Scope) -> Node:
-        if template.kind == "DAG":
+        waits = template.kind == "Suspend" or (template.kind == "Pod" and node.phase == "Pending")
+        if waits and self._late():
+            return self.end(node, "Failed", DEADLINE)
+        if template.kind == "Suspend":
+            return self._suspend(node, template, scope)
+        if template.kind == "Pod":
             if node.phase == "Pending":
-                node = self._set(node, phase="Running", message="", started=node.started or self.now)
-            return self._dag(node, template, scope)
+                node = self.set(node, message="")
+                result = bool(node.boundary) and _task_name(node.name) in self._template_of(node.boundary).results
+                self.starts.append(Start(node.id, template, scope.extended({"pod.name": node.id}), result))
+            return node
         if node.phase == "Pending":
-            if self._late():
-                return self._set(node, phase="Failed", message=DEADLINE, started=self.now, finished=self.now)
-            node = self._set(node, message="")
-            self.starts.append(Start(node.id, template, scope.extended({"pod.name": node.id})))
-        return node
+            node = self.set(node, phase="Running", message="", started=node.started or self.now)
+        if self._gives_up(node):
+            return self.nodes[node.id]
+        try:
+            return graph.run(self, node, template, scope)
+        except LanguageError as error:
+            raise self.broken(node, str(error)) from None
 
     def _retry(self, node: Node, template: Template, scope: Scope) -> Node:
-        if node.phase == "Pending":
-            node = self._set(node, phase="Running", message="", started=self.now)
-        while not node.fulfilled:
-            attempts = [self.nodes[child] for child in node.children if self.nodes[child].retried]
+        """Make attempts until one succeeds or `retry.decide` says that there will be no other."""
+        node = self.set(node, phase="Running", message="", started=node.started or self.now)
+        while True:
+            attempts = [self.nodes[child] for child in node.children if "retried" in self.nodes[child].flags]
             last = attempts[-1] if attempts else None
             if last is not None and last.fulfilled:
                 if last.phase not in BAD:
-                    return self._end(node, "Succeeded", "", last)
-                strategy = substitute(template.body["retryStrategy"], scope)
-                decision = retry.decide(
-                    strategy, attempts, now=self.now, deadline=None if self.in_exit else self.deadline
-                )
+                    return self.end(node, "Succeeded", like=last)
+                strategy = substitute(template.retry_strategy, scope)
+                deadline = None if self.in_exit else self.deadline
+                try:
+                    decision = retry.decide(strategy, attempts, now=self.now, deadline=deadline)
+                except LanguageError as error:
+                    raise self.broken(node, str(error)) from None
                 if isinstance(decision, retry.End):
-                    return self._end(node, decision.phase, decision.message, last)
+                    return self.end(node, decision.phase, decision.message, like=last)
                 if isinstance(decision, retry.Wait):
                     self.wakes.append(decision.until)
-                    return self._set(node, message=decision.message)
+                    return self.set(node, message=decision.message)
             if last is None or last.fulfilled:
-                node = self._set(node, message="")
-                child = self._create(
-                    f"{node.name}({len(attempts)})", template.kind, "Pending", template, node.boundary,
-                    inputs=node.inputs, parents=[node.id], retried=True,
+                if self._is_full(""):
+                    return node
+                child = self.create(
+                    f"{node.name}({len(attempts)})", template.kind, "Pending", node.template, node.boundary,
+                    inputs=node.inputs, parents=[node.id], flags=(*node.flags, "retried"),
                 )  # fmt: skip
-                earlier = attempts
             else:
-                child, earlier = last, attempts[:-1]
-            known = scope.extended(retry.variables(len(earlier), earlier[-1] if earlier else None))
-            self._attempt(child, template, known)
-            node = self.nodes[node.id]
-            if not self.nodes[child.id].fulfilled:
-                return node
-        return node
-
-    def _end(self, node: Node, phase: str, message: str, last: Node) -> Node:
-        return self._set(
-            node, phase=phase, message=message, finished=self.now, outputs=last.outputs, exit_code=last.exit_code
-        )
-
-    # a DAG
-
-    def _dag(self, node: Node, template: Template, scope: Scope) -> Node:
-        visited: set[str] = set()
-        for leaf in template.leaves:
-            self._task(node, template, scope, leaf, visited)
-        phase = self._assess(self.nodes[node.id], template)
-        if phase == "Running":
-            return self.nodes[node.id]
-        outbound = tuple(
-            out for leaf in template.leaves for out in self._outbound(self.run.node_id(f"{node.name}.{leaf}"))
-        )
-        outputs, message = {}, ""
-        if phase == "Succeeded":
+                child = last
+                attempts.pop()
+            known = retry.variables(len(attempts), attempts[-1] if attempts else None)
             try:
-                outputs = self._dag_outputs(node, template, scope)
-            except LanguageError as error:
-                phase, message = "Error", str(error)
-        return self._set(
-            self.nodes[node.id], phase=phase, message=message, finished=self.now, outbound=outbound, outputs=outputs
-        )
+                child = self._attempt(child, template, scope.extended({**known, "node.name": child.name}))
+            except Broken:
+                child = self.nodes[child.id]
+            node = self.nodes[node.id]
+            if not child.fulfilled:
+                return node
 
-    def _task(self, dag: Node, template: Template, scope: Scope, name: str, visited: set[str]) -> None:
-        """Bring one task as far as it goes, after those it waits for."""
-        if name in visited:
-            return
-        visited.add(name)
-        task = template.tasks[name]
-        full_name = f"{dag.name}.{name}"
-        for needed in task.depends.tasks:
-            self._task(dag, template, scope, needed, visited)
-        node = self.nodes.get(self.run.node_id(full_name))
-        if node is not None:
-            self._execute(full_name, task.template, node.inputs, dag.id)
-            return
-        parents = [dag.id]
-        if task.depends.tasks:
-            before = [self.nodes.get(self.run.node_id(f"{dag.name}.{needed}")) for needed in task.depends.tasks]
-            if any(other is None or not other.fulfilled for other in before):
-                return
-            ended = [other for other in before if other is not None]
-            parents = [out for other in ended for out in self._outbound(other.id)]
-            met = dict(zip(task.depends.tasks, (results(other.phase) for other in ended), strict=True))
-            if not task.depends.holds(met):
-                self._never(full_name, task, dag, parents, "Omitted", "omitted: depends condition not met")
-                return
-        body = substitute(task.body, scope.extended(dict(self._task_values(dag, template, name))))
-        try:
-            if not holds(body.get("when", "")):
-                self._never(full_name, task, dag, parents, "Skipped", f"when '{body['when']}' evaluated false")
-                return
-        except LanguageError as error:
-            self._never(full_name, task, dag, parents, "Error", str(error))
-            return
-        given = {
-            item["name"]: parameters.text_of(item["value"])
-            for item in (body.get("arguments") or {}).get("parameters") or ()
-            if item.get("value") is not None
-        }
-        self._execute(full_name, task.template, given, dag.id, parents)
-
-    def _task_values(self, dag: Node, template: Template, name: str) -> Iterator[tuple[str, str]]:
-        """Return what a task may say of those before it."""
-        for ancestor in template.ancestors[name]:
-            node = self.nodes.get(self.run.node_id(f"{dag.name}.{ancestor}"))
-            if node is not None:
-                yield from self._said_of(template.tasks[ancestor], node)
-
-    def _said_of(self, task: Task, node: Node) -> Iterator[tuple[str, str]]:
-        head = f"tasks.{task.name}"
-        yield f"{head}.id", node.id
-        yield f"{head}.status", node.phase
-        for key, moment in (("startedAt", node.started), ("finishedAt", node.finished)):
-            if moment is not None:
-                yield f"{head}.{key}", moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if node.exit_code is not None:
-            yield f"{head}.exitCode", node.exit_code
-            yield f"{head}.outputs.exitCode", node.exit_code
-        if node.phase in ("Skipped", "Omitted"):  # declared outputs of a task that never ran are empty for others
-            for output in self.program.templates[task.template].outputs:
-                yield f"{head}.outputs.parameters.{output['name']}", ""
-        for key, value in node.outputs.items():
-            yield f"{head}.outputs.parameters.{key}", value
-
-    def _assess(self, dag: Node, template: Template) -> str:
-        """Return the phase of a DAG: that of its leaves; a leaf that never ran takes the phase of its branch.
-
-        Breadth first along the children, each node once for each phase that its branch may have had.
-        """
-        ids = {self.run.node_id(f"{dag.name}.{leaf}"): "" for leaf in template.leaves}
-        queue = [(child, "Succeeded") for child in dag.children]
-        seen = set(queue)
-        while queue:
-            key, phase = queue.pop(0)
-            node = self.nodes[key]
-            if not node.fulfilled:
-                return "Running"
-            phase = node.phase if node.completed else phase
-            if key in ids and ids[key] not in BAD:
-                ids[key] = phase
-            following = [child for out in self._outbound(key) for child in self.nodes[out].children]
-            for step in ((child, phase) for child in following):
-                if step not in seen:
-                    seen.add(step)
-                    queue.append(step)
-        fail_fast = template.body["dag"].get("failFast", True)
-        result = "Succeeded"
-        for phase in ids.values():
-            if phase == "":
-                result = "Running"
-                if not fail_fast:
-                    break
-            elif phase in BAD:
-                result = phase
-                if fail_fast:
-                    break
-        return result
-
-    def _dag_outputs(self, dag: Node, template: Template, scope: Scope) -> dict[str, str]:
-        values: dict[str, str] = {}
-        for name, task in template.tasks.items():
-            if (node := self.nodes.get(self.run.node_id(f"{dag.name}.{name}"))) is not None:
-                values |= self._said_of(task, node)
-        known, found = scope.extended(values), {}
+    def _suspend(self, node: Node, template: Template, scope: Scope) -> Node:
+        """Wait for the duration, or for an answer; then outputs have the values supplied, else their defaults."""
+        if node.phase == "Pending":
+            node = self.set(node, phase="Running", message="", started=self.now)
+        duration = paste(str((template.body["suspend"] or {}).get("duration") or ""), scope)
+        until = (node.started or self.now) + retry.parse_duration(duration) if duration else None
+        answer = self.answers.get(node.display_name)
+        if answer is None and (until is None or self.now < until):
+            self.wakes += [until] if until else []
+            return node
+        values = {}
         for output in template.outputs:
-            source = output.get("valueFrom") or {}
-            value = _output_value(source, known)
-            if value is None and "default" in source:
-                value = parameters.text_of(source["default"])
-            if value is None:
-                raise LanguageError(f"unable to resolve outputs.parameters.{output['name']}")
-            found[output["name"]] = value
-            if output.get("globalName"):
-                self.outputs[output["globalName"]] = value
-        return found
-
-    def _outbound(self, key: str) -> list[str]:
-        """Return the nodes that what follows is attached to."""
-        node = self.nodes.get(key)
-        if node is None:
-            return []
-        if node.type == "Retry" and node.children:
-            tried = [child for child in node.children if self.nodes[child].retried]
-            return self._outbound(tried[-1]) if tried else [key]
-        if node.type == "DAG":
-            return list(node.outbound)
-        return [key]
-
-    # nodes
+            name, source = output["name"], output.get("valueFrom") or {}
+            default = source.get("default", template.input_default(name))
+            if (value := (answer or {}).get(name, default)) is not None:
+                values[name] = parameters.text_of(value)
+            elif answer is None:
+                missing = f"raw output parameter '{name}' has not been set and does not have a default value"
+                raise self.broken(node, missing)
+        self.outputs |= template.told_to_all(values)
+        return self.end(node, "Succeeded", outputs=values)
 
     def _late(self) -> bool:
         return self.deadline is not None and self.now >= self.deadline and not self.in_exit
 
-    def _never(self, name: str, task: Task, dag: Node, parents: Sequence[str], phase: str, message: str) -> None:
-        template = self.program.templates[task.template]
-        self._create(name, "Skipped", phase, template, dag.id, message=message, parents=parents)
+    def _is_full(self, boundary: str) -> bool:
+        """Tell whether as much runs as the workflow, or the DAG or steps around, may run at once."""
+        active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
+        limit = self.program.spec.get("parallelism")
+        if limit is not None and sum(n.type == "Pod" and n.id not in self.wanted for n in active) >= int(limit):
+            return True
+        own = self._template_of(boundary).body.get("parallelism") if boundary else None
+        siblings = [n for n in active if n.boundary == boundary and n.type in ("Pod", "Steps", "DAG")]
+        return own is not None and len(siblings) >= int(own)
 
-    def _create(
-        self, name: str, kind: str, phase: str, template: Template, boundary: str, *, message: str = "",
-        inputs: Mapping[str, str] | None = None, parents: Sequence[str] = (), retried: bool = False,
+    def _gives_up(self, owner: Node) -> bool:
+        """Tell whether a DAG or steps of the template's own `failFast` begin nothing more; end it once all is quiet."""
+        inner = [n for n in self.nodes.values() if n.boundary == owner.id and n.type in ("Pod", "Steps", "DAG")]
+        if not self._template_of(owner.id).body.get("failFast") or not any(n.phase in BAD for n in inner):
+            return False
+        if not any(n.type == "Pod" and n.phase in ("Pending", "Running") for n in inner):
+            groups = [n for n in self.nodes.values() if n.boundary == owner.id and n.type == "StepGroup"]
+            for node in (*groups[-1:], self.nodes[owner.id]):
+                self.end(node, "Failed", GIVEN_UP)
+        return True
+
+    def _template_of(self, key: str) -> Template:
+        return self.program.templates[self.nodes[key].template]
+
+    # nodes
+
+    def find(self, name: str) -> Node | None:
+        """Return a node by its name."""
+        return self.nodes.get(self.run.node_id(name))
+
+    def create(
+        self, name: str, kind: str, phase: str, template: str, boundary: str, *, message: str = "",
+        inputs: Mapping[str, str] | None = None, parents: Sequence[str] = (), flags: tuple[str, ...] = (),
     ) -> Node:  # fmt: skip
+        """Add a node below its parents."""
         key = self.run.node_id(name)
-        over = phase != "Pending"
-        head = f"{self.nodes[boundary].name}." if boundary else ""
-        node = Node(
-            id=key, name=name, display_name=name.removeprefix(head), type=kind, phase=phase, message=message,
-            template=template.name, boundary=boundary, started=self.now if over else None,
-            finished=self.now if over else None, inputs=inputs or {}, retried=retried,
+        started = None if phase == "Pending" else self.now
+        inner = name.removeprefix(self.nodes[boundary].name) if boundary else name
+        self.nodes[key] = node = Node(
+            id=key, name=name, display_name=re.sub(r"^(\[\d+\])?\.", "", inner) if boundary else name, type=kind,
+            phase=phase, message=message, template=template, boundary=boundary, started=started,
+            finished=None if phase == "Running" else started, inputs=inputs or {}, flags=flags,
         )  # fmt: skip
-        self.nodes[key] = node
         for parent in parents:
             above = self.nodes[parent]
             if key not in above.children:
                 self.nodes[parent] = replace(above, children=(*above.children, key))
         return node
 
-    def _set(self, node: Node, **changes: Any) -> Node:
+    def set(self, node: Node, **changes: Any) -> Node:
+        """Change a node."""
         self.nodes[node.id] = changed = replace(self.nodes[node.id], **changes)
         return changed
+
+    def end(self, node: Node, phase: str, message: str = "", *, like: Node | None = None, **changes: Any) -> Node:
+        """End a node; with the outputs of another one where `like` is given."""
+        if like is not None:
+            changes |= {"outputs": like.outputs, "exit_code": like.exit_code, "result": like.result}
+        started = self.nodes[node.id].started or self.now
+        return self.set(node, phase=phase, message=message, started=started, finished=self.now, **changes)
+
+    def broken(self, node: Node, message: str) -> Broken:
+        """End a node that cannot be executed; return what to raise."""
+        self.end(node, "Error", message)
+        return Broken(message)
+
+    def outbound(self, key: str) -> list[str]:
+        """Return the nodes that what follows is attached to."""
+        node = self.nodes[key]
+        if node.type == "Retry" and node.children:
+            return [node.children[-1]]
+        if node.type in ("DAG", "Steps", "StepGroup", "TaskGroup"):
+            inner = node.children if node.type == "TaskGroup" else node.outbound
+            return [out for child in inner for out in self.outbound(child)]
+        return [key]
 
 
 def waiting(mutex: str) -> str:
@@ -446,17 +397,6 @@ def waiting(mutex: str) -> str:
     return f"Waiting for {NAMESPACE}/Mutex/{mutex} lock. Lock status: 0/1"
 
 
-def _output_value(source: Mapping[str, Any], scope: Scope) -> str | None:
-    if "expression" in source:
-        try:
-            value = compile_expression(source["expression"])(scope.names)
-        except LanguageError:
-            return None
-        return None if value is None else go_text(value)
-    text = replace_tags(parameters.text_of(source.get("parameter")), scope)
-    return None if "{{" in text else text
-
-
-def _go_quoted(text: str) -> str:
-    """Quote a text as Go's strconv.Quote does: Argo hands ``workflow.failures`` over so."""
-    return json.dumps(text, ensure_ascii=False)
+def _task_name(node: str) -> str:
+    """Return the task that a node's name ends with, attempt and item left out."""
+    return re.sub(r"(\([^()]*\)|\[\d+\])+$", "", node).rpartition(".")[2]

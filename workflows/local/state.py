@@ -18,7 +18,7 @@ from typing import Any
 
 from workflows.local.locks import Lock
 
-FORMAT = 1
+FORMAT = 2
 """Version of the state file; another one is refused, never guessed at."""
 
 COMPLETED = ("Succeeded", "Failed", "Error")
@@ -28,7 +28,7 @@ BAD = ("Failed", "Error")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of Argo's tree: a pod, an attempt's parent, a DAG, or a task that was skipped or omitted."""
+    """One node of Argo's tree: a pod, a suspension, what stands for several of them, or a task that never ran."""
 
     id: str
     name: str
@@ -37,17 +37,20 @@ class Node:
     phase: str
     message: str = ""
     template: str = ""
+    """Its name; ``object/name`` when it is another WorkflowTemplate's."""
     boundary: str = ""
     started: datetime | None = None
     finished: datetime | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     exit_code: str | None = None
+    result: str | None = None
+    """What it wrote to its standard output, if somebody asks for it."""
     children: tuple[str, ...] = ()
     outbound: tuple[str, ...] = ()
-    """Where what follows a DAG is attached."""
-    retried: bool = False
-    """It is one attempt of a Retry node."""
+    """Where what follows a DAG or steps is attached."""
+    flags: tuple[str, ...] = ()
+    """``retried``: it is one attempt of a Retry node; ``hooked``: it belongs to an exit handler."""
     pid: int | None = None
     pid_started: str = ""
     """Identify the process of a running pod, so that a leftover can be ended and no stranger."""
@@ -93,6 +96,11 @@ class RunState:
         """The pipeline's name, which its template bears."""
         return self.workflow_template
 
+    @property
+    def suspended(self) -> tuple[str, ...]:
+        """Display names of the nodes that wait for somebody's answer or for their time."""
+        return tuple(n.display_name for n in self.nodes.values() if n.type == "Suspend" and n.phase == "Running")
+
     def node_id(self, name: str) -> str:
         """Return the id that Argo gives a node of this name."""
         return self.name if name == self.name else f"{self.name}-{_fnv32a(name)}"
@@ -121,13 +129,15 @@ def load(home: Path, name: str) -> RunState:
     ConfigError
         There is no such run, or its file is of another format.
     """
+    from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
+
     path = run_folder(home, name) / "state.json"
     try:
         return from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _config_error(f"no run {name} in {home}", remedy="`retrain status --all` lists them") from None
+        raise ConfigError(f"no run {name} in {home}", remedy="`retrain status --all` lists them") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise _config_error(
+        raise ConfigError(
             f"{path} cannot be read: {error}", remedy="it is of another version of retrain, or damaged"
         ) from None
 
@@ -153,6 +163,17 @@ def find_unfinished(home: Path, digest: str) -> str | None:
     return None
 
 
+def requeue(run: RunState) -> RunState:
+    """Return the run with its running pods put back: they start again under the same names."""
+    nodes = {
+        key: replace(node, phase="Pending", started=None, message="", pid=None, pid_started="")
+        if node.type == "Pod" and not node.fulfilled
+        else node
+        for key, node in run.nodes.items()
+    }
+    return replace(run, interrupted=False, message="", nodes=nodes)
+
+
 def write(home: Path, run: RunState) -> None:
     """Replace the run's file; a reader sees the old one or the new one, whole."""
     folder = run_folder(home, run.name)
@@ -163,12 +184,22 @@ def write(home: Path, run: RunState) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read."""
-    with open(path, "w", encoding="utf-8", opener=_private) as file:
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(text)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+# as JSON: Argo's own names, and what resuming needs under "local"
+
+_NODE = {
+    "id": "id", "name": "name", "display_name": "displayName", "type": "type", "phase": "phase", "message": "message",
+    "boundary": "boundaryID", "started": "startedAt", "finished": "finishedAt", "children": "children",
+    "outbound": "outboundNodes",
+}  # fmt: skip
+_STATUS = {"phase": "phase", "message": "message", "started": "startedAt", "finished": "finishedAt"}
+_LOCAL = {"not_applied": "notApplied", "digest": "digest", "interrupted": "interrupted"}
+_PROCESS = {"pid": "pid", "pid_started": "pidStarted"}
+_SCOPE = "namespaced/"
+"""How Argo says that a template is a WorkflowTemplate's own."""
 
 
 def to_json(run: RunState) -> str:
@@ -176,21 +207,16 @@ def to_json(run: RunState) -> str:
     return json.dumps(
         {
             "format": FORMAT,
-            "metadata": {"name": run.name, "uid": run.uid, "creationTimestamp": _moment(run.created)},
+            "metadata": {"name": run.name, "uid": run.uid, "creationTimestamp": _plain(run.created)},
             "spec": {
                 "workflowTemplateRef": {"name": run.workflow_template},
                 "entrypoint": run.entrypoint,
                 "arguments": _parameters(run.parameters),
             },
-            "status": _filled(
-                phase=run.phase,
-                message=run.message,
-                startedAt=_moment(run.started),
-                finishedAt=_moment(run.finished),
-                outputs=_parameters(run.outputs),
-                nodes={node.id: _node_json(node) for node in run.nodes.values()},
-            ),
-            "local": {"notApplied": run.not_applied, "digest": run.digest, "interrupted": run.interrupted},
+            "status": _fields(run, _STATUS)
+            | _filled(outputs=_parameters(run.outputs))
+            | {"nodes": {node.id: _node_json(node, run) for node in run.nodes.values()}},
+            "local": _fields(run, _LOCAL),
         },
         ensure_ascii=False,
     )
@@ -207,91 +233,71 @@ def from_json(text: str) -> RunState:
     data = json.loads(text)
     if data.get("format") != FORMAT:
         raise ValueError(f"format {data.get('format')!r}, this version reads {FORMAT}")
-    status, spec, local = data["status"], data["spec"], data["local"]
-    created = _read_moment(data["metadata"]["creationTimestamp"])
-    if created is None:
-        raise ValueError("no creationTimestamp")
+    status, spec = data["status"], data["spec"]
     return RunState(
         name=data["metadata"]["name"],
         uid=data["metadata"]["uid"],
         workflow_template=spec["workflowTemplateRef"]["name"],
         entrypoint=spec["entrypoint"],
         parameters=_read_parameters(spec["arguments"]),
-        created=created,
-        phase=status["phase"],
-        message=status.get("message", ""),
-        started=_read_moment(status.get("startedAt")),
-        finished=_read_moment(status.get("finishedAt")),
-        nodes={key: _read_node(node) for key, node in status.get("nodes", {}).items()},
+        created=datetime.fromisoformat(data["metadata"]["creationTimestamp"]),
         outputs=_read_parameters(status.get("outputs", {})),
-        not_applied=tuple(local["notApplied"]),
-        digest=local["digest"],
-        interrupted=local["interrupted"],
+        nodes={key: _read_node(node) for key, node in status["nodes"].items()},
+        **_read_fields(status, _STATUS),
+        **_read_fields(data["local"], _LOCAL),
     )
 
 
-def _node_json(node: Node) -> dict[str, Any]:
-    return _filled(
-        id=node.id,
-        name=node.name,
-        displayName=node.display_name,
-        type=node.type,
-        phase=node.phase,
-        message=node.message,
-        templateName=node.template,
-        boundaryID=node.boundary,
-        startedAt=_moment(node.started),
-        finishedAt=_moment(node.finished),
+def _node_json(node: Node, run: RunState) -> dict[str, Any]:
+    owner, _, name = node.template.rpartition("/")
+    around = run.nodes[node.boundary].template.rpartition("/")[0] if node.boundary in run.nodes else ""
+    return _fields(node, _NODE) | _filled(
+        templateName=name if owner == around else None,
+        templateRef={"name": owner, "template": name} if owner not in ("", around) else None,
+        templateScope=f"{_SCOPE}{owner}" if owner and owner == around else None,
         inputs=_parameters(node.inputs),
-        outputs=_parameters(node.outputs) | _filled(exitCode=node.exit_code),
-        children=node.children,
-        outboundNodes=node.outbound,
-        nodeFlag={"retried": True} if node.retried else None,
-        local=_filled(pid=node.pid, pidStarted=node.pid_started),
+        outputs=_parameters(node.outputs) | _filled(exitCode=node.exit_code) | _result(node.result),
+        nodeFlag=dict.fromkeys(node.flags, True),
+        local=_fields(node, _PROCESS),
     )
 
 
 def _read_node(data: dict[str, Any]) -> Node:
-    local = data.get("local", {})
+    reference, outputs = data.get("templateRef"), data.get("outputs", {})
+    owner = reference["name"] if reference else data.get("templateScope", "").removeprefix(_SCOPE)
+    name = reference["template"] if reference else data.get("templateName", "")
     return Node(
-        id=data["id"],
-        name=data["name"],
-        display_name=data["displayName"],
-        type=data["type"],
-        phase=data["phase"],
-        message=data.get("message", ""),
-        template=data.get("templateName", ""),
-        boundary=data.get("boundaryID", ""),
-        started=_read_moment(data.get("startedAt")),
-        finished=_read_moment(data.get("finishedAt")),
+        template=f"{owner}/{name}" if owner else name,
         inputs=_read_parameters(data.get("inputs", {})),
-        outputs=_read_parameters(data.get("outputs", {})),
-        exit_code=data.get("outputs", {}).get("exitCode"),
-        children=tuple(data.get("children", ())),
-        outbound=tuple(data.get("outboundNodes", ())),
-        retried="nodeFlag" in data,
-        pid=local.get("pid"),
-        pid_started=local.get("pidStarted", ""),
+        outputs=_read_parameters(outputs),
+        exit_code=outputs.get("exitCode"),
+        result=outputs.get("result"),
+        flags=tuple(data.get("nodeFlag", ())),
+        **_read_fields(data, _NODE),
+        **_read_fields(data.get("local", {}), _PROCESS),
     )
 
 
-def requeue(run: RunState) -> RunState:
-    """Return the run with its running pods put back: they start again under the same names."""
-    return replace(
-        run,
-        interrupted=False,
-        message="",
-        nodes={
-            key: replace(node, phase="Pending", started=None, message="", pid=None, pid_started="")
-            if node.type == "Pod" and not node.fulfilled
-            else node
-            for key, node in run.nodes.items()
-        },
-    )
+def _fields(owner: Node | RunState, names: Mapping[str, str]) -> dict[str, Any]:
+    return _filled(**{key: _plain(getattr(owner, name)) for name, key in names.items()})
+
+
+def _plain(value: Any) -> Any:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+
+
+def _read_fields(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    found = {name: data[key] for name, key in names.items() if key in data}
+    moments = {name: datetime.fromisoformat(found[name]) for name in ("started", "finished") if name in found}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()} | moments
 
 
 def _filled(**fields: Any) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value not in (None, "", (), {}, [])}
+    return {key: value for key, value in fields.items() if value not in (None, "", (), {}, [], False)}
+
+
+def _result(result: str | None) -> dict[str, str]:
+    return {} if result is None else {"result": result}
 
 
 def _parameters(values: Mapping[str, str]) -> dict[str, Any]:
@@ -302,21 +308,7 @@ def _read_parameters(data: Mapping[str, Any]) -> dict[str, str]:
     return {item["name"]: item["value"] for item in data.get("parameters", ())}
 
 
-def _moment(value: datetime | None) -> str | None:
-    return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _read_moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
 @lru_cache(maxsize=8192)
 def _fnv32a(text: str) -> int:
     """Hash as Go's ``hash/fnv`` New32a."""
     return reduce(lambda value, byte: (value ^ byte) * 0x01000193 & 0xFFFFFFFF, text.encode(), 0x811C9DC5)
-
-
-def _config_error(message: str, remedy: str) -> Exception:
-    from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
-
-    return ConfigError(message, remedy=remedy)

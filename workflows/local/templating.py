@@ -14,6 +14,7 @@ from workflows.local.expr import compile_expression, go_text
 from workflows.local.pratt import LanguageError
 
 _TAG = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
+_NESTED = re.compile(r"\{\{(?:(?!\}\}).)*\{\{", re.DOTALL)
 
 
 class Scope:
@@ -27,7 +28,8 @@ class Scope:
         """The same values as nested maps, for expressions."""
         nested: dict[str, Any] = {}
         for dotted, value in self.values.items():
-            *path, last = _path(dotted)
+            head, mark, parameter = dotted.partition(".parameters.")  # a parameter's own name may hold dots
+            *path, last = [*head.split("."), "parameters", parameter] if mark else dotted.split(".")
             place = nested
             for key in path:
                 inner = place.get(key)
@@ -43,26 +45,20 @@ class Scope:
         return Scope({**self.values, **more})
 
 
-def _path(dotted: str) -> list[str]:
-    """Split a dotted name; a parameter's own name may hold dots."""
-    head, mark, parameter = dotted.partition(".parameters.")
-    return [*head.split("."), "parameters", parameter] if mark else dotted.split(".")
-
-
-def replace(text: str, scope: Scope) -> str:
+def paste(text: str, scope: Scope) -> str:
     """Replace the tags of one text, inner ones first."""
     if "{{" not in text:
         return text
-    replaced = _TAG.sub(lambda match: _value(match[1], scope), text)
-    if _nested(text) and replaced != text:
-        return _TAG.sub(lambda match: _value(match[1], scope), replaced)
+    replaced = _TAG.sub(lambda match: _value(match, scope), text)
+    if _NESTED.search(text) and replaced != text:
+        return _TAG.sub(lambda match: _value(match, scope), replaced)
     return replaced
 
 
 def substitute(value: Any, scope: Scope) -> Any:
     """Replace the tags in all texts of a piece of manifest."""
     if isinstance(value, str):
-        return replace(value, scope)
+        return paste(value, scope)
     if isinstance(value, dict):
         return {key: substitute(item, scope) for key, item in value.items()}
     if isinstance(value, list):
@@ -70,21 +66,21 @@ def substitute(value: Any, scope: Scope) -> Any:
     return value
 
 
-def tags(text: str) -> Iterator[str]:
-    """Return what stands between the braces of each tag."""
-    return (match[1].strip() for match in _TAG.finditer(text))
+def tags(value: Any) -> Iterator[str]:
+    """Return what stands between the braces of each tag, in all texts of a piece of manifest."""
+    if isinstance(value, str):
+        yield from (match[1].strip() for match in _TAG.finditer(value))
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tags(item)
 
 
-def _value(tag: str, scope: Scope) -> str:
-    if tag.startswith("="):
-        try:
-            value = compile_expression(tag[1:].strip())(scope.names)
-        except LanguageError:
-            return f"{{{{{tag}}}}}"
-        return f"{{{{{tag}}}}}" if value is None else go_text(value)
-    return scope.values.get(tag.strip(), f"{{{{{tag}}}}}")
-
-
-def _nested(text: str) -> bool:
-    first = text.find("{{")
-    return 0 <= text.find("{{", first + 2) < text.find("}}", first)
+def _value(match: re.Match[str], scope: Scope) -> str:
+    tag = match[1].strip()
+    if not tag.startswith("="):
+        return scope.values.get(tag, match[0])
+    try:
+        value = compile_expression(tag[1:].strip())(scope.names)
+    except LanguageError:
+        return match[0]
+    return match[0] if value is None else go_text(value)

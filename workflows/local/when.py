@@ -193,10 +193,14 @@ def holds(text: str) -> bool:
     if not text:
         return True
     try:
-        value = compile_when(text)({})
+        read = compile_when(text)
     except LanguageError as error:
         hint = ' (hint: try wrapping the affected expression in quotes ("))' if "Invalid token" in str(error) else ""
         raise LanguageError(f"Invalid 'when' expression '{text}': {error}{hint}") from None
+    try:
+        value = read({})
+    except LanguageError as error:
+        raise LanguageError(f"Failed to evaluate 'when' expresion '{text}': {error}") from None
     if not isinstance(value, bool):
         raise LanguageError(f"Expected boolean evaluation for '{text}'. Got {go_text(value)}")
     return value
