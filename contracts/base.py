@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -40,6 +49,17 @@ def format_duration(value: timedelta) -> str:
             return f"{int(seconds // _UNITS[unit])}{unit}"
     return f"{seconds:g}s"
 
+
+def _in_utc_too(value: datetime) -> datetime:
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside of the years 1 to 9999 in UTC") from None
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc_too)]
+"""A time with its zone, which can be told in UTC."""
 
 Duration = Annotated[
     timedelta,

@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
-from contracts.base import Contract, Sha256
+from contracts.base import Contract, Moment, Sha256
 from contracts.errors import Finding
 from contracts.names import parameter
 from contracts.outcomes import Outcome, Promotion, Verdict
@@ -47,7 +48,7 @@ class Parameters(Contract):
     """What a person or trigger may say when a run starts: the workflow's own parameters."""
 
     source: str = Field("", description="Read this URI instead of the file's.")
-    as_of: AwareDatetime | None = Field(None, description="The moment the run stands for; default: its scheduled time.")
+    as_of: Moment | None = Field(None, description="The moment the run stands for; default: its scheduled time.")
     code: str = Field("", description="URI of the packed user modules; set by `retrain run` and `submit`.")
     cache: Cache = Field(Cache.USE, description="Take features and training of an earlier run when nothing changed.")
     version: int | None = Field(None, ge=1, description="Entry point release: the registered version to release.")
@@ -96,7 +97,7 @@ class Preflight(Stage):
     class Outputs(StageOutputs):
         """The moment of the run, frozen here so that a retry decides alike."""
 
-        as_of: AwareDatetime
+        as_of: Moment
 
 
 class Ingest(Stage):
@@ -110,7 +111,7 @@ class Ingest(Stage):
         """Where to read, and as of when."""
 
         source: str = ""
-        as_of: AwareDatetime
+        as_of: Moment
         code: str = ""
 
     class Outputs(StageOutputs):
@@ -369,10 +370,15 @@ def choices(model: type[Contract], field: str) -> tuple[str, ...]:
 
 def type_name(model: type[Contract], field: str) -> str:
     """Return a short name of a field's type, for help and docs."""
-    schema = TypeAdapter(model).json_schema()
-    spec = schema["properties"][field]
+    spec = _json_schema(model)["properties"][field]
     if "anyOf" in spec:
         spec = next(s for s in spec["anyOf"] if s.get("type") != "null")
     if "$ref" in spec:
         return "one of " + ", ".join(choices(model, field))
     return str(spec.get("format") or spec.get("type", "string"))
+
+
+@cache
+def _json_schema(model: type[Contract]) -> dict[str, Any]:
+    """Return a model's schema; every start of a step asks for each of its fields."""
+    return model.model_json_schema()

@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import io
 import sys
+import traceback
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,8 @@ class UserCode:
             remedy = "put the file beside the pipeline file, list it under `code`, or install its package"
             raise ConfigError(f"cannot import {module}: there is no module {missing}", remedy=remedy) from error
         except Exception as error:
-            raise ConfigError(
-                f"importing {module} failed: {type(error).__name__}: {error}", remedy=f"mend {module}"
-            ) from error
+            what = f"SyntaxError: {error}" if isinstance(error, SyntaxError) else blame(error)
+            raise ConfigError(f"importing {module} failed: {what}", remedy=f"mend {module}") from error
 
     def resolve(self, reference: str) -> Any:
         """Return what ``module:attribute`` names; see `load`."""
@@ -116,6 +116,14 @@ def plain_name(name: str) -> str:
     if not name.startswith(PREFIX):
         return name
     return name.partition(".")[2] or name
+
+
+def blame(error: BaseException) -> str:
+    """Say what user code raised, and where; not the text, which may hold cells or credentials."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((frame for frame in reversed(frames) if PREFIX in frame.filename), frames[-1])
+    name = f"{plain_name(last.filename.strip('<>')).replace('.', '/')}.py" if PREFIX in last.filename else last.filename
+    return f"{type(error).__name__} in {name}, line {last.lineno}"
 
 
 def collect(folder: Path, modules: Sequence[str], extra: Sequence[str] = ()) -> UserCode:

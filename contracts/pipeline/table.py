@@ -108,7 +108,7 @@ class Rows(Contract):
 
 
 class Freshness(Contract):
-    """The newest value of `column` may be at most `max_age` older than the run's `as_of`."""
+    """The newest value of `column` may be at most `max_age` older than the run's `as_of`, and as much newer."""
 
     column: str
     max_age: Duration

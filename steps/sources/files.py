@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,12 +145,18 @@ def _fetch(name: str, world: World, folder: Path) -> Path:
 
 def _check_readable(path: Path) -> None:
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ConfigError(f"{path} is a directory", remedy=f"name its files, such as {path}/*.parquet")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait, and a device may never end
+            raise ConfigError(f"{path} is no plain file", remedy="write the rows into one, or use a python: source")
         with path.open("rb") as file:
             file.read(1)
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", remedy="check source.uri") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a directory", remedy=f"name its files, such as {path}/*.parquet") from None
+        what = f"{path} is a symbolic link that points to nothing" if path.is_symlink() else f"there is no file {path}"
+        raise ConfigError(what, remedy="check source.uri") from None
+    except ValueError:
+        raise ConfigError("the source's path holds a NUL character", remedy="check source.uri") from None
     except PermissionError:
         raise ConfigError(
             f"{path} may not be read", remedy="give the user that runs retrain the right to read it"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from contracts.errors import ConfigError, DataError
-from serving.user_code import UserCode
+from contracts.errors import ConfigError, DataError, NetworkError, StageError
+from serving.user_code import UserCode, blame
 
 
 class Function:
@@ -32,13 +32,30 @@ class Function:
         Raises
         ------
         DataError
-            When that is not Arrow.  What the function itself raises passes through.
+            When that is not Arrow.
+        ConfigError, NetworkError
+            When the function raises; NetworkError when that is a connection or a timeout, which may pass.
         """
-        takes = "as_of" in inspect.signature(self._function).parameters
-        found: Any = self._function(as_of=self._as_of) if takes else self._function()
+        try:
+            yield from self._batches()
+        except (StageError, GeneratorExit):
+            raise
+        except (ConnectionError, TimeoutError) as error:
+            raise NetworkError(f"{self.name} raised {blame(error)}") from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001  it is the user's code, and may raise anything
+            raise ConfigError(f"{self.name} raised {blame(error)}", remedy="mend the function") from None
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        parameters = inspect.signature(self._function)
+        arguments = {"as_of": self._as_of} if "as_of" in parameters.parameters else {}
+        try:
+            parameters.bind(**arguments)
+        except TypeError as error:
+            raise ConfigError(f"{self.name}: {error}", remedy="it may have one parameter, as_of") from None
+        found: Any = self._function(**arguments)
         if isinstance(found, (pa.Table, pa.RecordBatch)):
             found = [found]
-        elif not hasattr(found, "__iter__") or isinstance(found, (str, bytes, dict)):
+        elif not isinstance(found, Iterator | list | tuple):
             raise self._not_arrow(found)
         for part in found:
             if isinstance(part, pa.Table):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -120,7 +120,7 @@ def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:
     found = source.columns()
     counted = Counter(found)
     for name, count in counted.items():
-        if count > 1:
+        if count > 1 and name in schema.names:
             yield Finding(
                 where=f"{source.name}, column {name}", what=f"stands {count} times in the header", remedy="rename one"
             )
@@ -137,16 +137,30 @@ def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:
             )
             return
     for name in missing:
-        near = difflib.get_close_matches(name, extra, n=1)
-        yield Finding(
-            where=f"{source.name}, column {name}",
-            what="is missing",
-            remedy=f"did you mean {near[0]!r}?" if near else "",
-        )
+        yield Finding(where=f"{source.name}, column {name}", what="is missing", remedy=_near(name, extra))
     if schema.extra_columns == "error":
-        for name in extra:
+        yield from _extra(source.name, found, schema)
+
+
+def _extra(source: str, found: Sequence[str], schema: Schema) -> Iterator[Finding]:
+    """Name the columns that are too much; by position where a row of cells may stand in the header's place."""
+    headless = not set(found) & set(schema.names) and any(column.sensitive for column in schema.columns)
+    for number, name in enumerate(found, 1):
+        if not name.strip():
+            remedy = "name it in the header, or set schema.extra_columns: drop"
+            yield Finding(where=f"{source}, column {number}", what="has no name", remedy=remedy)
+        elif headless:
+            yield Finding(where=source, what=f"column {number} is not in the schema", remedy="is the header missing?")
+        elif name not in schema.names and found.index(name) == number - 1:
             remedy = "add it to schema.columns, or set schema.extra_columns: drop"
-            yield Finding(where=f"{source.name}, column {name}", what="is not in the schema", remedy=remedy)
+            yield Finding(where=f"{source}, column {name}", what="is not in the schema", remedy=remedy)
+
+
+def _near(name: str, others: Sequence[str]) -> str:
+    """Return a remedy that names the nearest of other names, whatever its capitals and blanks."""
+    plain = {other.strip().lower(): other for other in others}
+    near = difflib.get_close_matches(name.lower(), plain, n=1)
+    return f"did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def _uris(source: Source, override: str, as_of: datetime) -> tuple[str, ...]:

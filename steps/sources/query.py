@@ -70,7 +70,7 @@ class Query:
 def _url(dsn: str, variable: str) -> URL:
     try:
         url = make_url(dsn)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise ConfigError(
             f"the DSN in {variable} is no URL", remedy="postgresql://user:password@host/database or sqlite:////path"
         ) from None

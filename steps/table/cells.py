@@ -28,6 +28,13 @@ _PLAUSIBLE = {
     ColumnType.TIMESTAMP: r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}([ T].*)?\z",
 }
 _ZONE = r"([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)\z"
+_DAYS = (-719_162, 2_932_896)
+_DAY = 86_400_000_000
+_YEARS = {
+    ColumnType.DATE: numbers(_DAYS, pa.date32()),
+    ColumnType.TIMESTAMP: numbers((_DAYS[0] * _DAY, (_DAYS[1] + 1) * _DAY - 1), ARROW_TYPES[ColumnType.TIMESTAMP]),
+}
+"""First and last value of the years 1 to 9999, which are all that text holds, and Python and pandas know."""
 _MICROSECONDS = pa.timestamp("us")
 _UTC = ARROW_TYPES[ColumnType.TIMESTAMP]
 
@@ -48,7 +55,7 @@ def fit(values: pa.Array, to: ColumnType) -> Fitted:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if values.type == ARROW_TYPES[to]:
-        return Fitted(values, NONE)
+        return _in_years(values) if to in _YEARS else Fitted(values, NONE)
     if _is_text(values.type):
         return fit_text(values.cast(pa.string()), to)
     if pa.types.is_null(values.type):
@@ -141,17 +148,27 @@ def _fit_typed(values: pa.Array, to: ColumnType) -> Fitted:
 def _fit_times(values: pa.Array, to: ColumnType) -> Fitted:
     kind = values.type
     if pa.types.is_date(kind):
-        days = values.cast(pa.date32())
-        return Fitted(days if to is ColumnType.DATE else days.cast(_MICROSECONDS).cast(_UTC), NONE)
+        days = _in_years(values.cast(pa.date32()))
+        return days if to is ColumnType.DATE else Fitted(days.values.cast(_MICROSECONDS).cast(_UTC), days.misfits)
     in_utc = values.cast(pa.timestamp(kind.unit, "UTC"))  # a time without zone is taken as UTC
     if kind.unit == "ns":
         in_utc = pc.floor_temporal(in_utc, unit="microsecond")
-    times, misfits = _cast_each(in_utc, _UTC, lambda part: part.cast(_UTC))
+    times, _ = _cast_each(in_utc, _UTC, lambda part: part.cast(_UTC))
+    times = _in_years(times).values
     if to is ColumnType.TIMESTAMP:
-        return Fitted(times, misfits)
+        return _with_misfits(values, times)
     midnight = pc.equal(pc.floor_temporal(times, unit="day"), times)
     days = pc.if_else(midnight, times, null(_UTC)).cast(pa.timestamp("us")).cast(pa.date32())
     return _with_misfits(values, days)
+
+
+def _in_years(times: pa.Array) -> Fitted:
+    """Make misfits of what lies outside of the years 1 to 9999."""
+    first, last = _YEARS[ColumnType.DATE if pa.types.is_date(times.type) else ColumnType.TIMESTAMP]
+    within = pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last))
+    if pc.all(within).as_py() is not False:
+        return Fitted(times, NONE)
+    return _with_misfits(times, pc.if_else(within, times, null(times.type)))
 
 
 def _cast_each(

@@ -87,4 +87,11 @@ def empty_batch(columns: Sequence[Column]) -> pa.RecordBatch:
 
 
 def _texts(values: pa.Array, positions: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    return tuple(str(values[int(i)].as_py()) for i in positions)
+    return tuple(_text(values[int(i)]) for i in positions)
+
+
+def _text(cell: pa.Scalar) -> str:
+    try:
+        return str(cell.as_py())
+    except (OverflowError, ValueError):  # a moment that Python does not know
+        return str(cell.cast(pa.int32() if cell.type == pa.date32() else pa.int64()).as_py())

@@ -26,6 +26,7 @@ BLOCK_BYTES = 4 * 1024 * 1024
 RECORD_BYTES = 16 * 1024 * 1024
 """A longer record is a quote left open, or no table."""
 _BOM, _UTF16_BOMS = codecs.BOM_UTF8, (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _LF, _CR = 10, 13
 
 
@@ -162,6 +163,8 @@ def _utf8(path: Path, name: str, options: CsvOptions, size: int) -> Iterator[byt
                     f"{name} is not {options.encoding}: {error}", remedy="name the right csv.encoding"
                 ) from None
         if old_mac is None and data:
+            if decoder is None and data.startswith(_UTF32_BOMS):
+                raise DataError(f"{name} is UTF-32, read as utf-8", remedy="write it as utf-8")
             if decoder is None and data.startswith(_UTF16_BOMS):
                 raise DataError(f"{name} is UTF-16, read as utf-8", remedy="csv.encoding: utf-16")
             data = data.removeprefix(_BOM)

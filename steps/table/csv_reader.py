@@ -29,6 +29,20 @@ from steps.table.constants import texts
 from steps.table.csv_blocks import BLOCK_BYTES, Block, cut, quoting_flaw, record_at, split_header
 
 _SPELLINGS = [[spell(word) for word in words for spell in (str.lower, str.title, str.upper)] for words in (TRUE, FALSE)]
+_OTHERS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"PK\x03\x04": "a zip archive or spreadsheet",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"\x1f\x8b": "a gzip file within the other",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"<": "a web page or XML",
+    b'{"': "JSON",
+    b"[{": "JSON",
+}
+"""How files begin that are taken for CSV."""
 _DIRECT = {ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.BOOLEAN, ColumnType.DATE}
 """Types that Arrow's CSV reader reads as `cells` would; the others are read as text and fitted."""
 
@@ -81,13 +95,15 @@ class CsvFile:
                 yield partial(self._chunk, block, names, schema)
 
     def _names(self, header: bytes) -> tuple[str, ...]:
+        if other := next((what for start, what in _OTHERS.items() if header.lstrip().startswith(start)), ""):
+            raise DataError(f"{self.name} is {other}, read as CSV", remedy="name another file, or write it as CSV")
         try:
             text = header.decode()
         except UnicodeDecodeError:
             raise DataError(
                 f"{self.name}: the header is not {self.options.encoding}", remedy="name the right csv.encoding"
             ) from None
-        if "\0" in text or header.startswith(b"PK\x03\x04"):
+        if "\0" in text:
             raise DataError(f"{self.name} is not text", remedy="name the right format or csv.encoding")
         reader = csv.reader([text], delimiter=self.options.delimiter, quotechar=self.options.quote)
         return tuple(next(reader))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ MASK = "***"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WRITTEN = (ColumnType.STRING, ColumnType.DATE, ColumnType.TIMESTAMP)
 """Types whose values are strings in the pipeline file."""
+Moment = TypeVar("Moment", date, datetime)
 Key = tuple[str, str]
 """Column and rule."""
 
@@ -256,10 +257,13 @@ def _freshness(newest: Any, schema: Schema, as_of: datetime, rows: int) -> list[
         limit = f"the column holds no value; its newest must be {allowed}"
     else:
         moment = newest if isinstance(newest, datetime) else datetime.combine(newest, time.max, UTC)
-        if as_of - moment <= fresh.max_age:
+        if abs(as_of - moment) <= fresh.max_age:
             return []
         shown = MASK if schema.column(fresh.column).sensitive else newest.isoformat()
-        limit = f"the newest value is {shown}, it must be {allowed}"
+        # one mistyped year would hide for ever that no new rows arrive
+        limit = f"the newest value is {shown}, it must be {allowed}" + (
+            ", and not as much after" if moment > as_of else ""
+        )
     return [Violation(column=fresh.column, rule="freshness", level=fresh.level, count=rows, share=1.0, limit=limit)]
 
 
@@ -308,10 +312,17 @@ def _array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
         case ColumnType.BOOLEAN:
             return booleans(values)
         case ColumnType.DATE:
-            values = [(date.fromisoformat(value) - _EPOCH.date()).days for value in values]
+            values = [(_iso(date, value) - _EPOCH.date()).days for value in values]
         case ColumnType.TIMESTAMP:
-            values = [_microseconds(datetime.fromisoformat(value)) for value in values]
+            values = [_microseconds(_iso(datetime, value)) for value in values]
     return numbers(values, ARROW_TYPES[kind])
+
+
+def _iso(kind: type[Moment], value: str) -> Moment:
+    try:
+        return kind.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no {'date' if kind is date else 'moment'} like 2026-01-31") from None
 
 
 def _microseconds(moment: datetime) -> int:

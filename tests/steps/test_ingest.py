@@ -67,7 +67,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "latin-1 in the header": ("t.csv", b"k,\xe9\n1,x\n", "the header is not utf-8"),
     "utf-16": ("t.csv", "k,a\n1,x\n".encode("utf-16"), "is UTF-16, read as utf-8"),
     "NUL": ("t.csv", b"k,a\n1,x\n2,\0\n", "row 2: holds a NUL byte"),
-    "a spreadsheet": ("t.csv", b"PK\x03\x04\x14\0\x06\0,a\n", "is not text"),
+    "a spreadsheet": ("t.csv", b"PK\x03\x04\x14\0\x06\0,a\n", "is a zip archive or spreadsheet, read as CSV"),
     "quote never closed": ("t.csv", b'k,a\n1,x\n2,"y\n3,z\n', "row 2: a quote is opened and never closed"),
     "quote inside": ("t.csv", b'k,a\n1,x\n\n2,5" pipe\n3,6" pipe\n', "row 2: a quote stands in the middle of a cell"),
     "text after a quote": ("t.csv", b'k,a\n1,"x"y\n', "row 1: a quote stands in the middle of a cell"),
