@@ -66,11 +66,7 @@ lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
 	 --group $$image -c requirements.lock -o images/$$image/requirements.lock || exit; done
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate --extra xgboost --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-lock-# FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
-test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
-	@$(PYTHON) -m pytest -m faults tests/faults -rP
-
-check: .venv/.dev ## Ask the package index whether every locked package has a wheel for each platform
+lock-check: .venv/.dev ## Ask the package index whether every locked package has a wheel for each platform
 	@$(PYTHON) -m pytest -m network tests/platforms
 
 clean: ## Remove environments and caches (never .retrain, which holds your models)

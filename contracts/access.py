@@ -15,6 +15,8 @@ from contracts.stages import BY_NAME, Need
 
 KANIKO = "kaniko"
 SERVING = "serving"
+SUBMIT = "submit"
+"""Whoever brings data and code from outside into the buckets; no stage of the graph."""
 
 DATA = "retrain-data"
 STORE = "retrain-store"
@@ -132,9 +134,10 @@ ACCESS: dict[str, Access] = {
         serving=RELEASE_RULES,
     ),
     "notify": _stage("notify", read=(_REPORTS,), write=(_REPORTS,)),
+    SUBMIT: Access(needs=frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
     SERVING: Access(needs=frozenset({Need.STORE}), read=(MODELS,)),
 }  # fmt: skip
-"""Stage, `kaniko` or `serving` -> what it may do."""
+"""Stage, `kaniko`, `submit` or `serving` -> what it may do."""
 
 EXECUTOR_RULES: tuple[Rule, ...] = (Rule(("argoproj.io",), ("workflowtaskresults",), ("create", "patch")),)
 SENSOR_RULES: tuple[Rule, ...] = (
