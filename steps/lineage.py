@@ -188,12 +188,14 @@ def _promotion(history: Sequence[LedgerEntry]) -> GateAnswer | None:
     entry = _last(history, *_DECIDED)
     if entry is None:
         return None
+    # What ended an approval (superseded, expired) has no checks of its own: those of the gate still hold.
+    judged = next((e for e in reversed(history) if "checks" in e.evidence), entry)
     # From the entry, which is chained; the report in the store is written anew when the version is judged again.
     return GateAnswer(
         decision=str(entry.evidence.get("decision", entry.state.value)),
         reason=entry.reason,
-        checks=tuple(Check.model_validate(check) for check in entry.evidence.get("checks", ())),
-        report=str(entry.evidence.get("report", "")),
+        checks=tuple(Check.model_validate(check) for check in judged.evidence.get("checks", ())),
+        report=str(judged.evidence.get("report", "")),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import steps.candidates
-from contracts.errors import Finding, StageError
+from contracts.errors import ConfigError, Finding, StageError
 from contracts.names import tag
 from contracts.stages import Cache, Train
 from serving.user_code import UserCode, unpack
@@ -121,7 +121,11 @@ def _fit_and_record(run_id: str, lightgbm: Finding | None, material: Material, w
             # what can't be saved is an error whoever wins, not only on the day that it wins
             folder = world.scratch / f"trial-{number}"
             folder.mkdir(exist_ok=True)
-            trial.fitted.estimator.save(folder, training.trusted_types)
+            try:
+                trial.fitted.estimator.save(folder, training.trusted_types)
+            except ConfigError as error:
+                message = f"candidate {trial.candidate.name}: {error.message}"
+                raise ConfigError(message, findings=error.findings, remedy=error.remedy) from error
     record_training(run_id, problem, choice, material, world)
     return choice
 

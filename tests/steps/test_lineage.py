@@ -122,7 +122,23 @@ def test_a_replaced_version_serves_no_more_and_still_has_its_approval(world: Wor
     found = ask(world, "1")
     assert (found.state, found.serving) == (State.RETIRED, None)
     assert found.approval is not None
+    assert found.promotion is not None
+    assert (found.promotion.decision, found.promotion.checks) == ("approved", (CHECK,))
     assert ask(world).version == 2
+
+
+@pytest.mark.parametrize("ended", [State.SUPERSEDED, State.EXPIRED])
+def test_an_approval_that_was_ended_still_shows_what_both_gates_checked(world: World, ended: State) -> None:
+    run, version = register_version(world)
+    approval = {"decision": "approved", "checks": [CHECK.model_dump(mode="json")], "report": "file:///p.json"}
+    enter(world, State.APPROVED, version, run, **approval)
+    enter(world, ended, version, run, approval="0" * 64)
+    found = ask(world, "1")
+    assert found.validation is not None
+    assert found.promotion is not None
+    assert found.validation.checks == found.promotion.checks == (CHECK,)
+    assert (found.promotion.decision, found.promotion.report) == (ended.value, "file:///p.json")
+    assert found.promotion.reason == f"{ended.value} for a reason"
 
 
 def test_an_alias_moved_by_hand_is_noted_and_not_believed(world: World) -> None:
