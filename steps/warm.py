@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import sys
+import tempfile
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +54,9 @@ class _Parent:
         """Import, fork and reap until nobody can ask any more; in a fork, return the words of its step."""
         gc.disable()
         while True:
-            ready, _, _ = select.select([self.requests, *self.steps], [], [], 0 if self.pending else None)
-            for pidfd in [fd for fd in ready if fd is not self.requests]:
+            watched: list[socket.socket | int] = [self.requests, *self.steps]
+            ready, _, _ = select.select(watched, [], [], 0 if self.pending else None)
+            for pidfd in [fd for fd in ready if isinstance(fd, int)]:
                 self._reap(pidfd)
             if self.requests in ready:
                 message, fds, _, _ = socket.recv_fds(self.requests, REQUEST, len(FDS))
@@ -89,6 +91,7 @@ class _Parent:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        tempfile.tempdir = None  # it may have been found already, from TMPDIR
         _restore_threads()
         gc.enable()
         return list(request["words"])
