@@ -114,8 +114,9 @@ retrain run workflow.yaml -p name=value --entrypoint other
 ```
 
 The file holds one Workflow (or one WorkflowTemplate), and beside it the WorkflowTemplates, ConfigMaps and Secrets that
-it names. What stands for an image on this machine is said by `RETRAIN_IMAGES`, a JSON map of image to the words that
-take the place of the command's first word; no words: the command runs as it stands.
+it names. What stands for an image on this machine is said by `RETRAIN_IMAGES`, or by the file `images.json` in the
+home: a JSON map of image to the words that take the place of the command's first word; no words: the command runs as
+it stands.
 
 ```
 RETRAIN_IMAGES='{"alpine:3.20": [], "python:3.12": ["/usr/bin/python3"]}'

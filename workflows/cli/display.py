@@ -39,6 +39,11 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
     return found
 
 
+def shown_nodes(state: RunState) -> dict[str, Node]:
+    """Return the nodes that a person follows: the stages', or all of a manifest that has no stages."""
+    return stage_nodes(state) or {node.display_name: node for node in state.nodes.values()}
+
+
 def attempts(state: RunState, node: Node) -> int:
     """Return how often a stage was started."""
     return sum(1 for child in node.children if state.nodes[child].type == "Pod") if node.type == "Retry" else 1
@@ -77,16 +82,17 @@ def table(state: RunState, now: datetime) -> Table:
     grid.add_column("stage", no_wrap=True)
     grid.add_column("time", justify="right", no_wrap=True)
     grid.add_column("result", ratio=1, overflow="fold")
-    nodes = stage_nodes(state)
-    for stage in STAGES:
-        node = nodes.get(stage.name)
+    nodes = shown_nodes(state)
+    stages = [stage.name for stage in STAGES]
+    for name in stages if nodes.keys() <= set(stages) else nodes:
+        node = nodes.get(name)
         sign, style = _STYLES[node.phase if node else ""]
         took = seconds(node, now) if node else None
         row_style = "dim" if style == "dim" else ""
         line = Text(result(state, node), style="red" if style == "red" else row_style)
         grid.add_row(
             Text(sign, style=style),
-            Text(stage.name, style=row_style),
+            Text(name, style=row_style),
             f"{took:.1f} s" if took is not None else "",
             line,
         )
@@ -129,7 +135,7 @@ class Progress:
         if state.message and self._said.get("") != state.message:
             self._said[""] = state.message
             print(state.message, file=self._file, flush=True)
-        for name, node in stage_nodes(state).items():
+        for name, node in shown_nodes(state).items():
             line = f"{name:<10} {node.phase:<10}"
             if node.phase != "Running":
                 took = seconds(node, datetime.now(UTC))

@@ -31,10 +31,10 @@ GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="The pipeline file.")],
+    file: Annotated[Path, typer.Argument(help="The pipeline file, or any manifest of an Argo Workflow.")],
     entrypoint: Annotated[
-        str, typer.Option(help="retrain (the whole way) or release (a version already there).")
-    ] = "retrain",
+        str, typer.Option(help="retrain (the whole way) or release (a version already there); a manifest's template.")
+    ] = "",
     source: Annotated[str, typer.Option(help="Read this instead of the file's source.")] = "",
     as_of: Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")] = "",
     version: Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")] = None,
@@ -43,6 +43,12 @@ def run(
     require_promoted: Annotated[
         bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
     ] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="Of a manifest: NAME=VALUE, as often as needed.")
+    ] = None,
+    answer: Annotated[
+        list[str] | None, typer.Option(help="Of a suspended manifest: NODE or NODE:OUTPUT=VALUE to go on with.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     warm: Annotated[
         bool,
@@ -61,7 +67,21 @@ def run(
       retrain run churn.yaml --source exports/2026-11.csv --as-of 2026-11-30T00:00:00Z
 
       retrain run churn.yaml --entrypoint release --version 12
+
+      retrain run workflow.yaml -p name=value
     """
+    from workflows.cli.foreign import read_manifests, run_manifests
+
+    if foreign := read_manifests(file):
+        if source or as_of or version is not None or no_cache or require_promoted:
+            raise typer.BadParameter("a manifest has -p and --answer only", param_hint=str(file))
+        run_manifests(
+            foreign, entrypoint=entrypoint or None, parameters=parameter or (), answers=answer or (), new=new,
+            json_output=json_output,
+        )  # fmt: skip
+    if parameter or answer:
+        raise typer.BadParameter("go with a manifest of Argo's", param_hint="-p, --answer")
+    entrypoint = entrypoint or "retrain"
     from workflows.cli.warm import warm_parent
     from workflows.local import pods, runner, state
 

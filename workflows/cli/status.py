@@ -87,12 +87,12 @@ def logs(
 
 
 def _show(run: RunState, home: Path, out: Console) -> None:
-    from workflows.cli.display import table
+    from workflows.cli.display import stage_nodes, table
     from workflows.cli.summary import show, summarise
 
     out.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
     out.print(table(run, datetime.now(UTC)))
-    if run.finished:
+    if run.finished and stage_nodes(run):
         show(summarise(run, home), out)
 
 
