@@ -39,10 +39,10 @@ class Case:
     """What is given at submission."""
     entrypoint: str | None = None
     inject: Mapping[str, str] = field(default_factory=dict)
-    """Display name of an attempt to what happens to it: ``oom``, ``overfull``, ``evicted`` or ``deleted``.
+    """Display name of an attempt to what happens to it: ``oom``, ``evicted`` or ``deleted``.
 
     On the cluster the first two are the step's own doing: it allocates more than its limit, it fills a volume beyond
-    its size.  At the desk the runner is told that they happened.
+    its size; the recorder deletes pods.  At the desk the runner is told that they happened.
     """
     answers: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
     """Display name of a suspended node to the outputs it is resumed with; none: resumed as it is."""

@@ -1,7 +1,7 @@
 """Record what Argo does with each conformance case: ``python -m tests.conformance.record [CASE...]``.
 
-Submits the cases to the cluster of the current KUBECONFIG, does to them what they say (pods deleted or evicted,
-suspended nodes answered) and writes what came of it beside each case.  Makes the namespace and the rights it needs.  Not part of the
+Submits the cases to the cluster of the current KUBECONFIG, does to them what they say (pods deleted, suspended nodes
+answered) and writes what came of it beside each case.  Makes the namespace and the rights it needs.  Not part of the
 tests: run it when a case is new, or when Argo is.
 """
 
@@ -25,12 +25,6 @@ GROUP = {"group": "argoproj.io", "version": "v1alpha1"}
 HEAD = "# What Argo {version} did with {name}, written by tests.conformance.record.\n"
 ENDED = ("Succeeded", "Failed", "Error")
 POLL_SECONDS = 0.5
-EVICTION = {
-    "phase": "Failed",
-    "reason": "Evicted",
-    "message": "The node was low on resource: memory. Threshold quantity: 100Mi, available: 64Mi. ",
-}
-"""What the kubelet writes into the status of a pod that it ends because its node runs out of something."""
 
 
 class Cluster:
@@ -102,9 +96,9 @@ class Cluster:
     def _act(self, case: Case, node: Mapping[str, Any]) -> bool:
         """Do to a running node what the case says; tell whether that was all."""
         name = node["displayName"]
-        if (fault := case.inject.get(name)) in ("deleted", "evicted") and node["type"] == "Pod":
-            self._end_pod(case.name, node["id"], fault)
-            return False  # Argo makes a deleted one anew when it has not seen it running yet
+        if case.inject.get(name) == "deleted" and node["type"] == "Pod":
+            self._delete_pod(case.name, node["id"])
+            return False  # Argo makes it anew when it has not seen it running yet
         if name in case.answers and node["type"] == "Suspend":
             outputs = case.answers[name]
             choice = ["--node-field-selector", f"displayName={name}"] if outputs is not None else []
@@ -114,16 +108,11 @@ class Cluster:
             return True
         return False
 
-    def _end_pod(self, workflow: str, node: str, fault: str) -> None:
+    def _delete_pod(self, workflow: str, node: str) -> None:
         label = f"workflows.argoproj.io/workflow={workflow}"
         for pod in self.core.list_namespaced_pod(self.namespace, label_selector=label).items:
-            name, annotations = pod.metadata.name, pod.metadata.annotations
-            if pod.status.phase != "Running" or annotations["workflows.argoproj.io/node-id"] != node:
-                continue
-            if fault == "deleted":
-                self.core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
-            else:
-                self.core.patch_namespaced_pod_status(name, self.namespace, {"status": EVICTION})
+            if pod.status.phase == "Running" and pod.metadata.annotations["workflows.argoproj.io/node-id"] == node:
+                self.core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
 
     def _argo(self, *words: str) -> None:
         subprocess.run(["argo", "--loglevel", "error", "--namespace", self.namespace, *words], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,72 @@
+"""The local runner does what Argo was seen to do: each case of ``cases/`` against the recording beside it.
+
+The recordings are made by `tests.conformance.record`; what they hold and how it is made comparable is in
+`tests.conformance.case`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts.errors import ConfigError
+from tests.conformance.case import Case, all_cases, normalise
+from workflows.local import pods, runner, state
+
+IMAGES = {"python:3.11-slim": ()}
+REFUSED = "invalid spec"
+"""How the message of a workflow begins that Argo refused before its first node; the local runner raises ConfigError."""
+
+
+def test_there_are_at_least_sixty_cases_and_each_was_recorded() -> None:
+    cases = list(all_cases())
+    assert len(cases) >= 60
+    assert len({case.name for case in cases}) == len(cases)
+    assert [case.name for case in cases if not case.recording.exists()] == []
+
+
+def parametrised() -> list[Any]:
+    return [
+        pytest.param(
+            case, id=case.name, marks=[pytest.mark.skip(reason=case.cluster_only)] if case.cluster_only else []
+        )
+        for case in all_cases()
+    ]
+
+
+@pytest.mark.parametrize("case", parametrised())
+def test_the_local_runner_does_what_argo_did(case: Case, tmp_path: Path) -> None:
+    recorded = yaml.safe_load(case.recording.read_text(encoding="utf-8"))
+    if recorded.get("message", "").startswith(REFUSED):
+        with pytest.raises(ConfigError):
+            run(case, tmp_path, recorded)
+        return
+    assert run(case, tmp_path, recorded) == recorded, case.shows
+
+
+def run(case: Case, home: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a case here, under the name that it had on the cluster; return what it came to."""
+
+    def fate(node: state.Node) -> pods.Fate | None:
+        injected = case.inject.get(node.display_name)
+        if injected == "evicted":
+            seen = recorded["nodes"][node.name]  # the kubelet's words, and what it killed the step with
+            return pods.Fate(seen["message"], exit_code=seen.get("exitCode"))
+        return {"oom": pods.OOM_KILLED, "deleted": pods.DELETED}.get(injected or "")
+
+    ended = runner.execute(
+        [case.workflow, *case.objects],
+        home=home,
+        name=case.name,
+        parameters=case.parameters,
+        entrypoint=case.entrypoint,
+        images=IMAGES,
+        grace=0.5,
+        fate=fate,
+    )
+    return normalise(json.loads(state.to_json(ended)))
