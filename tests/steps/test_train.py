@@ -290,7 +290,7 @@ def test_own_code_trains_on_raw_columns_and_travels_in_the_model(tmp_path: Path)
         == 2
     )
     distrusting = world_of(tmp_path, features={"passthrough": True}, training=training, code=["helper.py"])
-    with pytest.raises(ConfigError, match=r"mine\.Mine"):
+    with pytest.raises(ConfigError, match=r"candidate own: .* mine\.Mine"):
         train(inputs_of(distrusting, code=code), world=distrusting)
     assert sorted(r.info.status for r in all_runs(world)) == ["FAILED", "FINISHED"]
 
