@@ -73,10 +73,11 @@ def mlflow_errors(settings: Settings, *, absent: bool = False) -> Iterator[None]
     StorageError
         The SQLite database was locked.
     ConfigError
-        No permission, no such object, or a database that can't be opened or written.
+        No permission, no such object, no room, or a database that can't be opened or written.
     """
     import requests
     import sqlalchemy.exc
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
 
@@ -90,6 +91,8 @@ def mlflow_errors(settings: Settings, *, absent: bool = False) -> Iterator[None]
         sqlalchemy.exc.SQLAlchemyError,
         ClientError,
         BotoCoreError,
+        Boto3Error,
+        OSError,
     ) as error:
         code = getattr(error, "error_code", "")
         if absent and code in _ABSENT:
@@ -103,9 +106,10 @@ def mlflow_errors(settings: Settings, *, absent: bool = False) -> Iterator[None]
 def _translate(error: Exception, code: str, settings: Settings) -> StageError | None:
     """Choose by error code and by the types of what lies beneath; message texts may hold secrets and are left out."""
     import requests
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from steps.storage import client_error
+    from steps.storage import NO_ROOM, client_error
 
     where = f"MLflow ({place(settings.tracking_uri)})"
     for cause in _causes(error):
@@ -115,6 +119,10 @@ def _translate(error: Exception, code: str, settings: Settings) -> StageError | 
             return client_error(cause, f"the artifacts of {where}")
         if isinstance(cause, (requests.RequestException, BotoCoreError, ConnectionError, TimeoutError)):
             return NetworkError(f"{where} did not answer: {type(cause).__name__}")
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return ConfigError(f"no room for the artifacts of {where}", remedy="make room on that disk")
+    if isinstance(error, Boto3Error):
+        return NetworkError(f"the artifacts of {where} did not answer: {type(error).__name__}")
     if code in _FORBIDDEN:
         remedy = "check RETRAIN_MLFLOW_USERNAME, RETRAIN_MLFLOW_PASSWORD and their permissions"
         return ConfigError(f"{where} refused: {code}", remedy=remedy)
@@ -156,7 +164,10 @@ def _set_environment(settings: Settings) -> None:
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key.get_secret_value(),
     }
     os.environ.update({name: value for name, value in fixed.items() if value})
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.timeout_seconds))
     set_defaults()
+    if settings.s3_endpoint or settings.artifacts.startswith("s3:"):
+        _bound_s3(settings)
 
 
 def set_defaults() -> None:
@@ -167,11 +178,22 @@ def set_defaults() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         # our own retries are Argo's; MLflow's default of seven would wait for minutes inside one attempt
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "GIT_PYTHON_REFRESH": "quiet",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _bound_s3(settings: Settings) -> None:
+    """Let MLflow's clients for artifacts wait no longer and ask no more often than our own; they take no setting."""
+    import boto3
+    import botocore.session
+
+    from steps.storage import s3_config
+
+    session = botocore.session.get_session()
+    session.set_default_client_config(s3_config(settings))
+    boto3.setup_default_session(botocore_session=session)
 
 
 @contextlib.contextmanager

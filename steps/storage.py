@@ -24,7 +24,8 @@ _PART = ".part-"
 _ATTEMPTS = 3
 """How often boto itself asks before a request counts as unanswered; the stage's own retries come on top."""
 _CONNECT_SECONDS = 5
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""A full disk: nothing that passes, so never tried again."""
 
 
 class Storage:
@@ -217,7 +218,7 @@ def _os_errors(uri: str) -> Iterator[None]:
 
 
 def _os_error(error: OSError, uri: str) -> ConfigError:
-    remedy = "make room on that disk" if error.errno in _NO_ROOM else "check path and permissions"
+    remedy = "make room on that disk" if error.errno in NO_ROOM else "check path and permissions"
     return ConfigError(f"cannot use {uri}: {error.strerror}", remedy=remedy)
 
 

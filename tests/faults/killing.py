@@ -1,4 +1,8 @@
-"""Draw kills from a seed and deliver them while `retrain run` goes on: SIGKILL to the runner, a step, the server."""
+"""Draw kills from a seed and deliver them while `retrain run` goes on.
+
+SIGKILL goes to the runner, a step, the process that steps are forked from, the guard that ends what the runner leaves,
+the holder of the server's socket, or the server.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.faults.small_desk import SmallDesk
+from workflows.local.state import from_json
 
 USUAL_SECONDS = {
     "preflight": 2.0, "ingest": 0.7, "features": 1.0, "train": 5.0, "evaluate": 3.0, "register": 2.0, "promote": 3.0,
@@ -46,25 +51,28 @@ class Plan:
     seed: int
     successor: bool
     """A version serves already when the run begins."""
+    warm: bool
+    """Steps are forked from a process that has the imports done."""
     kills: tuple[Kill, ...]
 
     def __str__(self) -> str:
         onto = "a served version" if self.successor else "nothing"
-        return f"seed {self.seed}, upon {onto}: " + ", then ".join(map(str, self.kills))
+        how = "" if self.warm else ", each step started afresh"
+        return f"seed {self.seed}, upon {onto}{how}: " + ", then ".join(map(str, self.kills))
 
 
 def draw(seed: int, *, successor: bool | None = None, kills: int | None = None) -> Plan:
     """Return the plan of a seed; what is given here is not drawn."""
     chance = random.Random(seed)
     onto = chance.random() < 0.5
-    number = chance.choice([1, 1, 2, 3])
+    number, warm = chance.choice([1, 1, 2, 3]), chance.random() < 0.75
     onto = onto if successor is None else successor
-    drawn = [_kill(chance, onto) for _ in range(number if kills is None else kills)]
-    return Plan(seed, onto, tuple(sorted(drawn, key=lambda kill: STAGES.index(kill.stage))))
+    drawn = [_kill(chance, onto, warm) for _ in range(number if kills is None else kills)]
+    return Plan(seed, onto, warm, tuple(sorted(drawn, key=lambda kill: STAGES.index(kill.stage))))
 
 
-def _kill(chance: random.Random, served: bool) -> Kill:
-    victim = chance.choices(["runner", "step", "guard", "holder", "server"], [4, 4, 1, 2, 2])[0]
+def _kill(chance: random.Random, served: bool, warm: bool) -> Kill:
+    victim = chance.choices(["runner", "step", "guard", "warm", "holder", "server"], [4, 4, 1, int(warm), 2, 2])[0]
     # without a version that serves there is no server before deploy
     possible = STAGES if served or victim not in ("holder", "server") else ("deploy", "notify")
     stage = chance.choices(possible, [USUAL_SECONDS[name] for name in possible])[0]
@@ -84,7 +92,7 @@ def run_to_the_end(desk: SmallDesk, plan: Plan, *words: str) -> Told:
     """Type ``retrain run`` again and again until it ends with what serves, while the kills of the plan arrive."""
     told, pending = Told(), list(plan.kills)
     for _ in range(MOST_RUNS):
-        code, summary, error = _run(desk, pending, told, words)
+        code, summary, error = _run(desk, pending, told, (*words, *([] if plan.warm else ["--no-warm"])))
         told.lines.append(f"exit code {code}")
         assert code in EXPECTED, f"exit code {code}: {error}"
         assert "Traceback" not in error, error
@@ -160,11 +168,20 @@ def _victims(desk: SmallDesk, process: subprocess.Popen[str], victim: str) -> It
             case "holder" | "server":
                 if (found := desk.holder() if victim == "holder" else desk.server()) is not None:
                     yield found
-            case "step" | "guard":
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    is_step = "steps" in child.cmdline()
-                    is_guard = child.ppid() == process.pid and not is_step and "step" not in child.cmdline()
-                    if (is_step and victim == "step") or (is_guard and victim == "guard"):
+            case "step":
+                yield from _running_steps(desk)
+            case _:
+                for child in psutil.Process(process.pid).children():
+                    words = child.cmdline()
+                    is_warm, is_shell = "steps.warm" in words, words[:1] == ["/bin/sh"] and "step" not in words
+                    if (victim == "warm" and is_warm) or (victim == "guard" and is_shell):
                         yield child
     except psutil.NoSuchProcess:
         return
+
+
+def _running_steps(desk: SmallDesk) -> Iterator[psutil.Process]:
+    newest = max(desk.home.glob("runs/*/state.json"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is not None:
+        run = from_json(newest.read_text())
+        yield from (psutil.Process(node.pid) for node in run.nodes.values() if node.phase == "Running" and node.pid)
