@@ -91,6 +91,7 @@ RELEASE_RULES: tuple[Rule, ...] = (
     Rule(("",), ("services", "serviceaccounts"), _APPLY),
     Rule(("apps",), ("replicasets",), _READ),
     Rule(("",), ("pods", "pods/log", "events"), _READ),
+    Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),  # one release at a time
 )
 
 

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         pattern="^(https?://[^/]+.*)?$",
     )
     deploy_target: str = Field(
-        "process", description="process (a local server) or kubernetes.", pattern="^(process|kubernetes)$"
+        "process",
+        description="process (a local server), kubernetes, or export (files that Argo CD or Flux applies).",
+        pattern="^(process|kubernetes|export)$",
     )
     build: str = Field(
         "reference",
@@ -58,7 +60,15 @@ class Settings(BaseSettings):
     code_commit: str = Field("", description="Commit of retrain in the image; empty: asked of git.")
     steps_image: str = Field("", description="Image of the steps, by digest; empty at the desk.")
     image_registry: str = Field("", description="Where built serving images are pushed; for build: kaniko.")
-    serving_image: str = Field("", description="Image that built ones start from; holds all that serving needs.")
+    insecure_registry: bool = Field(False, description="That registry speaks plain HTTP.")
+    serving_image: str = Field("", description="Reference image, by digest: it serves, or built ones start from it.")
+    serving_namespace: str = Field("", description="Where versions are served; empty: the namespace of the step.")
+    serving_cpu: int = Field(250, ge=10, description="Millicores that a server asks for; what its scaling refers to.")
+    serving_memory: int = Field(512, ge=64, description="MiB that a server asks for, and may not exceed.")
+    serving_min_replicas: int = Field(2, ge=1, description="Servers there are at least.")
+    serving_max_replicas: int = Field(6, ge=1, description="Servers there are at most.")
+    serving_cpu_percent: int = Field(70, ge=1, description="Use of its CPU above which another server is added.")
+    export_uri: str = Field("", description="Where deploy_target export writes; empty: the store's folder `export`.")
     kaniko_image: str = Field("gcr.io/kaniko-project/executor:v1.24.0", description="Builds images in the cluster.")
     mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")
 

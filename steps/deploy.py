@@ -15,16 +15,15 @@ from typing import Any
 
 import httpx
 
-from contracts.errors import ConfigError, Finding, StageError
+from contracts.errors import Finding, StageError
 from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Outcome, State
 from contracts.references import LedgerEntry
 from contracts.stages import Deploy
-from serving.model import read_manifest
-from serving.versions import Spec
 from steps.ledger import LostRace
 from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, permit
-from steps.rollout.process import NotHealthy, Server, Status
+from steps.rollout.choice import target as target_of
+from steps.rollout.target import NotHealthy, Serving, Target
 from steps.world import World
 
 _ATTEMPTS = 20
@@ -99,22 +98,17 @@ def deploy(inputs: Deploy.Inputs, *, world: World) -> Deploy.Outputs:
     StageError
         The version that serves by the ledger does not come up again.
     """
-    if world.settings.deploy_target != "process":
-        raise ConfigError(
-            f"this retrain cannot deploy to {world.settings.deploy_target}",
-            remedy="set RETRAIN_DEPLOY_TARGET=process: a server on this machine",
-        )
-    server = Server.of(world.settings, world.pipeline.name)
-    with server.turn():
-        return _Release(world, server, inputs).run()
+    target = target_of(world)
+    with target.turn():
+        return _Release(world, target, inputs).run()
 
 
 @dataclass(frozen=True)
 class _Release:
-    """One release, while it has the server's turn."""
+    """One release, while it has the target's turn."""
 
     world: World
-    server: Server
+    target: Target
     inputs: Deploy.Inputs
 
     def run(self) -> Deploy.Outputs:
@@ -159,7 +153,8 @@ class _Release:
                 if plan.act is Act.SUPERSEDE:
                     ended = self._append(State.SUPERSEDED, plan.entry, after, plan.reason, {"approval": plan.entry.id})
                     return replace(plan, act=Act.NONE, entry=ended), now
-                entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", {"image": self.inputs.image})
+                means = self.target.means(self.inputs.image)
+                entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", means)
                 return Plan(Act.RESUME, entry), now
             except LostRace:
                 if attempt + 1 == _ATTEMPTS:
@@ -170,7 +165,7 @@ class _Release:
         version = releasing.version
         self.world.ledger.hold(releasing)
         try:
-            status = self._start(releasing)
+            status = self.target.release(releasing)
             _answers(status.url, version)
         except NotHealthy as error:
             self._end(releasing, State.ROLLED_BACK, error.reason, {"log": error.lines})
@@ -183,7 +178,7 @@ class _Release:
                 self._end(releasing, State.FAILED, error.message, {"error_class": error.row.name})
                 self._reconcile(before)
             raise
-        answering = {"url": status.url, "server_pid": status.server_pid}
+        answering = {**releasing.evidence, "url": status.url, **status.evidence}
         self._project(self._end(releasing, State.SERVING, "healthy", answering))
         was = f" in place of version {before.version}" if before else ""
         return self._answer(Outcome.PROMOTED, status, f"version {version} serves{was}")
@@ -206,53 +201,40 @@ class _Release:
             by=self.world.workflow, reason=reason, evidence=evidence, after=after, at=self.world.now(),
         )  # fmt: skip
 
-    def _start(self, entry: LedgerEntry) -> Status:
-        release = self.world.pipeline.release
-        folder = self.world.tracking.package(entry.run_id, self.server.home / "packages")
-        spec = Spec(
-            package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
-            dataset_sha256=read_manifest(folder).dataset_sha256,
-        )  # fmt: skip
-        return self.server.release(
-            spec,
-            ready_seconds=release.ready_timeout.total_seconds(),
-            drain_seconds=release.drain_timeout.total_seconds(),
-        )
-
-    def _serve(self, entry: LedgerEntry) -> Status:
-        """Bring the server to what the ledger says."""
+    def _serve(self, entry: LedgerEntry, *, as_it_was: bool = False) -> Serving:
+        """Bring the target to what the ledger says; `as_it_was` when what was asked for since is not healthy."""
         try:
-            return self._start(entry)
+            return self.target.restore(entry) if as_it_was else self.target.release(entry)
         except NotHealthy as error:
             found = [Finding(where="server.log", what=line) for line in error.lines]
             raise StageError(f"{error.reason}, though it served before", findings=found) from None
 
-    def _reconcile(self, serving: LedgerEntry | None) -> Status | None:
+    def _reconcile(self, serving: LedgerEntry | None) -> Serving | None:
         if serving is not None:
-            return self._serve(serving)
-        self.server.stop()
+            return self._serve(serving, as_it_was=True)
+        self.target.stop()
         return None
 
     def _alive(self, version: int) -> bool:
-        status = self.server.status()
-        return status is not None and status.spec is not None and status.spec.version == version
+        status = self.target.serving()
+        return status is not None and status.version == version
 
     def _project(self, serving: LedgerEntry) -> None:
         """Write what others read of the ledger: alias and tags."""
         registry = self.world.registry
         registry.set_alias(ALIAS_PRODUCTION, serving.version)
-        registry.set_tags(serving.version, {tag("state"): State.SERVING.value, tag("ledger_entry"): serving.id})
+        facts = {tag("state"): State.SERVING.value, tag("ledger_entry"): serving.id}
+        if image := serving.evidence.get("image"):
+            facts[tag("image")] = image
+        registry.set_tags(serving.version, facts)
         for entry in self.world.ledger.standing(serving.model).latest.values():
             if entry.state is State.RETIRED and entry.evidence.get("replaced_by") == serving.version:
                 registry.set_tags(entry.version, {tag("state"): State.RETIRED.value, tag("ledger_entry"): entry.id})
 
-    def _answer(self, outcome: Outcome, status: Status | None, what: str) -> Deploy.Outputs:
-        url = status.url if status is not None and status.spec is not None else ""
-        at = f" at {url}" if url else ""
-        elsewhere = ""
-        if url and self.server.port and not url.endswith(f":{self.server.port}"):
-            elsewhere = f" (port {self.server.port} was taken)"
-        return Deploy.Outputs(outcome=outcome, url=url, summary=f"{what}{at}{elsewhere}")
+    def _answer(self, outcome: Outcome, status: Serving | None, what: str) -> Deploy.Outputs:
+        if status is None or status.version is None:
+            return Deploy.Outputs(outcome=outcome, url="", summary=what)
+        return Deploy.Outputs(outcome=outcome, url=status.url, summary=f"{what} at {status.url}{status.note}")
 
 
 def _answers(url: str, version: int) -> None:

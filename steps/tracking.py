@@ -219,17 +219,22 @@ class Tracking:
         """Return the local folder of a run's packaged model, fetched into `folder` unless it is local already."""
         from mlflow.artifacts import download_artifacts
 
+        uri = self.package_uri(run_id)
+        if here := local_path(uri):
+            return here
+        target = folder / run_id
+        target.mkdir(parents=True, exist_ok=True)
+        with mlflow_errors(self._settings):
+            return Path(download_artifacts(uri, dst_path=str(target)))
+
+    def package_uri(self, run_id: str) -> str:
+        """Return where the packaged model of a run lies."""
         model_uri = self.record(run_id).model_uri
         if not model_uri:
             raise ConfigError(f"run {run_id} has no model", remedy="train again")
         with mlflow_errors(self._settings):
             location = self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
-            here = local_path(location)
-            if here is not None:
-                return here / "artifacts" / PACKAGE
-            target = folder / run_id
-            target.mkdir(parents=True, exist_ok=True)
-            return Path(download_artifacts(f"{location}/artifacts/{PACKAGE}", dst_path=str(target)))
+        return f"{location}/artifacts/{PACKAGE}"
 
     def environment(self, run_id: str, folder: Path) -> tuple[Path, str]:
         """Return the requirements file kept with a run's model, fetched into `folder`, and its Python version."""

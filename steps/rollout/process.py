@@ -1,7 +1,7 @@
 """The desk's target: a uvicorn process a version, behind a socket that `serving.holder` keeps.
 
-`steps.deploy` rolls out; `retrain stop` and `doctor` use the same functions.  Each pipeline has a folder of its own
-under the setting `server_home`, and in it one holder.
+`steps.rollout.desk` rolls out; `retrain stop` and `doctor` use the same functions.  Each pipeline has a folder of its
+own under the setting `server_home`, and in it one holder.
 """
 
 from __future__ import annotations
@@ -27,22 +27,13 @@ from contracts.errors import ConfigError, Finding, StageError
 from contracts.settings import PREFIX, Settings
 from serving.holder import CONTROL, LOCK, RECORD
 from serving.versions import SERVER_LOG, Spec
+from steps.rollout.target import NotHealthy
 
 _START_SECONDS = 15.0
 _TURN_SECONDS = 600.0
 _ANSWER_SECONDS = 10.0
 """A holder that does not say its status within these hangs: it answers at once, whatever else it does."""
 _SECRET_PREFIXES = (PREFIX, "AWS_", "MLFLOW_")
-
-
-class NotHealthy(Exception):  # noqa: N818  an outcome, not a failure of the step
-    """A version did not come up; what served before still does.  `lines` are the last of its log."""
-
-    def __init__(self, reason: str, lines: list[str]) -> None:
-        last = lines[-1].rpartition(" ERROR ")[2] if lines else ""
-        self.reason = f"{reason}: {last}" if last else reason
-        self.lines = lines
-        super().__init__(self.reason)
 
 
 class _NoAnswerError(StageError):

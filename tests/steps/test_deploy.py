@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.errors import ConfigError
 from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Outcome, Promotion, State
 from contracts.references import LedgerEntry
@@ -212,9 +211,3 @@ def test_an_approval_that_went_stale_is_ended_in_the_ledger_too(world: World) ->
         assert serves(late.url) == 2
     assert states(world)[-1] == (1, "superseded")
     assert states(world).count((1, "superseded")) == 1
-
-
-def test_another_target_is_refused_in_one_place(world: World, tmp_path: Path) -> None:
-    world.settings = make_settings(tmp_path, deploy_target="kubernetes")
-    with pytest.raises(ConfigError, match="cannot deploy to kubernetes"):
-        deploy(Deploy.Inputs(version=1, entry="", image="reference"), world=world)

@@ -1,0 +1,199 @@
+"""One namespace of a Kubernetes cluster, in plain dictionaries.  Called by the Kubernetes and export targets only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contracts.errors import ConfigError, NetworkError, StageError
+
+if TYPE_CHECKING:
+    from kubernetes.dynamic import DynamicClient
+
+Object = dict[str, Any]
+
+FIELD_MANAGER = "retrain"
+"""Owner of what we apply: fields of others (replicas, an admin's annotations) stay as they are."""
+VERSIONS = {
+    "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2",
+    "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
+    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1",
+}  # fmt: skip
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TIMEOUT = 30
+
+
+class Conflict(StageError):  # noqa: N818  it says what happened
+    """The object was changed by someone else since it was read."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Objects of one namespace.
+
+    Raises
+    ------
+    NetworkError
+        By every method: the API server does not answer, or not now.
+    ConfigError
+        It refuses: no permission, or an object that it does not take.
+    """
+
+    namespace: str
+
+    @classmethod
+    def of(cls, namespace: str) -> Cluster:
+        """Return a namespace, by default the one this process runs in, or the kubeconfig's."""
+        return cls(namespace or _own_namespace())
+
+    def apply(self, wanted: Object) -> Object:
+        """Make an object as wanted, by server-side apply, and return it as it is now."""
+        return self._call(
+            "patch", wanted["kind"], wanted["metadata"]["name"],
+            lambda api: self._client.server_side_apply(
+                api, body=wanted, namespace=self.namespace, field_manager=FIELD_MANAGER, force_conflicts=True,
+                _request_timeout=_TIMEOUT,
+            ),
+        )  # fmt: skip
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """Return an object, None when there is none."""
+        from kubernetes.dynamic.exceptions import NotFoundError
+
+        try:
+            return self._call("get", kind, name, lambda api: api.get(name=name, namespace=self.namespace))
+        except NotFoundError:
+            return None
+
+    def select(self, kind: str, labels: Mapping[str, str] | None = None) -> list[Object]:
+        """Return the objects of a kind, those with certain labels only where some are given."""
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        found = self._call("list", kind, "", lambda api: api.get(namespace=self.namespace, label_selector=selector))
+        items: list[Object] = found["items"]
+        return items
+
+    def create(self, wanted: Object) -> Object:
+        """Make a new object.
+
+        Raises
+        ------
+        Conflict
+            There is one already.
+        """
+        name = wanted["metadata"]["name"]
+        return self._call("create", wanted["kind"], name, lambda api: api.create(body=wanted, namespace=self.namespace))
+
+    def replace(self, changed: Object) -> Object:
+        """Write an object that was read.
+
+        Raises
+        ------
+        Conflict
+            Someone else wrote it since.
+        """
+        name = changed["metadata"]["name"]
+        return self._call(
+            "update", changed["kind"], name, lambda api: api.replace(body=changed, namespace=self.namespace)
+        )
+
+    def delete(self, kind: str, name: str) -> None:
+        """Remove an object and what belongs to it; one that is not there is no error."""
+        from kubernetes.dynamic.exceptions import NotFoundError
+
+        with contextlib.suppress(NotFoundError):
+            self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace))
+
+    def log(self, pod: str, container: str, *, previous: bool, lines: int = 12) -> list[str]:
+        """Return the last lines of a container, or of the one before it in the same pod; none when gone."""
+        from kubernetes.client import CoreV1Api
+        from kubernetes.client.exceptions import ApiException
+
+        with self._errors("get", "the log of pod", pod):
+            try:
+                text = CoreV1Api(self._client.client).read_namespaced_pod_log(
+                    pod, self.namespace, container=container, previous=previous, tail_lines=lines,
+                    _request_timeout=_TIMEOUT,
+                )  # fmt: skip
+            except ApiException as error:
+                if error.status in (400, 404):  # not started yet, or removed meanwhile
+                    return []
+                raise
+        return str(text).splitlines()
+
+    def _call(self, verb: str, kind: str, name: str, call: Any) -> Object:
+        with self._errors(verb, kind, name):
+            answer: Object = call(self._client.resources.get(api_version=VERSIONS[kind], kind=kind)).to_dict()
+            return answer
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str, kind: str, name: str) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
+        from urllib3.exceptions import HTTPError
+
+        what = f"{kind} {name}".strip()
+        try:
+            yield
+        except NotFoundError:
+            if verb in ("get", "delete"):
+                raise
+            raise ConfigError(
+                f"there is no namespace {self.namespace} for {what}", remedy="set RETRAIN_SERVING_NAMESPACE"
+            ) from None
+        except ResourceNotFoundError:
+            raise ConfigError(f"the cluster has no {kind} of {VERSIONS[kind]}") from None
+        except ApiException as error:
+            said = _message(error)
+            if error.status in (401, 403):
+                raise ConfigError(
+                    f"the cluster refused to {verb} {what} in {self.namespace}: {said}",
+                    remedy="its permissions are in docs/release.md",
+                ) from None
+            if error.status == 409:
+                raise Conflict(f"{what} was changed meanwhile: {said}") from None
+            if error.status == 429 or not error.status or error.status >= 500:
+                raise NetworkError(f"the API server answered {error.status} for {what}") from None
+            raise ConfigError(f"the cluster does not take {what}: {said}") from None
+        except (HTTPError, OSError) as error:
+            raise NetworkError(f"the API server did not answer for {what}: {type(error).__name__}") from None
+
+    @cached_property
+    def _client(self) -> DynamicClient:
+        from kubernetes import client, config
+        from kubernetes.config import ConfigException
+        from kubernetes.dynamic import DynamicClient
+
+        try:
+            config.load_config()
+        except ConfigException:
+            raise ConfigError(
+                "no cluster to deploy to", remedy="run in a pod with a service account, or set KUBECONFIG"
+            ) from None
+        return DynamicClient(client.ApiClient())
+
+
+def _own_namespace() -> str:
+    if _OWN_NAMESPACE.exists():
+        return _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+    from kubernetes import config
+    from kubernetes.config import ConfigException
+
+    try:
+        _, active = config.list_kube_config_contexts()
+    except ConfigException:
+        return "default"
+    return str(active["context"].get("namespace", "default"))
+
+
+def _message(error: Any) -> str:
+    """Return what the API server says, which is for people and holds no secret."""
+    import json
+
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)

@@ -1,0 +1,68 @@
+"""The desk's target, as `steps.deploy` asks for it: packages from MLflow, served by `steps.rollout.process`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.references import LedgerEntry
+from serving.model import read_manifest
+from serving.versions import Spec
+from steps.rollout.process import Server, Status
+from steps.rollout.target import Serving
+from steps.world import World
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The local server of one pipeline; see `steps.rollout.target.Target`."""
+
+    world: World
+    server: Server
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the server's own lock."""
+        return self.server.turn()
+
+    def means(self, built: str) -> Mapping[str, Any]:
+        """Return what `build` said: no image serves here."""
+        return {"image": built}
+
+    def serving(self) -> Serving | None:
+        """Return what answers now."""
+        status = self.server.status()
+        return None if status is None else self._serving(status)
+
+    def release(self, entry: LedgerEntry) -> Serving:
+        """Start the version's process and drain the one before."""
+        release = self.world.pipeline.release
+        folder = self.world.tracking.package(entry.run_id, self.server.home / "packages")
+        spec = Spec(
+            package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
+            dataset_sha256=read_manifest(folder).dataset_sha256,
+        )  # fmt: skip
+        status = self.server.release(
+            spec,
+            ready_seconds=release.ready_timeout.total_seconds(),
+            drain_seconds=release.drain_timeout.total_seconds(),
+        )
+        return self._serving(status)
+
+    def restore(self, entry: LedgerEntry) -> Serving:
+        """Start it as any other."""
+        return self.release(entry)
+
+    def stop(self) -> object:
+        """End the server."""
+        return self.server.stop()
+
+    def _serving(self, status: Status) -> Serving:
+        elsewhere = self.server.port and not status.url.endswith(f":{self.server.port}")
+        return Serving(
+            url=status.url,
+            version=status.spec.version if status.spec is not None else None,
+            evidence={"server_pid": status.server_pid},
+            note=f" (port {self.server.port} was taken)" if elsewhere else "",
+        )

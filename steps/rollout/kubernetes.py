@@ -1,0 +1,226 @@
+"""The cluster's targets: a Deployment behind one Service, applied by us or exported for Argo CD or Flux to apply.
+
+`steps.deploy` releases; the rollout is watched here, with its events, and one that gets no further for the pipeline's
+`ready_timeout` is not healthy.  What it was before is put back from the ReplicaSet that still holds it, pods and all.
+docs/release.md shows the objects and the permissions that this needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from contracts.errors import ConfigError, StageError
+from contracts.names import tag
+from contracts.references import LedgerEntry, ModelManifest
+from contracts.settings import variable
+from serving.model import MANIFEST_FILE
+from steps.build import REFERENCE
+from steps.rollout import diagnosis, lease
+from steps.rollout.cluster import Cluster, Object
+from steps.rollout.objects import ANNOTATION, Version, objects, selector
+from steps.rollout.target import NotHealthy, Serving
+from steps.world import World
+
+LOG = logging.getLogger("retrain")
+
+_HOLDS_MODEL = "image_holds_model"
+_LOOK_SECONDS = 1.0
+_MANY = 10**6
+_SYNC_SECONDS = 900.0
+"""How long whoever applies what we export may take: Argo CD and Flux look every few minutes."""
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """The Deployment of one pipeline; see `steps.rollout.target.Target`."""
+
+    world: World
+    cluster: Cluster
+    exports: bool
+    lost: threading.Event = field(default_factory=threading.Event)
+    """Set when another release took this one's turn."""
+
+    @classmethod
+    def of(cls, world: World) -> Kubernetes:
+        """Return the target of the settings."""
+        return cls(world, Cluster.of(world.settings.serving_namespace), world.settings.deploy_target == "export")
+
+    @property
+    def name(self) -> str:
+        """The name of every object: the pipeline's."""
+        return self.world.pipeline.name
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the pipeline's Lease."""
+        with lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost):
+            yield
+
+    def means(self, built: str) -> Mapping[str, Any]:
+        """Return the image that was built, which holds its model, or the reference image of the settings."""
+        image = self.world.settings.serving_image if built == REFERENCE else built
+        if not image:
+            raise ConfigError("there is no image to serve with", remedy=f"set {variable('serving_image')}, by digest")
+        return {"image": image, _HOLDS_MODEL: built != REFERENCE}
+
+    def serving(self) -> Serving | None:
+        """Return what answers now, by what the Deployment says of itself."""
+        deployment = self.cluster.get("Deployment", self.name)
+        if deployment is None:
+            return None
+        available = deployment.get("status", {}).get("availableReplicas", 0)
+        version = _said(deployment["spec"]["template"], "version")
+        return Serving(self._url, int(version) if available and version else None)
+
+    def release(self, entry: LedgerEntry) -> Serving:
+        """Publish the objects of a version and watch its rollout."""
+        return self._roll_out(entry.version, self._objects(entry))
+
+    def restore(self, entry: LedgerEntry) -> Serving:
+        """Put the template back that served the version, as a ReplicaSet still holds it; else make it anew."""
+        wanted = self._objects(entry)
+        if template := self._kept(entry):
+            deployment = next(o for o in wanted if o["kind"] == "Deployment")
+            deployment["spec"]["template"] = template
+        return self._roll_out(entry.version, wanted)
+
+    def stop(self) -> object:
+        """Remove Deployment and autoscaler; Service and address stay."""
+        for kind in ("HorizontalPodAutoscaler", "Deployment"):
+            if self.exports:
+                self.world.storage.delete(self._exported(kind))
+            else:
+                self.cluster.delete(kind, self.name)
+        return None
+
+    def _objects(self, entry: LedgerEntry) -> list[Object]:
+        tracking = self.world.tracking
+        package = tracking.package_uri(entry.run_id)
+        content = self.world.storage.read(f"{package}/{MANIFEST_FILE}")
+        fetches = not entry.evidence.get(_HOLDS_MODEL)
+        version = Version(
+            model=entry.model, version=entry.version, run_id=entry.run_id, image=str(entry.evidence["image"]),
+            dataset_sha256=ModelManifest.model_validate_json(content).dataset_sha256,
+            commit=tracking.record(entry.run_id).tags.get(tag("code_commit"), ""),
+            package=package if fetches else "",
+            package_sha256=hashlib.sha256(content).hexdigest() if fetches else "",
+        )  # fmt: skip
+        return objects(
+            version, self.world.pipeline.release, self.world.settings, self.cluster.namespace,
+            entry=entry.id, workflow=entry.workflow,
+        )  # fmt: skip
+
+    def _kept(self, entry: LedgerEntry) -> Object | None:
+        """Return the pods' template of a version, from the newest ReplicaSet that holds it."""
+        found = [
+            replicaset
+            for replicaset in self.cluster.select("ReplicaSet", selector(self.name))
+            if _said(replicaset["spec"]["template"], "version") == str(entry.version)
+            and replicaset["spec"]["template"]["spec"]["containers"][0]["image"] == entry.evidence["image"]
+        ]
+        if not found:
+            return None
+        newest = max(found, key=lambda r: int(r["metadata"]["annotations"].get(diagnosis.REVISION, 0)))
+        template: Object = newest["spec"]["template"]
+        template["metadata"]["labels"].pop("pod-template-hash", None)
+        return template
+
+    def _roll_out(self, version: int, wanted: Sequence[Object]) -> Serving:
+        ready = self.world.pipeline.release.ready_timeout.total_seconds()
+        for each in wanted:
+            self._publish(each)
+        if self.exports:
+            self._await_sync(next(o for o in wanted if o["kind"] == "Deployment"))
+        self._watch(ready)
+        return Serving(self._url, version)
+
+    def _publish(self, wanted: Object) -> None:
+        if self.lost.is_set():
+            raise StageError(f"another release of {self.name} took this one's turn")
+        if not self.exports:
+            self.cluster.apply(wanted)
+            return
+        text = yaml.safe_dump(wanted, sort_keys=False, width=120)
+        self.world.storage.write(self._exported(wanted["kind"]), text.encode())
+
+    def _exported(self, kind: str) -> str:
+        folder = self.world.settings.export_uri.rstrip("/") or self.world.storage.uri("export")
+        return f"{folder}/{self.name}/{kind.lower()}.yaml"
+
+    def _await_sync(self, wanted: Object) -> None:
+        deadline = time.monotonic() + _SYNC_SECONDS
+        entry = _said(wanted, "ledger-entry")
+        LOG.info("exported to %s; waiting for it to be applied", self._exported("Deployment"))
+        while _said(self.cluster.get("Deployment", self.name) or {}, "ledger-entry") != entry:
+            if time.monotonic() > deadline:
+                raise NotHealthy(f"nobody applied what was exported to {self._exported('Deployment')}")
+            time.sleep(_LOOK_SECONDS)
+
+    def _watch(self, seconds: float) -> None:
+        """Return when the rollout is complete.
+
+        Raises
+        ------
+        NotHealthy
+            It got no further for so many seconds, and why.
+        """
+        told: set[str] = set()
+        best, deadline = (-1, -_MANY), time.monotonic() + seconds
+        while True:
+            seen = self._look()
+            for event in seen.events:
+                if (key := f"{event['metadata']['uid']} {event.get('count')}") not in told:
+                    told.add(key)
+                    LOG.info("%s", diagnosis.describe(event))
+            if diagnosis.complete(seen.deployment):
+                return
+            now = diagnosis.progress(seen.deployment, seen.replicaset)
+            if diagnosis.observed(seen.deployment) and now > best:
+                best, deadline = now, time.monotonic() + seconds
+            if time.monotonic() > deadline:
+                raise self._not_healthy(seen)
+            time.sleep(_LOOK_SECONDS)
+
+    def _look(self) -> _Seen:
+        deployment = self.cluster.get("Deployment", self.name)
+        if deployment is None:
+            raise StageError(f"the Deployment {self.name} was deleted while it was rolled out")
+        replicaset = diagnosis.current(deployment, self.cluster.select("ReplicaSet", selector(self.name)))
+        pods = diagnosis.owned(replicaset, self.cluster.select("Pod", selector(self.name))) if replicaset else []
+        ours = [deployment, *pods, *([replicaset] if replicaset else [])]
+        events = [event for event in self.cluster.select("Event") if diagnosis.about(event, ours)]
+        return _Seen(deployment, replicaset, pods, events)
+
+    def _not_healthy(self, seen: _Seen) -> NotHealthy:
+        why = diagnosis.diagnose(seen.replicaset, seen.pods, seen.events)
+        lines: list[str] = []
+        if why.log is not None:
+            lines = self.cluster.log(why.log.pod, why.log.container, previous=why.log.previous)
+        return NotHealthy(why.reason, lines)
+
+    @property
+    def _url(self) -> str:
+        return f"http://{self.name}.{self.cluster.namespace}"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One look at a rollout."""
+
+    deployment: Object
+    replicaset: Object | None
+    pods: list[Object]
+    events: list[Object]
+
+
+def _said(thing: Object, what: str) -> str:
+    return str(((thing.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION.format(what), ""))

@@ -1,0 +1,255 @@
+"""The Kubernetes objects that serve one version: pure.  Called by the Kubernetes and export targets.
+
+All are named by the pipeline, whatever the version, so callers keep one address.  The pod's template holds only what is
+the version's own: released again, the same version changes nothing and restarts nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from contracts import names
+from contracts.access import SERVING
+from contracts.pipeline.operation import Release
+from contracts.settings import Settings, variable
+from steps.rollout.cluster import VERSIONS, Object
+
+PORT = 8080
+MODEL = "/model"
+"""Where the package lies: in a built image, or fetched there before the server starts."""
+ANNOTATION = "retrain/{}"
+UNROUTE_SECONDS = 5
+"""How long a pod that ends still takes connections: until every node has heard that it does."""
+_MARGIN_SECONDS = 10
+_READY_SECONDS = 3
+_SCALE_IN_SECONDS = 120
+_RESTRICTED = {
+    "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is to serve.
+
+    `package` is the URI of the model's package and `package_sha256` the hash of its manifest, where pods fetch it;
+    both are empty where the image holds it.
+    """
+
+    model: str
+    version: int
+    run_id: str
+    dataset_sha256: str
+    commit: str
+    image: str
+    package: str = ""
+    package_sha256: str = ""
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What a pod says of itself."""
+        facts = {
+            "version": str(self.version), "run-id": self.run_id, "dataset-sha256": self.dataset_sha256,
+            "commit": self.commit,
+        }  # fmt: skip
+        return {ANNOTATION.format(key): value for key, value in facts.items()}
+
+
+def objects(
+    version: Version, release: Release, settings: Settings, namespace: str, *, entry: str, workflow: str
+) -> list[Object]:
+    """Return all objects, in the order in which they are to be applied.
+
+    Parameters
+    ----------
+    entry, workflow
+        The ledger entry and the workflow of this release; on the Deployment only.
+    """
+    deployment = _object(version, "Deployment", namespace, _deployment(version, release, settings))
+    deployment["metadata"]["annotations"] = version.annotations | {
+        ANNOTATION.format("ledger-entry"): entry, ANNOTATION.format("workflow"): workflow,
+    }  # fmt: skip
+    account = _object(version, "ServiceAccount", namespace, None) | {"automountServiceAccountToken": False}
+    return [
+        account,
+        _object(version, "NetworkPolicy", namespace, _network(version, settings)),
+        _object(version, "Service", namespace, _service(version)),
+        _object(version, "PodDisruptionBudget", namespace, _disruption(version)),
+        deployment,
+        _object(version, "HorizontalPodAutoscaler", namespace, _scaling(version, settings)),
+    ]
+
+
+def selector(model: str) -> dict[str, str]:
+    """Return the labels by which a pipeline's serving pods are found."""
+    return {names.LABEL_PIPELINE: model, names.LABEL_STAGE: SERVING}
+
+
+def _object(version: Version, kind: str, namespace: str, spec: dict[str, Any] | None) -> Object:
+    labels = selector(version.model) | {
+        "app.kubernetes.io/name": version.model, "app.kubernetes.io/component": SERVING,
+        "app.kubernetes.io/managed-by": "retrain",
+    }  # fmt: skip
+    metadata = {"name": version.model, "namespace": namespace, "labels": labels}
+    found: Object = {"apiVersion": VERSIONS[kind], "kind": kind, "metadata": metadata}
+    return found | ({"spec": spec} if spec is not None else {})
+
+
+def _deployment(version: Version, release: Release, settings: Settings) -> dict[str, Any]:
+    # No `replicas`: they are the autoscaler's.
+    return {
+        "selector": {"matchLabels": selector(version.model)},
+        "strategy": _strategy(release),
+        "minReadySeconds": _READY_SECONDS,
+        "progressDeadlineSeconds": int(release.ready_timeout.total_seconds()) + _READY_SECONDS,
+        "revisionHistoryLimit": 5,
+        "template": {
+            "metadata": {"labels": selector(version.model), "annotations": version.annotations},
+            "spec": _pod(version, release, settings),
+        },
+    }
+
+
+def _strategy(release: Release) -> dict[str, Any]:
+    if release.strategy == "recreate":
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def _pod(version: Version, release: Release, settings: Settings) -> dict[str, Any]:
+    drain = int(release.drain_timeout.total_seconds())
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108  the container's own
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    if version.package:
+        mounts.append({"name": "model", "mountPath": MODEL})
+        volumes.append({"name": "model", "emptyDir": {}})
+    server = {
+        "name": "server",
+        "image": version.image,
+        "command": [
+            "python", "-m", "serving", f"--package={MODEL}", f"--name={version.model}", f"--version={version.version}",
+            f"--run-id={version.run_id}", f"--dataset-sha256={version.dataset_sha256}", "--host=0.0.0.0",
+            f"--port={PORT}", f"--drain-seconds={drain}",
+        ],
+        # one core answers one request; more servers answer more
+        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        # no limit of CPU: it would slow the start, and answers, while the node has time to spare
+        "resources": {
+            "requests": {"cpu": f"{settings.serving_cpu}m", "memory": f"{settings.serving_memory}Mi"},
+            "limits": {"memory": f"{settings.serving_memory}Mi"},
+        },
+        # It starts for as long as the release waits: what ends it is the release's own verdict, not the kubelet's.
+        "startupProbe": _probe("/readyz", 1, failures=2 * int(release.ready_timeout.total_seconds())),
+        "readinessProbe": _probe("/readyz", 2, failures=3),
+        "livenessProbe": _probe("/healthz", 10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": UNROUTE_SECONDS}}},
+        "securityContext": _RESTRICTED,
+        "volumeMounts": mounts,
+    }  # fmt: skip
+    return {
+        "serviceAccountName": version.model,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": UNROUTE_SECONDS + drain + _MARGIN_SECONDS,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector(version.model)},
+                "matchLabelKeys": ["pod-template-hash"],
+            }
+        ],
+        **({"initContainers": [_fetch(version, settings)]} if version.package else {}),
+        "containers": [server],
+        "volumes": volumes,
+    }
+
+
+def _fetch(version: Version, settings: Settings) -> dict[str, Any]:
+    """Fetch the package before the server starts: it alone has credentials, and a restart needs no store."""
+    secret = names.STAGE_SECRET.format(stage=SERVING)
+    env: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": variable(name.lower()), "optional": True}},
+        }
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    ]
+    env.append({"name": "AWS_DEFAULT_REGION", "value": "us-east-1"})
+    if settings.s3_endpoint:
+        env.append({"name": "AWS_ENDPOINT_URL_S3", "value": settings.s3_endpoint})
+    return {
+        "name": "fetch",
+        "image": version.image,
+        "command": ["python", "-m", "serving.fetch", version.package, MODEL, f"--sha256={version.package_sha256}"],
+        "env": env,
+        "resources": {
+            "requests": {"cpu": f"{settings.serving_cpu}m", "memory": f"{settings.serving_memory}Mi"},
+            "limits": {"memory": f"{settings.serving_memory}Mi"},
+        },
+        "securityContext": _RESTRICTED,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "model", "mountPath": MODEL}],  # noqa: S108
+    }
+
+
+def _probe(path: str, period: int, *, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "http"}, "periodSeconds": period, "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }  # fmt: skip
+
+
+def _service(version: Version) -> dict[str, Any]:
+    return {
+        "selector": selector(version.model),
+        "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
+    }
+
+
+def _disruption(version: Version) -> dict[str, Any]:
+    # at most one at a time, and so also where there is only one: a node can always be drained
+    return {"maxUnavailable": 1, "selector": {"matchLabels": selector(version.model)}}
+
+
+def _scaling(version: Version, settings: Settings) -> dict[str, Any]:
+    utilization = {"type": "Utilization", "averageUtilization": settings.serving_cpu_percent}
+    return {
+        "scaleTargetRef": {"apiVersion": VERSIONS["Deployment"], "kind": "Deployment", "name": version.model},
+        "minReplicas": settings.serving_min_replicas,
+        "maxReplicas": max(settings.serving_min_replicas, settings.serving_max_replicas),
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilization}}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": _SCALE_IN_SECONDS}},
+    }
+
+
+def _network(version: Version, settings: Settings) -> dict[str, Any]:
+    """Let anyone ask, and let the pod fetch its model; it reaches nothing else, least of all the API server."""
+    egress: list[dict[str, Any]] = []
+    if version.package:
+        names_of_hosts = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
+        egress = [{"ports": names_of_hosts}, _store(settings)]
+    return {
+        "podSelector": {"matchLabels": selector(version.model)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": [{"port": PORT, "protocol": "TCP"}]}],
+        "egress": egress,
+    }
+
+
+def _store(settings: Settings) -> dict[str, Any]:
+    """Return the rule for S3: a namespace where the endpoint is a Service's name, else everything outside."""
+    parts = urlsplit(settings.s3_endpoint or "https://s3.amazonaws.com")
+    port = {"port": parts.port or (80 if parts.scheme == "http" else 443), "protocol": "TCP"}
+    labels = (parts.hostname or "").split(".")
+    if len(labels) == 1:
+        return {"to": [{"podSelector": {}}], "ports": [port]}
+    if len(labels) == 2 or labels[2] == "svc":
+        namespace = {"matchLabels": {"kubernetes.io/metadata.name": labels[1]}}
+        return {"to": [{"namespaceSelector": namespace}], "ports": [port]}
+    inside = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
+    return {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": inside}}], "ports": [port]}
