@@ -1,7 +1,7 @@
 """A conformance case: a small workflow, what is done to it while it runs, and what Argo made of it.
 
-``cases/<area>/<name>.yaml`` is the case, ``<name>.argo.yaml`` beside it what `record` saw.  Both sides, the recorder and
-the test, come here for the manifests of a case and for the comparable form of a workflow that has ended.
+``cases/<area>/<name>.yaml`` is the case, ``<name>.argo.yaml`` beside it what `record` saw.  Both sides, the recorder
+and the test, come here for the manifests of a case and for the comparable form of a workflow that has ended.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import yaml
 CASES = Path(__file__).parent / "cases"
 RECORDING = ".argo.yaml"
 _DETAIL = re.compile(
-    r"(Invalid 'when' expression '.*?'|unable to evaluate expression '.*?'|could not be parsed as a JSON list: .*?): .*",
+    r"(Invalid 'when' expression '.*?'|(?:unable|failed) to evaluate expression(?: '.*?')?|as a JSON list: .*?): .*",
     re.DOTALL,
 )
 """What follows is a Go library's account of where its parser stood."""
+_BY = re.compile(r"Resumed by: .*")
+"""Who has resumed a node; at the desk nobody has a name."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -85,7 +87,7 @@ def all_cases() -> Iterator[Case]:
 
 
 def normalise(workflow: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a workflow came to, without what differs from run to run: ids, times, hosts.
+    """Return what a workflow came to, without what differs from run to run: ids, times, hosts, persons.
 
     Nodes go by their names.  Children are sorted: tasks that start together are entered in no fixed order.  Of a text
     that a parser refused, the message says which text, not in which library's words.
@@ -98,7 +100,7 @@ def normalise(workflow: Mapping[str, Any]) -> dict[str, Any]:
         message=_plain(status.get("message", "")),
         outputs=_parameters(status.get("outputs")),
         attempts={
-            node["name"]: len([key for key in node.get("children", ()) if nodes[key].get("nodeFlag", {}).get("retried")])
+            node["name"]: sum("retried" in nodes[key].get("nodeFlag", {}) for key in node.get("children", ()))
             for node in _sorted(nodes)
             if node["type"] == "Retry"
         },
@@ -135,9 +137,9 @@ def _parameters(block: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _plain(message: str) -> str:
-    return _DETAIL.sub(r"\1", _MOMENT.sub("<time>", message))
+    return _DETAIL.sub(r"\1", _MOMENT.sub("<time>", _BY.sub("", message)))
 
 
 def _filled(**fields: Any) -> dict[str, Any]:
-    """Drop what is empty; an empty result is one."""
-    return {key: value for key, value in fields.items() if value or key in ("result", "exitCode") and value is not None}
+    """Drop what is not there; an empty result is."""
+    return {key: value for key, value in fields.items() if value or (key == "result" and value is not None)}

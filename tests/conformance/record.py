@@ -115,7 +115,11 @@ class Cluster:
                 self.core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
 
     def _argo(self, *words: str) -> None:
-        subprocess.run(["argo", "--loglevel", "error", "--namespace", self.namespace, *words], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["argo", "--loglevel", "error", "--namespace", self.namespace, *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     def _put(self, manifest: Mapping[str, Any]) -> None:
         name = manifest["metadata"]["name"]

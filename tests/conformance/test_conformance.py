@@ -17,6 +17,7 @@ import yaml
 from contracts.errors import ConfigError
 from tests.conformance.case import Case, all_cases, normalise
 from workflows.local import pods, runner, state
+from workflows.retries import retry_strategy
 
 IMAGES = {"python:3.11-slim": ()}
 REFUSED = "invalid spec"
@@ -28,6 +29,17 @@ def test_there_are_at_least_sixty_cases_and_each_was_recorded() -> None:
     assert len(cases) >= 60
     assert len({case.name for case in cases}) == len(cases)
     assert [case.name for case in cases if not case.recording.exists()] == []
+
+
+def test_the_cases_of_our_own_retries_use_the_expression_that_is_deployed() -> None:
+    ours = [case for case in all_cases() if case.path.stem.startswith("ours-")]
+    expressions = {
+        strategy["expression"]
+        for case in ours
+        for template in case.spec["templates"]
+        if (strategy := template.get("retryStrategy"))
+    }
+    assert expressions == {retry_strategy().expression}
 
 
 def parametrised() -> list[Any]:
@@ -68,5 +80,6 @@ def run(case: Case, home: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
         images=IMAGES,
         grace=0.5,
         fate=fate,
+        answers={name: outputs or {} for name, outputs in case.answers.items()},
     )
     return normalise(json.loads(state.to_json(ended)))
