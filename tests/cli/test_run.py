@@ -84,12 +84,12 @@ class Desk:
         return {p for p in (self.folder / "home" / "store" / part).rglob("*") if p.is_file()}
 
 
-def write_rows(file: Path, *, seed: int, noise: float = 12, rows: int = 500) -> None:
+def write_rows(file: Path, *, seed: int, noise: float = 12, rows: int = 500, leaving: str = "basic") -> None:
     draw = random.Random(seed)
     lines = ["age,plan,churned"]
     for _ in range(rows):
         age, plan = draw.randint(18, 85), draw.choice(["basic", "plus", "team"])
-        churned = "yes" if age + 20 * (plan == "basic") + draw.gauss(0, noise) > 60 else "no"
+        churned = "yes" if age + 20 * (plan == leaving) + draw.gauss(0, noise) > 60 else "no"
         lines.append(f"{age},{plan},{churned}")
     file.write_text("\n".join([*lines, "95,team,yes"]) + "\n")
 
@@ -159,7 +159,21 @@ def test_a_day_at_the_desk(desk: Desk) -> None:
     assert rejected["version"] is None
     assert httpx.get(f"{url}/v1/model").json()["version"] == 1
     assert "rejected" in desk("status", rejected["workflow"])
-    assert [run["phase"] for run in desk.json("status", "--all")] == ["Succeeded"] * 3
+    assert desk.json("run", "churn.yaml", "--source", "noise.csv")["outcome"] == "rejected", "an outcome is no failure"
+
+    # other customers leave now: what was learned from them is promoted, and lineage and server say so
+    write_rows(desk.folder / "churn.csv", seed=3, noise=2, leaving="team")
+    second = desk.json("run", "churn.yaml", "--require-promoted")
+    assert (second["outcome"], second["version"], second["url"]) == ("promoted", 2, url)
+    assert second["dataset_sha256"] != again["dataset_sha256"]
+    known, serves = desk.json("lineage"), httpx.get(f"{url}/v1/model").json()
+    assert (known["version"], known["state"], known["serving"]["answers"]) == (2, "serving", True)
+    assert (serves["version"], serves["run_id"]) == (2, known["run_id"])
+    assert known["dataset"]["sha256"] == serves["dataset_sha256"] == second["dataset_sha256"]
+    first = desk.json("lineage", "1")
+    assert (first["state"], first["promotion"]["decision"]) == ("retired", "approved")
+    assert first["validation"]["checks"]
+    assert [run["phase"] for run in desk.json("status", "--all")] == ["Succeeded"] * 5
 
     assert "stopped the server of churn" in desk("stop")
     with pytest.raises(httpx.ConnectError):
