@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -152,36 +154,37 @@ class SmallDesk:
 
         Not checked here but by `leftovers` and `strays`: what must not be there.
         """
-        from mlflow import MlflowClient
-
         ledger = Ledger(f"sqlite:///{self.home / 'ledger.db'}")
         assert ledger.verify(NAME) == []
         standing = ledger.standing(NAME)
         registered = {e.version: e for e in ledger.entries(NAME) if e.state is State.REGISTERED}
-        store = f"sqlite:///{self.home / 'mlflow.db'}"
-        client = MlflowClient(store, registry_uri=store)
-        known = {int(v.version): v.run_id for v in client.search_model_versions(f"name = '{NAME}'")}
-        assert known == {version: entry.run_id for version, entry in registered.items()}
-        assert len(set(known.values())) == len(known), "one version a run"
+        versions = self._mlflow("SELECT version, run_id, source FROM model_versions WHERE current_stage = 'None'")
+        assert {number: run for number, run, _ in versions} == {v: entry.run_id for v, entry in registered.items()}
+        assert len({run for _, run, _ in versions}) == len(versions), "one version a run"
         contents = {}
-        for version, run_id in known.items():
-            said = registered[version].evidence
-            outputs = client.get_run(run_id).outputs.model_outputs
-            package = self.home / f"artifacts/{NAME}/models/{outputs[-1].model_id}/artifacts/artifacts/package"
+        for number, _, source in versions:
+            model = source.removeprefix("models:/")
+            package = self.home / f"artifacts/{NAME}/models/{model}/artifacts/artifacts/package"
             files = {
-                p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-                for p in package.iterdir()
-                if p.name in ("estimator.txt", "recipe.json", "example.json")
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in package.iterdir()
+                if path.name in ("estimator.txt", "recipe.json", "example.json")
             }
             assert len(files) == 3
-            contents[version] = files | {k: said[k] for k in ("dataset_sha256", "split_sha256", "transform_sha256")}
-        aliases = client.get_registered_model(NAME).aliases
+            said = registered[number].evidence
+            contents[number] = files | {k: said[k] for k in ("dataset_sha256", "split_sha256", "transform_sha256")}
+        aliases = dict(self._mlflow("SELECT alias, version FROM registered_model_aliases"))
         return EndState(
             versions={version: entry.state.value for version, entry in standing.latest.items()},
             contents=contents,
-            production=int(aliases[ALIAS_PRODUCTION]) if ALIAS_PRODUCTION in aliases else None,
+            production=aliases.get(ALIAS_PRODUCTION),
             serving=self.answering(),
         )
+
+    def _mlflow(self, query: str) -> list[Any]:
+        # not by MLflow's client: it keeps its connection to a database that a test has put another in the place of
+        with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as connection:
+            return connection.execute(query).fetchall()
 
     def leftovers(self) -> list[str]:
         """Name the files that something unfinished left: partial ones, scratch, volumes of pods that have ended."""
