@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +24,6 @@ OPERATORS: dict[str, tuple[int, int]] = {
 """Binding powers as in expr-lang 1.17; ``**`` and ``?:`` join from the right."""
 UNARY = {"not": 50, "!": 50, "-": 90, "+": 90}
 _NEGATABLE = ("in", "contains", "startsWith", "endsWith", "matches")
-
 _TOKENS = re.compile(
     r"""(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
       | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`)
@@ -33,83 +33,56 @@ _TOKENS = re.compile(
 )
 _LITERALS = {"true": True, "false": False, "nil": None}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "t": ("a text", lambda value: isinstance(value, str)),
+    "n": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "i": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "b": ("true or false", lambda value: isinstance(value, bool)),
+    "l": ("a list", lambda value: isinstance(value, list)),
+    "c": ("a text, a list or a map", lambda value: isinstance(value, str | list | dict)),
+    "m": ("a list or a map", lambda value: isinstance(value, list | dict)),
+    "a": ("anything", lambda _: True),
+}
+"""Kinds of operands and arguments, by the letters of the tables below; ``*`` repeats the letter before it."""
 
 
-def _number(value: Any, what: str) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise LanguageError(f"{what} needs a number, not {go_text(value)!r}")
-    return value
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value):
+        raise LanguageError(f"asInt: {value!r} is not a whole number")
+    return int(value)
 
 
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise LanguageError(f"{what} needs a text, not {go_text(value)!r}")
-    return value
-
-
-def _boolean(value: Any, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise LanguageError(f"{what} needs true or false, not {go_text(value)!r}")
-    return value
-
-
-def _as_int(value: Any) -> int:
-    try:
-        if isinstance(value, str):
-            if not re.fullmatch(r"[+-]?\d+", value):
-                raise ValueError
-            return int(value)
-        return int(_number(value, "asInt"))
-    except (ValueError, OverflowError):
-        raise LanguageError(f"asInt: {value!r} is not a whole number") from None
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value if isinstance(value, str) else _number(value, "asFloat"))
-    except ValueError:
-        raise LanguageError(f"asFloat: {value!r} is not a number") from None
-
-
-def _extreme(choose: Callable[..., Any]) -> Callable[..., Any]:
+def _extreme(choose: Callable[[Any], Any]) -> Callable[..., Any]:
     def call(*values: Any) -> Any:
-        flat = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-        return choose(flat, key=lambda value: _number(value, choose.__name__))
+        items = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+        return choose([_of_kind("n", value, choose.__name__) for value in items])
 
     return call
 
 
-def _length(value: Any) -> int:
-    if not isinstance(value, str | list | dict):
-        raise LanguageError(f"len needs a text, a list or a map, not {go_text(value)!r}")
-    return len(value)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "asInt": _as_int,
-    "asFloat": _as_float,
-    "int": _as_int,
-    "float": _as_float,
-    "string": lambda value: go_text(value),
-    "min": _extreme(min),
-    "max": _extreme(max),
-    "abs": lambda value: abs(_number(value, "abs")),
-    "len": _length,
-    "lower": lambda text: _text(text, "lower").lower(),
-    "upper": lambda text: _text(text, "upper").upper(),
-    "trim": lambda text: _text(text, "trim").strip(),
-    "split": lambda text, by: _text(text, "split").split(_text(by, "split")),
-    "join": lambda items, by="": _text(by, "join").join(_text(item, "join") for item in items),
-    "toJson": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False),
-    "sprig.trim": lambda text: _text(text, "sprig.trim").strip(),
-    "sprig.lower": lambda text: _text(text, "sprig.lower").lower(),
-    "sprig.upper": lambda text: _text(text, "sprig.upper").upper(),
-    "sprig.trimPrefix": lambda prefix, text: _text(text, "sprig.trimPrefix").removeprefix(prefix),
-    "sprig.trimSuffix": lambda suffix, text: _text(text, "sprig.trimSuffix").removesuffix(suffix),
-    "sprig.replace": lambda old, new, text: _text(text, "sprig.replace").replace(
-        _text(old, "sprig.replace"), _text(new, "sprig.replace")
-    ),
-    "sprig.default": lambda default, value: value if value not in (None, "", 0, False) else default,
+FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "asInt": ("a", _whole),
+    "asFloat": ("a", float),
+    "int": ("a", _whole),
+    "float": ("a", float),
+    "string": ("a", lambda value: go_text(value)),
+    "min": ("a*", _extreme(min)),
+    "max": ("a*", _extreme(max)),
+    "abs": ("n", abs),
+    "len": ("c", len),
+    "lower": ("t", str.lower),
+    "upper": ("t", str.upper),
+    "trim": ("t", str.strip),
+    "split": ("tt", str.split),
+    "join": ("lt*", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
+    "toJson": ("a", lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)),
+    "sprig.trim": ("t", str.strip),
+    "sprig.lower": ("t", str.lower),
+    "sprig.upper": ("t", str.upper),
+    "sprig.trimPrefix": ("tt", lambda prefix, text: text.removeprefix(prefix)),
+    "sprig.trimSuffix": ("tt", lambda suffix, text: text.removesuffix(suffix)),
+    "sprig.replace": ("ttt", lambda old, new, text: text.replace(old, new)),
+    "sprig.default": ("aa", lambda default, value: value if value not in (None, "", 0, False) else default),
 }
 
 
@@ -118,98 +91,78 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _within(item: Any, box: Any) -> bool:
-    if isinstance(box, list):
-        return any(_equal(item, other) for other in box)
-    if isinstance(box, dict):
-        return item in box
-    raise LanguageError(f"in needs a list or a map, not {go_text(box)!r}")
+    return any(_equal(item, other) for other in box) if isinstance(box, list) else item in box
 
 
-def _order(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def call(left: Any, right: Any) -> bool:
+def _texts_or(kinds: str, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Apply to two texts; else to what `kinds` says."""
+
+    def call(left: Any, right: Any) -> Any:
         if isinstance(left, str) and isinstance(right, str):
-            return compare(left, right)
-        return compare(_number(left, "a comparison"), _number(right, "a comparison"))
+            return function(left, right)
+        return _apply("an operator", kinds, function, [left, right])
 
     return call
 
 
-def _add(left: Any, right: Any) -> Any:
-    if isinstance(left, str) and isinstance(right, str):
-        return left + right
-    return _number(left, "+") + _number(right, "+")
-
-
-def _divide(left: Any, right: Any) -> float:
-    try:
-        return float(_number(left, "/") / _number(right, "/"))
-    except ZeroDivisionError:
-        raise LanguageError("division by zero") from None
-
-
-def _remainder(left: Any, right: Any) -> int:
-    if not (isinstance(left, int) and isinstance(right, int) and right):
-        raise LanguageError("% needs two whole numbers, the second not zero")
-    sign = -1 if left < 0 else 1  # as in Go, the remainder has the sign of the dividend
-    return sign * (abs(left) % abs(right))
-
-
-def _power(left: Any, right: Any) -> float:
-    try:
-        return float(float(_number(left, "**")) ** _number(right, "**"))
-    except (OverflowError, ZeroDivisionError, TypeError):
-        raise LanguageError(f"{left} ** {right} has no value") from None
-
-
-def _matches(text: Any, pattern: Any) -> bool:
-    try:
-        return re.search(_text(pattern, "matches"), _text(text, "matches")) is not None
-    except re.error as error:
-        raise LanguageError(f"matches: {error}") from None
-
-
-_BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "==": _equal,
-    "!=": lambda a, b: not _equal(a, b),
-    "<": _order(lambda a, b: a < b),
-    ">": _order(lambda a, b: a > b),
-    "<=": _order(lambda a, b: a <= b),
-    ">=": _order(lambda a, b: a >= b),
-    "in": _within,
-    "contains": lambda a, b: _text(b, "contains") in _text(a, "contains"),
-    "startsWith": lambda a, b: _text(a, "startsWith").startswith(_text(b, "startsWith")),
-    "endsWith": lambda a, b: _text(a, "endsWith").endswith(_text(b, "endsWith")),
-    "matches": _matches,
-    "+": _add,
-    "-": lambda a, b: _number(a, "-") - _number(b, "-"),
-    "*": lambda a, b: _number(a, "*") * _number(b, "*"),
-    "/": _divide,
-    "%": _remainder,
-    "**": _power,
-    "^": _power,
+_BINARY: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "==": ("aa", _equal),
+    "!=": ("aa", lambda a, b: not _equal(a, b)),
+    "<": ("aa", _texts_or("nn", lambda a, b: a < b)),
+    ">": ("aa", _texts_or("nn", lambda a, b: a > b)),
+    "<=": ("aa", _texts_or("nn", lambda a, b: a <= b)),
+    ">=": ("aa", _texts_or("nn", lambda a, b: a >= b)),
+    "in": ("am", _within),
+    "contains": ("tt", lambda a, b: b in a),
+    "startsWith": ("tt", str.startswith),
+    "endsWith": ("tt", str.endswith),
+    "matches": ("tt", lambda text, pattern: re.search(pattern, text) is not None),
+    "+": ("aa", _texts_or("nn", lambda a, b: a + b)),
+    "-": ("nn", lambda a, b: a - b),
+    "*": ("nn", lambda a, b: a * b),
+    "/": ("nn", lambda a, b: float(a / b)),
+    "%": ("ii", lambda a, b: int(math.copysign(1, a)) * (abs(a) % abs(b))),  # as in Go, with the dividend's sign
+    "**": ("nn", lambda a, b: float(float(a) ** b)),
+    "^": ("nn", lambda a, b: float(float(a) ** b)),
 }
+
+
+def _of_kind(kind: str, value: Any, what: str) -> Any:
+    name, fits = _KINDS[kind]
+    if not fits(value):
+        raise LanguageError(f"{what} needs {name}, not {go_text(value)!r}")
+    return value
+
+
+def _apply(name: str, kinds: str, function: Callable[..., Any], values: Sequence[Any]) -> Any:
+    last = kinds.rstrip("*")[-1:] if kinds.endswith("*") else ""
+    for kind, value in zip(kinds.rstrip("*") + last * len(values), values, strict=False):
+        _of_kind(kind, value, name)
+    try:
+        return function(*values)
+    except LanguageError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, re.error):
+        shown = ", ".join(go_text(value) for value in values)
+        raise LanguageError(f"{name} has no value for {shown}") from None
 
 
 class _Expr(Parser):
     def powers(self, token: Token) -> tuple[int, int] | None:
-        if token.kind not in ("sign", "name"):
-            return None
-        if token.text == "not" and self.peek(1).text in _NEGATABLE:
+        if token.text == "not" and token.kind == "name" and self.peek(1).text in _NEGATABLE:
             return OPERATORS["in"]
-        return OPERATORS.get(token.text)
+        return OPERATORS.get(token.text) if token.kind in ("sign", "name") else None
 
     def prefix(self, token: Token) -> Evaluate:
         if token.kind == "number":
             digits = token.text.replace("_", "")
-            number: int | float = int(digits) if digits.isdigit() else float(digits)
-            return constant(number)
+            return constant(int(digits) if digits.isdigit() else float(digits))
         if token.kind == "string":
-            text = _unquote(token.text)
-            return constant(text)
+            return constant(_unquote(token.text))
         if token.text in UNARY:
-            return self._unary(token.text, self.expression(UNARY[token.text]))
+            return _unary(token.text, self.expression(UNARY[token.text]))
         if token.kind == "name":
-            return self._name(token)
+            return self._name(token.text)
         if token.text == "(":
             inner = self.expression(0)
             self.take(")")
@@ -232,28 +185,20 @@ class _Expr(Parser):
             then = self.expression(0)
             self.take(":")
             other = self.expression(power)
-            return lambda env: then(env) if _boolean(left(env), "?:") else other(env)
+            return lambda env: then(env) if _of_kind("b", left(env), "?:") else other(env)
         if sign == "not":
-            return self._unary("!", self.infix(left, self.take(), power))
+            return _unary("!", self.infix(left, self.take(), power))
         right = self.expression(power)
         if sign in ("&&", "and"):
-            return lambda env: _boolean(left(env), "&&") and _boolean(right(env), "&&")
+            return lambda env: _of_kind("b", left(env), "&&") and _of_kind("b", right(env), "&&")
         if sign in ("||", "or"):
-            return lambda env: _boolean(left(env), "||") or _boolean(right(env), "||")
+            return lambda env: _of_kind("b", left(env), "||") or _of_kind("b", right(env), "||")
         if sign == "??":
             return lambda env: right(env) if (value := left(env)) is None else value
-        apply = _BINARY[sign]
-        return lambda env: apply(left(env), right(env))
+        kinds, function = _BINARY[sign]
+        return lambda env: _apply(sign, kinds, function, [left(env), right(env)])
 
-    def _unary(self, sign: str, value: Evaluate) -> Evaluate:
-        if sign in ("!", "not"):
-            return lambda env: not _boolean(value(env), "!")
-        if sign == "-":
-            return lambda env: -_number(value(env), "-")
-        return lambda env: _number(value(env), "+")
-
-    def _name(self, token: Token) -> Evaluate:
-        name = token.text
+    def _name(self, name: str) -> Evaluate:
         if name in _LITERALS:
             return constant(_LITERALS[name])
         if name == "sprig":
@@ -262,8 +207,8 @@ class _Expr(Parser):
         if self.accept("("):
             if name not in FUNCTIONS:
                 raise LanguageError(f"unknown function {name}")
-            function, arguments = FUNCTIONS[name], self._arguments(")")
-            return lambda env: _call(name, function, [argument(env) for argument in arguments])
+            (kinds, function), arguments = FUNCTIONS[name], self._arguments(")")
+            return lambda env: _apply(name, kinds, function, [argument(env) for argument in arguments])
         return lambda env: _variable(env, name)
 
     def _arguments(self, end: str) -> list[Evaluate]:
@@ -273,6 +218,13 @@ class _Expr(Parser):
                 self.take(",")
             items.append(self.expression(0))
         return items
+
+
+def _unary(sign: str, value: Evaluate) -> Evaluate:
+    if sign in ("!", "not"):
+        return lambda env: not _of_kind("b", value(env), "!")
+    factor = -1 if sign == "-" else 1
+    return lambda env: factor * _of_kind("n", value(env), sign)
 
 
 def _variable(env: Mapping[str, Any], name: str) -> Any:
@@ -286,20 +238,9 @@ def _member(value: Any, key: Any, *, optional: bool) -> Any:
         return value.get(key)
     if isinstance(value, list) and isinstance(key, int) and -len(value) <= key < len(value):
         return value[key]
-    if value is None:
-        if optional:
-            return None
-        raise Undefined(f"cannot fetch {key} from nil")
-    raise LanguageError(f"cannot fetch {key} from {go_text(value)!r}")
-
-
-def _call(name: str, function: Callable[..., Any], values: list[Any]) -> Any:
-    try:
-        return function(*values)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, LanguageError):
-            raise
-        raise LanguageError(f"{name}: wrong arguments") from None
+    if value is None and optional:
+        return None
+    raise (Undefined if value is None else LanguageError)(f"cannot fetch {key} from {go_text(value)!r}")
 
 
 def _unquote(text: str) -> str:
@@ -323,9 +264,7 @@ def go_text(value: Any) -> str:
 def compile_expression(text: str) -> Evaluate:
     """Read an expression; call the answer with a map of names to get its value.
 
-    Raises
-    ------
-    LanguageError
-        Syntax, or an operator or function that is not supported; when called, values that do not fit.
+    Raises `LanguageError` for syntax, an operator or a function that is not supported; when called, for values that do
+    not fit.
     """
     return _Expr(tokenise(text, _TOKENS)).parse()

@@ -1,6 +1,7 @@
 """Reads the manifests of a run into a `Program`, and refuses what cannot run.  Called by `runner`.
 
-What fields there are is `supported`'s; here is what must hold besides: names that are there, texts that can be read.
+What fields there are is `supported`'s; what must hold besides (names that are there, texts that can be read) is
+`checks`'s.
 """
 
 from __future__ import annotations
@@ -9,20 +10,16 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from workflows.local import parameters
 from workflows.local.depends import BARE, Depends, compile_depends
-from workflows.local.expr import compile_expression
 from workflows.local.pratt import LanguageError, constant
-from workflows.local.retry import POLICIES, parse_duration
-from workflows.local.supported import FIELDS, Found, check
-from workflows.local.templating import Scope, paste, substitute, tags
-from workflows.local.when import holds
+from workflows.local.supported import Found, check
 
 Images = Mapping[str, Sequence[str]]
 """Image to the local words that take the place of its command's first word; no words: the command runs as it stands."""
@@ -37,6 +34,8 @@ class Task:
     """One task of a DAG, or one step."""
 
     name: str
+    path: str
+    """Where it stands in the file."""
     template: str
     """Key in the program's templates."""
     body: Manifest
@@ -44,11 +43,8 @@ class Task:
     depends: Depends
     continues: frozenset[str]
     """Bad phases that what follows takes for good."""
-
-    @property
-    def fans_out(self) -> bool:
-        """It stands for one task for each item of a list."""
-        return any(key in self.body for key in ("withItems", "withParam", "withSequence"))
+    fans_out: bool
+    """It stands for one task for each item of a list."""
 
 
 @dataclass(frozen=True)
@@ -57,45 +53,20 @@ class Template:
 
     name: str
     path: str
-    """Where it stands in the file."""
+    kind: str
+    """The type of the node it makes, attempts apart."""
     body: Manifest
-    tasks: Mapping[str, Task] = field(default_factory=dict)
-    groups: tuple[tuple[str, ...], ...] = ()
+    container: Manifest
+    """What a pod runs."""
+    retry_strategy: Manifest
+    """When a failed attempt is repeated; empty for never."""
+    inputs: Sequence[Manifest]
+    outputs: Sequence[Manifest]
+    mutexes: tuple[str, ...]
+    """Names of the locks it holds while it runs."""
+    tasks: Mapping[str, Task]
+    groups: tuple[tuple[str, ...], ...]
     """Names of steps that run together, group after group."""
-
-    @property
-    def kind(self) -> str:
-        """The type of the node it makes, attempts apart."""
-        return next((kind for key, kind in KINDS.items() if key in self.body), "")
-
-    @property
-    def container(self) -> Manifest:
-        """What a pod runs."""
-        return self.body.get("container") or self.body.get("script") or {}
-
-    @property
-    def retry_strategy(self) -> Manifest:
-        """When a failed attempt is repeated; empty for never."""
-        return self.body.get("retryStrategy") or {}
-
-    @property
-    def mutexes(self) -> tuple[str, ...]:
-        """Names of the locks it holds while it runs."""
-        return _mutexes(self.body)
-
-    @property
-    def inputs(self) -> Sequence[Manifest]:
-        """Its input parameters."""
-        return (self.body.get("inputs") or {}).get("parameters") or ()
-
-    @property
-    def outputs(self) -> Sequence[Manifest]:
-        """Its output parameters."""
-        return (self.body.get("outputs") or {}).get("parameters") or ()
-
-    def input_default(self, name: str) -> Any:
-        """Return the default of an input."""
-        return next((parameter.get("default") for parameter in self.inputs if parameter["name"] == name), None)
 
     def told_to_all(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return those outputs that have a global name, by it."""
@@ -120,14 +91,11 @@ class Template:
     def ancestors(self) -> dict[str, list[str]]:
         """Of each task, all that must end before it."""
         found: dict[str, list[str]] = {}
-        for name in self.tasks:
-            seen: dict[str, None] = {}
-            queue = list(self.tasks[name].depends.tasks)
-            for task in queue:
-                if task not in seen and task in self.tasks:
-                    seen[task] = None
-                    queue += self.tasks[task].depends.tasks
-            found[name] = list(seen)
+        for name, task in self.tasks.items():
+            queue = [needed for needed in task.depends.tasks if needed in self.tasks]
+            for needed in queue:
+                queue += [more for more in self.tasks[needed].depends.tasks if more in self.tasks and more not in queue]
+            found[name] = list(dict.fromkeys(queue))
         return found
 
 
@@ -136,8 +104,7 @@ class Program:
     """All that a run is made of."""
 
     name: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
+    metadata: Manifest
     spec: Manifest
     templates: Mapping[str, Template]
     """By name; those of WorkflowTemplates beside it as ``object/name``."""
@@ -164,36 +131,33 @@ class Program:
         return {volume.get("name", ""): volume for volume in both}
 
 
-def _mutexes(owner: Manifest) -> tuple[str, ...]:
-    return tuple(mutex["name"] for mutex in (owner.get("synchronization") or {}).get("mutexes") or ())
-
-
-def load(manifests: Sequence[Manifest], *, entrypoint: str | None, given: Mapping[str, str], images: Images) -> Program:
+def load(
+    manifests: Sequence[Manifest], *, entrypoint: str | None, given: Mapping[str, str], images: Images
+) -> Program:  # fmt: skip
     """Read one Workflow, or one WorkflowTemplate, and the WorkflowTemplates, ConfigMaps and Secrets that it names.
 
-    Raises
-    ------
-    ConfigError
-        With one finding, by its path in the file, for everything that the runner does not know or that cannot work.
+    Raises `ConfigError` with a finding, by its path in the file, for all that is not known or cannot work.
     """
+    from workflows.local.checks import problems
+
     found = Found()
-    by_kind: dict[str, dict[str, Manifest]] = {"Workflow": {}, "WorkflowTemplate": {}, "ConfigMap": {}, "Secret": {}}
+    objects: dict[str, dict[str, Manifest]] = {"Workflow": {}, "WorkflowTemplate": {}, "ConfigMap": {}, "Secret": {}}
     for manifest in manifests:
         kind, metadata = str(manifest.get("kind")), manifest.get("metadata") or {}
-        if kind in by_kind:
-            by_kind[kind][str(metadata.get("name") or metadata.get("generateName", "workflow-"))] = manifest
+        if kind in objects:
+            objects[kind][str(metadata.get("name") or metadata.get("generateName", "workflow-"))] = manifest
         else:
             found.refuse(kind, "is no object that the local runner knows")
-    runnable = list((by_kind["Workflow"] or by_kind["WorkflowTemplate"]).values())
+    runnable = list((objects["Workflow"] or objects["WorkflowTemplate"]).values())
     main: Manifest = runnable[0] if len(runnable) == 1 else {}
     if not main:
         found.refuse("", f"one Workflow or WorkflowTemplate is needed, {len(runnable)} were given")
-    beside = {name: other for name, other in by_kind["WorkflowTemplate"].items() if other is not main}
+    beside = {name: other for name, other in objects["WorkflowTemplate"].items() if other is not main}
     for name, other in {"": main, **beside}.items():
         check(other, "WorkflowTemplate", _root(name), found)
     if not found.refused:
-        program = _program(main, beside, by_kind["ConfigMap"], by_kind["Secret"], entrypoint, given, found)
-        found.refused += _problems(program, images)
+        program = _program(main, beside, objects, entrypoint, given, found)
+        found.refused += problems(program, images)
     if found.refused:
         from contracts.errors import ConfigError, Finding  # with pydantic behind it, dearer than a step's start
 
@@ -206,33 +170,25 @@ def load(manifests: Sequence[Manifest], *, entrypoint: str | None, given: Mappin
     return program
 
 
-def _root(name: str) -> str:
-    return f"WorkflowTemplate[{name}]" if name else ""
-
-
 def _program(
-    main: Manifest, beside: Mapping[str, Manifest], maps: Mapping[str, Manifest], secrets: Mapping[str, Manifest],
+    main: Manifest, beside: Mapping[str, Manifest], objects: Mapping[str, Mapping[str, Manifest]],
     entrypoint: str | None, given: Mapping[str, str], found: Found,
 ) -> Program:  # fmt: skip
-    metadata, spec = main.get("metadata") or {}, main.get("spec") or {}
-    if reference := spec.get("workflowTemplateRef"):
-        if reference.get("name") not in beside:
-            found.refuse("spec.workflowTemplateRef", f"there is no WorkflowTemplate {reference.get('name')!r}")
-        spec = _merged((beside.get(reference.get("name")) or {}).get("spec") or {}, spec)
-    templates = {}
-    for owner, body in {"": spec, **{name: other.get("spec") or {} for name, other in beside.items()}}.items():
-        for raw in body.get("templates") or ():
-            template = _template(raw, owner, found)
-            templates[template.name] = template
+    metadata, spec, maps = main.get("metadata") or {}, main.get("spec") or {}, objects["ConfigMap"]
+    if name := (spec.get("workflowTemplateRef") or {}).get("name"):
+        if name not in beside:
+            found.refuse("spec.workflowTemplateRef", f"there is no WorkflowTemplate {name!r}")
+        spec = _merged((beside.get(name) or {}).get("spec") or {}, spec)
+    owners = {"": spec, **{name: other.get("spec") or {} for name, other in beside.items()}}
+    templates = [_template(raw, owner, found) for owner, body in owners.items() for raw in body.get("templates") or ()]
     return Program(
         name=metadata.get("name") or str(metadata.get("generateName", "workflow-")).rstrip("-"),
-        labels=metadata.get("labels") or {},
-        annotations=metadata.get("annotations") or {},
+        metadata=metadata,
         spec=spec,
-        templates=templates,
+        templates={template.name: template for template in templates},
         entrypoint=entrypoint or spec.get("entrypoint", ""),
         config_maps={name: {k: str(v) for k, v in (m.get("data") or {}).items()} for name, m in maps.items()},
-        secrets={name: _secret(name, manifest, found) for name, manifest in secrets.items()},
+        secrets={name: _secret(name, manifest, found) for name, manifest in objects["Secret"].items()},
         arguments=parameters.arguments(spec, given, maps, found),
         not_applied=tuple(found.not_applied),
     )
@@ -240,8 +196,8 @@ def _program(
 
 def _merged(base: Manifest, spec: Manifest) -> dict[str, Any]:
     """Return the spec of a Workflow over that of the WorkflowTemplate which it refers to."""
-    listed = {p["name"]: p for source in (base, spec) for p in (source.get("arguments") or {}).get("parameters") or ()}
-    return {**base, **spec, "arguments": {"parameters": list(listed.values())}}
+    both = [p for source in (base, spec) for p in (source.get("arguments") or {}).get("parameters") or ()]
+    return {**base, **spec, "arguments": {"parameters": list({p["name"]: p for p in both}.values())}}
 
 
 def _secret(name: str, manifest: Manifest, found: Found) -> dict[str, str]:
@@ -256,27 +212,37 @@ def _secret(name: str, manifest: Manifest, found: Found) -> dict[str, str]:
 
 def _template(body: Manifest, owner: str, found: Found) -> Template:
     path = f"{_root(owner)}{'.' if owner else ''}spec.templates[{body.get('name')}]"
-    tasks: dict[str, Task] = {}
-    bare: dict[str, frozenset[str]] = {}
-    raw_tasks = (body.get("dag") or {}).get("tasks") or ()
     groups = [list(group) for group in body.get("steps") or ()]
-    for raw in (*raw_tasks, *(step for group in groups for step in group)):
-        where = f"{path}.{'dag.tasks' if raw_tasks else 'steps'}[{raw.get('name')}]"
-        if raw.get("name", "") in tasks:
-            found.refuse(where, "stands twice")
-        task = _task(raw, owner, where, found)
+    place = "steps" if groups else "dag.tasks"
+    tasks: dict[str, Task] = {}
+    for raw in (*((body.get("dag") or {}).get("tasks") or ()), *(step for group in groups for step in group)):
+        task = _task(raw, owner, f"{path}.{place}[{raw.get('name')}]", found)
+        if task.name in tasks:
+            found.refuse(task.path, "stands twice")
         tasks[task.name] = task
-        bare[task.name] = frozenset(BARE) | {{"Error": "Errored"}.get(p, p) for p in task.continues}
+    bare = {
+        name: frozenset(BARE) | {p.replace("Error", "Errored") for p in task.continues} for name, task in tasks.items()
+    }
     for task in tasks.values():
-        for missing in (name for name in task.depends.tasks if name not in tasks):
-            found.refuse(f"{path}.dag.tasks[{task.name}].depends", f"there is no task {missing}")
         task.depends.bare.update(bare)
-    name = f"{owner}/{body.get('name', '')}" if owner else str(body.get("name", ""))
-    return Template(name, path, body, tasks, tuple(tuple(step.get("name", "") for step in group) for group in groups))
+        for missing in (name for name in task.depends.tasks if name not in tasks):
+            found.refuse(f"{task.path}.depends", f"there is no task {missing}")
+    return Template(
+        name=_key(owner, body.get("name")),
+        path=path,
+        kind=next((kind for key, kind in KINDS.items() if key in body), ""),
+        body=body,
+        container=body.get("container") or body.get("script") or {},
+        retry_strategy=body.get("retryStrategy") or {},
+        inputs=(body.get("inputs") or {}).get("parameters") or (),
+        outputs=(body.get("outputs") or {}).get("parameters") or (),
+        mutexes=_mutexes(body),
+        tasks=tasks,
+        groups=tuple(tuple(step.get("name", "") for step in group) for group in groups),
+    )
 
 
 def _task(raw: Manifest, owner: str, path: str, found: Found) -> Task:
-    reference = raw.get("templateRef")
     if raw.get("depends") and raw.get("dependencies"):
         found.refuse(path, "has both depends and dependencies")
     condition = raw.get("depends") or " && ".join(raw.get("dependencies") or ())
@@ -285,185 +251,26 @@ def _task(raw: Manifest, owner: str, path: str, found: Found) -> Task:
         depends = compile_depends(condition) if condition else depends
     except LanguageError as error:
         found.refuse(f"{path}.depends", str(error))
-    goes_on = raw.get("continueOn") or {}
-    own = f"{owner}/{raw.get('template', '')}" if owner else str(raw.get("template", ""))
+    reference, goes_on = raw.get("templateRef") or {}, raw.get("continueOn") or {}
+    body = {key: raw[key] for key in ("arguments", "when", "withItems", "withParam", "withSequence") if key in raw}
     return Task(
         name=raw.get("name", ""),
-        template=f"{reference.get('name')}/{reference.get('template')}" if reference else own,
-        body={key: raw[key] for key in ("arguments", "when", "withItems", "withParam", "withSequence") if key in raw},
+        path=path,
+        template=_key(reference.get("name", owner), reference.get("template", raw.get("template"))),
+        body=body,
         depends=depends,
         continues=frozenset(phase for key, phase in (("error", "Error"), ("failed", "Failed")) if goes_on.get(key)),
+        fans_out=any(key.startswith("with") for key in body),
     )
 
 
-# what cannot work although every field is known
+def _root(owner: str) -> str:
+    return f"WorkflowTemplate[{owner}]" if owner else ""
 
 
-def _problems(program: Program, images: Images) -> Iterator[tuple[str, str]]:
-    for where, name in (("entrypoint", program.entrypoint), ("onExit", program.spec.get("onExit"))):
-        if (name or where == "entrypoint") and name not in program.templates:
-            yield f"spec.{where}", f"there is no template {name!r}"
-    for template in program.templates.values():
-        yield from _template_problems(program, template)
-    static = Scope({f"workflow.parameters.{name}": value for name, value in program.arguments.items()})
-    for name in _reachable(program, static):
-        yield from _container_problems(program, program.templates[name], images, static)
+def _key(owner: str, name: str | None) -> str:
+    return f"{owner}/{name or ''}" if owner else name or ""
 
 
-def _template_problems(program: Program, template: Template) -> Iterator[tuple[str, str]]:
-    path = template.path
-    if sum(key in template.body for key in KINDS) != 1:
-        yield path, f"should have one of {', '.join(KINDS)}"
-    if any(name in ancestors for name, ancestors in template.ancestors.items()):
-        yield f"{path}.dag", "its tasks wait for each other in a circle"
-    for missing in (name for name in template.targets if name not in template.tasks):
-        yield f"{path}.dag.target", f"there is no task {missing}"
-    for task in template.tasks.values():
-        where = f"{path}.{'dag.tasks' if template.kind == 'DAG' else 'steps'}[{task.name}]"
-        if task.template not in program.templates:
-            yield f"{where}.template", f"there is no template {task.template!r}"
-        elif missing := _unsupplied(program.templates[task.template], task):
-            yield where, f"{missing} was not supplied"
-        words = re.sub(r"\{\{.*?\}\}", "word", task.body.get("when", ""))
-        problem = _problem(holds, words)  # of what no value could mend
-        if problem and not any(sign in problem for sign in ("cannot be used", "Expected boolean")):
-            yield f"{where}.when", problem
-    strategy, backoff = template.retry_strategy, template.retry_strategy.get("backoff") or {}
-    if strategy.get("retryPolicy", "Always") not in POLICIES:
-        yield f"{path}.retryStrategy.retryPolicy", f"is none of {', '.join(POLICIES)}"
-    if strategy.get("expression") and (problem := _problem(compile_expression, strategy["expression"])):
-        yield f"{path}.retryStrategy.expression", problem
-    if backoff and "duration" not in backoff:
-        yield f"{path}.retryStrategy.backoff", "needs a duration"
-    for key in ("duration", "cap", "maxDuration"):
-        if key in backoff and (problem := _problem(parse_duration, backoff[key])):
-            yield f"{path}.retryStrategy.backoff.{key}", problem
-    yield from _tag_problems(program, template, template.body, path)
-
-
-def _unsupplied(template: Template, task: Task) -> str:
-    """Return an input that a task's template asks for and nobody gives."""
-    given = {p.get("name") for p in (task.body.get("arguments") or {}).get("parameters") or ()}
-    own = ("value", "default", "valueFrom")
-    asked = (p["name"] for p in template.inputs if p["name"] not in given and not any(key in p for key in own))
-    return next((f"inputs.parameters.{name}" for name in asked), "")
-
-
-def _tag_problems(program: Program, template: Template, value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            named = item.get("name", key) if isinstance(item, dict) else key
-            where = f"{path}[{named}]" if isinstance(value, list) else f"{path}.{key}"
-            yield from _tag_problems(program, template, item, where)
-    else:
-        for tag in tags(value):
-            if tag.startswith("="):
-                if problem := _problem(compile_expression, tag[1:].strip()):
-                    yield path, problem
-            elif problem := _unknown(program, template, tag):
-                yield path, problem
-
-
-def _unknown(program: Program, template: Template, tag: str) -> str:
-    """Return what is wrong with a tag that never can have a value."""
-    head, _, rest = tag.partition(".")
-    known = True
-    if head == "inputs":
-        known = tag in {f"inputs.parameters.{p['name']}" for p in template.inputs}
-    elif tag.startswith("workflow.parameters."):
-        known = tag.removeprefix("workflow.parameters.") in program.arguments
-    elif head in ("tasks", "steps") and rest != "name":
-        name, _, what = rest.partition(".")
-        if name not in template.tasks:
-            return f"{{{{{tag}}}}}: there is no {head[:-1]} {name}"
-        target, own = program.templates.get(template.tasks[name].template), "outputs.parameters"
-        known = what in (
-            "status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result",
-            *([own] if template.tasks[name].fans_out else []),
-            *(f"{own}.{p['name']}" for p in (target.outputs if target else ())),
-        )  # fmt: skip
-    elif head == "item":
-        known = any(task.fans_out for task in template.tasks.values())
-    elif head in ("outputs", "pod", "node"):
-        known = tag in ("pod.name", "node.name")
-    return "" if known else f"{{{{{tag}}}}} names nothing that the local runner knows"
-
-
-def _reachable(program: Program, static: Scope) -> list[str]:
-    """Return the templates that may run; a condition that is false whatever happens cuts a branch off."""
-    found: dict[str, None] = {}
-    queue = [program.entrypoint, program.spec.get("onExit")]
-    while queue:
-        name = queue.pop()
-        if name and name not in found and name in program.templates:
-            found[name] = None
-            queue += [t.template for t in program.templates[name].tasks.values() if not _never(t, static)]
-    return list(found)
-
-
-def _never(task: Task, static: Scope) -> bool:
-    condition = paste(task.body.get("when", ""), static)
-    try:
-        return "{{" not in condition and not holds(condition)
-    except LanguageError:
-        return False
-
-
-def _container_problems(
-    program: Program, template: Template, images: Images, static: Scope
-) -> Iterator[tuple[str, str]]:
-    if template.kind != "Pod":
-        return
-    container, path = template.container, f"{template.path}.{'container' if 'container' in template.body else 'script'}"
-    image = substitute(container.get("image", ""), static)
-    if image not in images:
-        yield f"{path}.image", f"no local command stands for the image {image!r}"
-    if not container.get("command"):
-        yield f"{path}.command", "must be written out: a local run knows no image's own entrypoint"
-    volumes, mounts = program.volumes(template), container.get("volumeMounts") or []
-    for mount in mounts:
-        volume = volumes.get(mount.get("name"))
-        where = f"{path}.volumeMounts[{mount.get('name')}]"
-        if volume is None:
-            yield where, "there is no volume of this name"
-        elif not {"configMap", "secret", "emptyDir"} & volume.keys():
-            yield where, "its volume is neither configMap, secret nor emptyDir"
-        elif problem := _missing(program, volume.get("configMap"), volume.get("secret")):
-            yield where, problem
-    for output in template.outputs:
-        target = (output.get("valueFrom") or {}).get("path")
-        where = f"{template.path}.outputs.parameters[{output.get('name')}]"
-        if target is None:
-            yield where, "a container's output needs valueFrom.path"
-        elif not any(str(target).startswith(mount["mountPath"].rstrip("/") + "/") for mount in mounts):
-            yield f"{where}.valueFrom.path", "lies below no volumeMount, the only places a local run maps"
-    for entry in (*(container.get("env") or ()), *(container.get("envFrom") or ())):
-        source = entry.get("valueFrom") or entry
-        where = f"{path}.env[{entry.get('name', 'envFrom')}]"
-        if "fieldRef" in source and source["fieldRef"].get("fieldPath") not in FIELDS:
-            yield where, f"fieldRef knows {', '.join(FIELDS)}"
-        config_map = source.get("configMapKeyRef") or source.get("configMapRef")
-        if problem := _missing(program, config_map, source.get("secretKeyRef") or source.get("secretRef")):
-            yield where, problem
-
-
-def _missing(program: Program, config_map: Manifest | None, secret: Manifest | None) -> str:
-    for reference, objects, kind in (
-        (config_map, program.config_maps, "ConfigMap"),
-        (secret, program.secrets, "Secret"),
-    ):
-        if reference and not reference.get("optional"):
-            name = str(reference.get("name") or reference.get("secretName"))
-            if name not in objects:
-                return f"there is no {kind} {name!r}"
-            if "key" in reference and reference["key"] not in objects[name]:
-                return f"{kind} {name!r} has no key {reference['key']!r}"
-    return ""
-
-
-def _problem(read: Callable[[str], Any], text: str) -> str:
-    try:
-        read(text)
-    except ValueError as error:
-        return str(error)
-    return ""
+def _mutexes(owner: Manifest) -> tuple[str, ...]:
+    return tuple(mutex["name"] for mutex in (owner.get("synchronization") or {}).get("mutexes") or ())

@@ -91,8 +91,11 @@ def global_values(program: Program, run: RunState) -> dict[str, str]:
         "workflow.creationTimestamp.RFC3339": f"{created:%Y-%m-%dT%H:%M:%SZ}",
         "workflow.creationTimestamp.s": str(int(created.timestamp())),
         **{f"workflow.creationTimestamp.{sign}": created.strftime(f"%{sign}") for sign in "YmdHMS"},
-        **{f"workflow.labels.{key}": str(value) for key, value in program.labels.items()},
-        **{f"workflow.annotations.{key}": str(value) for key, value in program.annotations.items()},
+        **{f"workflow.labels.{key}": str(value) for key, value in (program.metadata.get("labels") or {}).items()},
+        **{
+            f"workflow.annotations.{key}": str(value)
+            for key, value in (program.metadata.get("annotations") or {}).items()
+        },
     }
     scope = Scope(base)
     given = {name: paste(value, scope) for name, value in run.parameters.items()}
@@ -300,10 +303,11 @@ class Walk:
         if answer is None and (until is None or self.now < until):
             self.wakes += [until] if until else []
             return node
+        inherited = {parameter["name"]: parameter.get("default") for parameter in template.inputs}
         values = {}
         for output in template.outputs:
             name, source = output["name"], output.get("valueFrom") or {}
-            default = source.get("default", template.input_default(name))
+            default = source.get("default", inherited.get(name))
             if (value := (answer or {}).get(name, default)) is not None:
                 values[name] = parameters.text_of(value)
             elif answer is None:
