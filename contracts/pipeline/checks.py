@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import zoneinfo
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from contracts.metrics import METRICS, Task
@@ -26,41 +26,60 @@ _CRON_FIELD = re.compile(r"^(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*$")
 Key = tuple[str | int, ...]
 
 
-def mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Yield every mistake between sections.  What depends on the target's column waits until that is known."""
-    yield from unknown_columns(pipeline)
-    if pipeline.target.column in pipeline.table.names:
-        yield from target_type(pipeline)
-    yield from metrics_that_do_not_fit(pipeline)
-    yield from options_that_do_not_fit(pipeline)
-    yield from unknown_estimators([c.estimator for c in pipeline.training.candidates])
-    yield from built_in_on_raw_columns(pipeline)
-    yield from operation(pipeline)
+def mistakes(pipeline: Pipeline, whole: Collection[str] | None = None) -> Iterator[Mistake]:
+    """Yield every mistake between sections; where not all could be read, `whole` names those that were."""
+    for needs, check in CHECKS:
+        if whole is None or all(section in whole for section in needs):
+            yield from check(pipeline)
 
 
-def unknown_columns(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Every column that is named must be in the schema."""
-    known = pipeline.table.names
-    named: list[tuple[Key, str | None]] = [(("target", "column"), pipeline.target.column)]
-    named += [(("features", "columns", i, "column"), p.column) for i, p in enumerate(pipeline.features.columns)]
-    named += [(("split", "key", i), column) for i, column in enumerate(pipeline.split.key)]
-    named += [
-        (("split", "group"), pipeline.split.group),
-        (("training", "sample_weight"), pipeline.training.sample_weight),
-    ]
-    if pipeline.split.time:
-        named.append((("split", "time", "column"), pipeline.split.time.column))
+def target_column(pipeline: Pipeline) -> Iterator[Mistake]:
+    """The target is a column."""
+    yield from _unknown(pipeline, [(("target", "column"), pipeline.target.column)])
+
+
+def feature_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Policies are of columns."""
+    named = ((("features", "columns", i, "column"), p.column) for i, p in enumerate(pipeline.features.columns))
+    yield from _unknown(pipeline, named)
+
+
+def split_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Key, group and time are columns, and the last holds times."""
+    split = pipeline.split
+    yield from _unknown(pipeline, ((("split", "key", i), column) for i, column in enumerate(split.key)))
+    yield from _unknown(pipeline, [(("split", "group"), split.group)])
+    if split.time:
+        yield from _unknown(pipeline, [(("split", "time", "column"), split.time.column)])
+        if split.time.column in pipeline.table.names and pipeline.table.column(split.time.column).type not in _TIMES:
+            yield Mistake(
+                ("split", "time", "column"), f"{split.time.column} is no date or timestamp", "name one that is"
+            )
+
+
+def weight_column(pipeline: Pipeline) -> Iterator[Mistake]:
+    """The sample weight is a column."""
+    yield from _unknown(pipeline, [(("training", "sample_weight"), pipeline.training.sample_weight)])
+
+
+def slice_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Slices are made of columns."""
     for at, policy in policies(pipeline):
-        named += [
-            ((*at, "validation", "slices", i, "column"), s.column) for i, s in enumerate(policy.validation.slices)
-        ]
+        slices = enumerate(policy.validation.slices)
+        yield from _unknown(pipeline, (((*at, "validation", "slices", i, "column"), s.column) for i, s in slices))
+
+
+def _unknown(pipeline: Pipeline, named: Iterable[tuple[Key, str | None]]) -> Iterator[Mistake]:
+    known = pipeline.table.names
     for key, column in named:
         if column is not None and column not in known:
-            yield Mistake(key, f"{column!r} is not in schema.columns", did_you_mean(column, known))
+            yield Mistake(key, f"{column!r} is not in schema.columns", did_you_mean(column, known) or "correct it")
 
 
 def target_type(pipeline: Pipeline) -> Iterator[Mistake]:
     """The target's column must hold what the task predicts."""
+    if pipeline.target.column not in pipeline.table.names:
+        return
     task, column = pipeline.target.task, pipeline.table.column(pipeline.target.column)
     fitting = _NUMBERS if task is Task.REGRESSION else _CLASSES
     if column.type not in fitting:
@@ -74,10 +93,14 @@ def target_type(pipeline: Pipeline) -> Iterator[Mistake]:
         )
 
 
-def metrics_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Every metric must be defined for the task."""
-    task = pipeline.target.task
-    named: list[tuple[Key, str]] = [(("training", "metric"), pipeline.training.metric)]
+def training_metric(pipeline: Pipeline) -> Iterator[Mistake]:
+    """The metric that chooses is defined for the task."""
+    yield from _unfit(pipeline, [(("training", "metric"), pipeline.training.metric)])
+
+
+def gate_metrics(pipeline: Pipeline) -> Iterator[Mistake]:
+    """The gates' metrics are defined for the task."""
+    named: list[tuple[Key, str]] = []
     for at, policy in policies(pipeline):
         for gate, thresholds in (
             ("validation", policy.validation.thresholds),
@@ -93,22 +116,32 @@ def metrics_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
         ]
         if policy.promotion.comparison:
             named.append(((*at, "promotion", "comparison", "metric"), policy.promotion.comparison.metric))
+    yield from _unfit(pipeline, named)
+
+
+def _unfit(pipeline: Pipeline, named: Iterable[tuple[Key, str]]) -> Iterator[Mistake]:
+    task = pipeline.target.task
     fitting = ", ".join(m.name for m in METRICS.values() if task in m.tasks)
     for key, metric in named:
         if metric in METRICS and task not in METRICS[metric].tasks:
             yield Mistake(key, f"{metric} does not fit a {task} target", f"one of {fitting}")
 
 
-def options_that_do_not_fit(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Some options belong to some tasks and column types only."""
-    split, names = pipeline.split, pipeline.table.names
-    if pipeline.target.task is Task.REGRESSION:
-        if split.method == "stratified":
-            yield Mistake(("split", "method"), "stratified is for classes, this target is regression", "use random")
-        if pipeline.training.class_weight:
-            yield Mistake(("training", "class_weight"), "is for classes, this target is regression", "remove it")
-    if split.time and split.time.column in names and pipeline.table.column(split.time.column).type not in _TIMES:
-        yield Mistake(("split", "time", "column"), f"{split.time.column} is no date or timestamp", "name one that is")
+def stratified_classes(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Only classes can be stratified."""
+    if pipeline.target.task is Task.REGRESSION and pipeline.split.method == "stratified":
+        yield Mistake(("split", "method"), "stratified is for classes, this target is regression", "use random")
+
+
+def weighted_classes(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Only classes can be weighted as such."""
+    if pipeline.target.task is Task.REGRESSION and pipeline.training.class_weight:
+        yield Mistake(("training", "class_weight"), "is for classes, this target is regression", "remove it")
+
+
+def estimators(pipeline: Pipeline) -> Iterator[Mistake]:
+    """See `unknown_estimators`."""
+    yield from unknown_estimators([c.estimator for c in pipeline.training.candidates])
 
 
 def unknown_estimators(names: Iterable[object]) -> Iterator[Mistake]:
@@ -129,22 +162,47 @@ def built_in_on_raw_columns(pipeline: Pipeline) -> Iterator[Mistake]:
             yield Mistake(key, what, "name your own as module:attribute, or remove features.passthrough")
 
 
-def operation(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Sizes are of stages; schedules are what Argo's CronWorkflow reads."""
+def resources(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Sizes are of stages."""
     for stage in pipeline.resources:
         if stage not in BY_NAME:
             yield Mistake(
                 ("resources", stage), "is not a stage", did_you_mean(stage, BY_NAME) or f"one of {', '.join(BY_NAME)}"
             )
+
+
+def schedule(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Schedules are what Argo's CronWorkflow reads."""
     if pipeline.schedule:
         for i, line in enumerate(pipeline.schedule.cron):
             if len(line.split()) != 5 or not all(_CRON_FIELD.match(field) for field in line.split()):
                 what = f"{line!r} is not a cron line"
                 yield Mistake(("schedule", "cron", i), what, "minute hour day month weekday, in numbers: 0 3 * * 1")
-        if pipeline.schedule.timezone not in zoneinfo.available_timezones():
-            zone = pipeline.schedule.timezone
+        zone = pipeline.schedule.timezone
+        try:
+            zoneinfo.ZoneInfo(zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # listing them all takes longer than all else
             remedy = did_you_mean(zone, zoneinfo.available_timezones()) or "such as Europe/Berlin"
             yield Mistake(("schedule", "timezone"), f"{zone!r} is no time zone", remedy)
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], ...] = (
+    (("table", "target"), target_column),
+    (("table", "features"), feature_columns),
+    (("table", "split"), split_columns),
+    (("table", "training"), weight_column),
+    (("table", "gates"), slice_columns),
+    (("table", "target"), target_type),
+    (("target", "training"), training_metric),
+    (("target", "gates"), gate_metrics),
+    (("target", "split"), stratified_classes),
+    (("target", "training"), weighted_classes),
+    (("training",), estimators),
+    (("training", "features"), built_in_on_raw_columns),
+    (("resources",), resources),
+    (("schedule",), schedule),
+)
+"""Each check with the sections that it reads."""
 
 
 def policies(pipeline: Pipeline) -> Iterator[tuple[Key, GatePolicy]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from contracts.base import Contract, Duration
 from contracts.metrics import METRICS
 from contracts.pipeline.mistakes import Mistake, refuse
 from contracts.pipeline.table import Scalar
+
+FINITE = ConfigDict(allow_inf_nan=False)
+"""For numbers that are compared: with NaN, no comparison says what its writer meant."""
 
 
 def _known(metric: str, *at: str) -> None:
@@ -19,6 +22,8 @@ def _known(metric: str, *at: str) -> None:
 
 class Threshold(Contract):
     """A bound on a metric, or on a weighted composite of metrics."""
+
+    model_config = FINITE
 
     metric: str = ""
     composite: dict[str, float] = Field({}, description="Weights; metrics where less is better enter negated.")
@@ -45,6 +50,8 @@ class Threshold(Contract):
 
 class SliceRule(Contract):
     """A bound on every group of `column`'s values (or the listed ones) with at least `min_rows` test rows."""
+
+    model_config = FINITE
 
     column: str
     metric: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from contracts.base import Contract, Name
 from contracts.metrics import METRICS, Task
@@ -126,6 +126,8 @@ class Split(Contract):
 
 class SearchSpace(Contract):
     """One parameter's range or choices."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     low: float | None = None
     high: float | None = None

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from contracts.errors import ConfigError, Finding
 from contracts.names import API_VERSION
-from contracts.pipeline.checks import did_you_mean, unknown_estimators
+from contracts.pipeline.checks import did_you_mean, mistakes, unknown_estimators
 from contracts.pipeline.file import Pipeline, json_schema
-from contracts.pipeline.mistakes import KIND
+from contracts.pipeline.mistakes import KIND, Mistake
 
 Location = tuple[Any, ...]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which one is known at run time
+    """YAML with true and false as its only booleans, as in YAML 1.2: the class `no` and the key `on` are words."""
+
+    yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+        for start, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -54,8 +70,9 @@ def parse_pipeline(text: str, where: str = "pipeline file") -> Pipeline:
         With one finding a mistake, each naming line, key and remedy.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         findings = [Finding(where=f"{where}:{line}", what=str(error.problem), remedy="mend the YAML")]
@@ -83,8 +100,8 @@ def _findings(error: ValidationError, data: Any, node: yaml.Node | None, where: 
     """Turn pydantic's errors into findings: one a mistake, one a key where a union was tried in several ways."""
     alternatives: dict[Location, list[Any]] = {}
     items = error.errors()
-    if any(item["loc"] for item in items):  # the checks between sections did not run; this one needs no section whole
-        for mistake in unknown_estimators(_estimators(data)):
+    if any(item["loc"] for item in items):  # the checks between sections did not run
+        for mistake in _between_sections(data, {str(item["loc"][0]) for item in items if item["loc"]}):
             yield _finding(node, where, mistake.at, mistake.what, mistake.remedy)
     for item in items:
         if _follows(item, items, node):
@@ -98,6 +115,26 @@ def _findings(error: ValidationError, data: Any, node: yaml.Node | None, where: 
             alternatives.setdefault(_in_file(item["loc"], node), []).append(item)
     for loc, items in alternatives.items():
         yield _finding(node, where, loc, *_what_and_remedy(loc, items))
+
+
+def _between_sections(data: Mapping[str, Any], wrong: Collection[str]) -> Iterator[Mistake]:
+    """Yield the mistakes between those sections that hold none themselves."""
+    sections = {name: info.alias or name for name, info in Pipeline.model_fields.items()}
+    values = {
+        name: _adapter(name).validate_python(data[key])
+        for name, key in sections.items()
+        if key in data and key not in wrong
+    }
+    whole = [name for name, key in sections.items() if key not in wrong]  # what is absent has a default, or is wrong
+    yield from mistakes(Pipeline.model_construct(**values), whole)
+    if "training" not in whole:
+        yield from unknown_estimators(_estimators(data))
+
+
+@cache
+def _adapter(section: str) -> TypeAdapter[Any]:
+    annotation: Any = Pipeline.model_fields[section].annotation
+    return TypeAdapter(annotation)
 
 
 def _estimators(data: Any) -> list[Any]:
@@ -193,7 +230,7 @@ def _double_keys(node: yaml.Node | None, where: str) -> Iterator[Finding]:
 
 def _keys_beside(loc: Location) -> list[str]:
     """Return the keys that may stand where the last part of `loc` does."""
-    definitions = json_schema()
+    definitions = _definitions()
     at: Any = definitions
     for part in loc[:-1]:
         at = _resolve(at, definitions)
@@ -203,6 +240,11 @@ def _keys_beside(loc: Location) -> list[str]:
             at = at.get("properties", {}).get(part, at.get("additionalProperties", {}))
     at = _resolve(at, definitions)
     return list(at.get("properties", {})) if isinstance(at, dict) else []
+
+
+@cache
+def _definitions() -> dict[str, Any]:
+    return json_schema()
 
 
 def _resolve(at: Any, definitions: dict[str, Any]) -> Any:
