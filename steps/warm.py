@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.stages import STAGES
+from steps import __main__ as step
 from steps.mlflow_connection import set_defaults
 
 REQUEST = 1 << 18
@@ -39,7 +40,7 @@ _LATER = (
 def modules() -> list[str]:
     """Return what is imported ahead, in the order in which a run comes to need it."""
     stages = [f"steps.{stage.name}" for stage in STAGES]
-    return ["steps.__main__", *stages[:3], *_LATER, *stages[3:]]
+    return [*stages[:3], *_LATER, *stages[3:]]
 
 
 @dataclass
@@ -117,10 +118,9 @@ def _restore_threads() -> None:
 def main() -> None:
     """Serve; in a fork, become the step."""
     set_defaults()
+    step.share_processors()
     words = _Parent(socket.socket(fileno=int(sys.argv[1]))).serve()
     if words is not None:
-        from steps import __main__ as step
-
         sys.argv = [step.__file__, *words]
         sys.exit(step.main(words))
 
