@@ -77,7 +77,9 @@ def on_a_full_disk(place: Path, command: list[str], environment: dict[str, str])
 
 
 @needs_namespace
-@pytest.mark.parametrize("place", ["store", "scratch", "outputs"])
+@pytest.mark.parametrize(
+    "place", ["store", *(pytest.param(place, marks=pytest.mark.faults) for place in ("scratch", "outputs"))]
+)
 def test_ingest_without_room_says_so_is_not_retried_and_leaves_nothing(tmp_path: Path, place: str) -> None:
     small = SmallDesk.make(tmp_path)
     write_rows(small.folder / "churn.csv", seed=1, rows=20_000)

@@ -59,7 +59,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     [(Fault.BUSY, StorageError), (Fault.REFUSES, NetworkError), (Fault.HANGS, NetworkError)],
     ids=lambda value: value.value if isinstance(value, Fault) else "",
 )
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(
+    "act", [pytest.param(act, marks=() if act in ("read", "upload", "fetch") else pytest.mark.faults) for act in ACTS]
+)
 def test_whatever_is_asked_of_an_endpoint_that_fails_has_the_class_of_the_fault(
     tmp_path: Path, quick: None, act: str, fault: Fault, expected: type[StageError]
 ) -> None:
