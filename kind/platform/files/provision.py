@@ -35,11 +35,11 @@ def databases(plan: dict[str, Any]) -> None:
     url = os.environ["DATABASE_URL"]
     with patiently(lambda: psycopg.connect(url, autocommit=True), psycopg.OperationalError) as admin:
         for role, file in roles.items():
-            if not admin.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
+            if not admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
                 admin.execute(SQL("CREATE ROLE {} LOGIN").format(Identifier(role)))
             admin.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(password(file))))
         for database, owner in owners.items():
-            if not admin.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone():
+            if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():
                 # an administrator who is no superuser, as in a managed database, must be a member of the owner
                 admin.execute(SQL("GRANT {} TO CURRENT_USER").format(Identifier(owner)))
                 admin.execute(SQL("CREATE DATABASE {} OWNER {}").format(Identifier(database), Identifier(owner)))

@@ -73,6 +73,26 @@ fsGroup: {{ . }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
+{{/* Arguments: root, user id, mount path. */}}
+{{- define "takeOwnership" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.volumes.takeOwnership }}
+initContainers:
+  - name: take-ownership
+    image: {{ $root.Values.images.mlflow }}
+    command: [python, -c, "import os; os.chown('{{ index . 2 }}', {{ index . 1 }}, {{ index . 1 }})"]
+    resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
+    securityContext:
+      runAsUser: 0
+      runAsGroup: 0
+      runAsNonRoot: false
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL], add: [CHOWN]}
+    volumeMounts:
+      - {name: data, mountPath: {{ index . 2 }}}
+{{- end }}
+{{- end -}}
 {{- define "containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

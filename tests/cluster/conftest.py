@@ -1,0 +1,131 @@
+"""The cluster that these tests use: the one of KUBECONFIG when it answers, else pytest-kind's where Docker is.
+
+Every test below tests/cluster has the marker `cluster` and is skipped with a reason where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+NAMESPACE = os.environ.get("NAMESPACE", "mlops")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """kubectl and its kin against one cluster and namespace."""
+
+    kubeconfig: str
+    namespace: str = NAMESPACE
+
+    def run(self, *command: str, stdin: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a command with this KUBECONFIG and return how it ended."""
+        environment = {**os.environ, "KUBECONFIG": self.kubeconfig}
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=environment, cwd=ROOT
+        )
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """Run kubectl in the namespace and return its output; it must succeed."""
+        done = self.run("kubectl", "-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, *arguments: str) -> Any:
+        """Return an object, or a list's items, as kubectl gives it."""
+        found = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found["items"] if found["kind"] == "List" else found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+def answering(kubeconfig: str) -> bool:
+    if shutil.which("kubectl") is None:
+        return False
+    done = subprocess.run(
+        ["kubectl", "version", "--request-timeout=10s"],
+        capture_output=True, check=False, env={**os.environ, "KUBECONFIG": kubeconfig},
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    kubeconfig = os.environ.get("KUBECONFIG", "")
+    if kubeconfig and answering(kubeconfig):
+        return Cluster(kubeconfig)
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
+        kind = request.getfixturevalue("kind_cluster")  # pytest-kind creates it, with --cluster-name to keep it
+        return Cluster(str(kind.kubeconfig_path))
+    pytest.skip("no cluster: KUBECONFIG names none that answers, and there is no Docker for kind")
+
+
+@pytest.fixture(scope="session")
+def platform(cluster: Cluster) -> Cluster:
+    """The cluster with the platform in it, as `make platform` leaves it."""
+    done = cluster.run("kubectl", "-n", cluster.namespace, "get", "configmap", "retrain-settings")
+    if done.returncode != 0:
+        pytest.skip(f"namespace {cluster.namespace} has no platform: run `make platform`")
+    return cluster
+
+
+@pytest.fixture
+def pod(platform: Cluster, request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Run Python in a pod with a stage's label and account, as the network policies see it; return its output."""
+
+    def run(stage: str, program: str, env_from: bool = False) -> str:
+        return run_as(platform, stage, program, secrets=env_from)
+
+    return run
+
+
+def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False) -> str:
+    settings = cluster.get("configmap", "retrain-settings")["data"]
+    name = f"probe-{stage}-{os.urandom(3).hex()}"
+    sources = [{"configMapRef": {"name": "retrain-settings"}}]
+    if secrets:
+        sources.append({"secretRef": {"name": f"retrain-{stage}-secrets"}})
+    manifest = {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"retrain/stage": stage}},
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": f"retrain-{stage}",
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "main", "image": settings["RETRAIN_STEPS_IMAGE"],
+                "command": ["python", "-c", program], "envFrom": sources,
+                "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            }],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    try:
+        cluster.kubectl(
+            "wait", f"pod/{name}", "--timeout=170s",
+            "--for=jsonpath={.status.containerStatuses[0].state.terminated.reason}", timeout=180,
+        )  # fmt: skip
+        return cluster.kubectl("logs", name)
+    finally:
+        cluster.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")

@@ -1,0 +1,326 @@
+"""Releases on a real cluster, in a namespace of their own, under load: what the callers see, and why one was refused.
+
+One history through all tests, in order: each goes on from what the one before left serving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from contracts.names import ALIAS_PRODUCTION, tag
+from contracts.outcomes import Outcome, State
+from contracts.settings import Settings
+from contracts.stages import Deploy
+from steps.deploy import deploy
+from steps.rollout import objects
+from steps.rollout.cluster import FIELD_MANAGER
+from steps.world import World
+from tests.cluster.conftest import Cluster
+from tests.cluster.load import Load
+from tests.model_packages import package
+from tests.steps.registered import NOW, finished_run, make_settings, make_world
+
+NAMESPACE = os.environ.get("ROLLOUT_NAMESPACE", "rollout-test")
+KEY, SECRET = "test-models", "test-models-secret"
+GONE = "{registry}/none@sha256:" + "0" * 64
+HELD: dict[str, Any] = {
+    "allowPrivilegeEscalation": False, "runAsNonRoot": True, "runAsUser": 65532,
+    "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+}  # fmt: skip
+
+
+def minio() -> list[dict[str, Any]]:
+    env = [{"name": "MINIO_ROOT_USER", "value": KEY}, {"name": "MINIO_ROOT_PASSWORD", "value": SECRET}]
+    server = {
+        "name": "minio", "image": "quay.io/minio/minio:latest", "args": ["server", "/data", "--address", ":9000"],
+        "env": [*env, {"name": "HOME", "value": "/data"}], "securityContext": HELD,
+        "readinessProbe": {"httpGet": {"path": "/minio/health/ready", "port": 9000}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }  # fmt: skip
+    pod = {"metadata": {"labels": {"app": "minio"}}, "spec": {
+        "containers": [server], "volumes": [{"name": "data", "emptyDir": {}}], "automountServiceAccountToken": False,
+    }}  # fmt: skip
+    selected = {"matchLabels": {"app": "minio"}}
+    secret = {"RETRAIN_AWS_ACCESS_KEY_ID": KEY, "RETRAIN_AWS_SECRET_ACCESS_KEY": SECRET}
+    return [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "retrain-serving-secrets"}, "stringData": secret},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "minio"},
+         "spec": {"selector": {"app": "minio"}, "ports": [{"port": 9000}]}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "minio"},
+         "spec": {"selector": selected, "template": pod}},
+    ]  # fmt: skip
+
+
+@dataclass
+class Place:
+    """A namespace with a store of models, and a world whose `deploy` releases there."""
+
+    cluster: Cluster
+    base: World
+    s3: Any
+    image: str
+    runs: int = 0
+
+    @property
+    def host(self) -> str:
+        return f"{self.base.pipeline.name}.{NAMESPACE}"
+
+    def world(self, *, ready: int = 120, strategy: str = "rolling", **settings: Any) -> World:
+        self.runs += 1
+        release = self.base.pipeline.release.model_copy(
+            update={"ready_timeout": timedelta(seconds=ready), "strategy": strategy}
+        )
+        pipeline = self.base.pipeline.model_copy(update={"release": release})
+        changed = self.base.settings.model_copy(update={"serving_image": self.image, **settings})
+        return replace(self.base, settings=changed, pipeline=pipeline, workflow=f"release-{self.runs}")
+
+    def approve(self, world: World, *, broken: bool = False) -> Deploy.Inputs:
+        run_id = finished_run(world)
+        folder = package(world.scratch / run_id, seed=self.runs)
+        if broken:
+            damaged = b"no tree"
+            manifest = json.loads((folder / "package.json").read_bytes())
+            (folder / "estimator.txt").write_bytes(damaged)
+            manifest["files"]["estimator.txt"] = __import__("hashlib").sha256(damaged).hexdigest()
+            (folder / "package.json").write_text(json.dumps(manifest))
+        bucket, _, prefix = world.tracking.package_uri(run_id).removeprefix("s3://").partition("/")
+        for file in folder.rglob("*"):
+            if file.is_file():
+                self.s3.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(folder).as_posix()}")
+        model, version = world.pipeline.name, world.registry.register(run_id, folder.as_uri(), {})
+        entry = world.ledger.head(model)
+        for state in (State.REGISTERED, State.APPROVED):
+            entry = world.ledger.append(
+                model, state, version=version, run_id=run_id, workflow=world.workflow, by="test", reason="for the test",
+                evidence={}, after=entry, at=NOW,
+            )  # fmt: skip
+        assert entry is not None
+        return Deploy.Inputs(version=version, entry=entry.id, image="reference")
+
+    def release(self, world: World, *, broken: bool = False) -> Deploy.Outputs:
+        return deploy(self.approve(world, broken=broken), world=world)
+
+    def serves(self) -> int:
+        return int(httpx.get(f"http://{self.host}/v1/model", timeout=30, trust_env=False).json()["version"])
+
+    def get(self, *arguments: str) -> Any:
+        return self.cluster.get(*arguments)
+
+    def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1)
+        return True
+
+
+@pytest.fixture(scope="module")
+def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    image = os.environ.get("ROLLOUT_IMAGE") or serving_image(cluster)
+    here = Cluster(cluster.kubeconfig, NAMESPACE)
+    here.run("kubectl", "create", "namespace", NAMESPACE)
+    here.run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    try:
+        for each in minio():
+            here.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+        here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
+        endpoint = f"http://minio.{NAMESPACE}:9000"
+        s3 = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
+        try:
+            s3.create_bucket(Bucket="models")
+        except ClientError:
+            pass  # kept from a run before
+        except BotoCoreError as error:
+            pytest.skip(f"the cluster's Services cannot be reached from here: {type(error).__name__}")
+        folder = tmp_path_factory.mktemp("rollout")
+        settings: Settings = make_settings(
+            folder, deploy_target="kubernetes", serving_namespace=NAMESPACE, artifacts="s3://models/runs",
+            s3_endpoint=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, serving_image=image,
+            serving_min_replicas=1, serving_max_replicas=3, serving_cpu=100, serving_memory=384,
+        )  # fmt: skip
+        yield Place(here, replace(make_world(folder), settings=settings), s3, image)
+    finally:
+        if not os.environ.get("ROLLOUT_KEEP"):
+            here.run("kubectl", "delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def serving_image(cluster: Cluster) -> str:
+    done = cluster.run(
+        "kubectl", "-n", cluster.namespace, "get", "configmap", "retrain-settings",
+        "-o", "jsonpath={.data.RETRAIN_SERVING_IMAGE}",
+    )  # fmt: skip
+    if done.returncode != 0 or not done.stdout:
+        pytest.skip("no serving image: run `make platform`, or set ROLLOUT_IMAGE")
+    return done.stdout
+
+
+def test_the_first_release_serves_and_owns_only_what_it_means_to(place: Place) -> None:
+    world = place.world()
+    done = place.release(world)
+
+    assert (done.outcome, done.url) == (Outcome.PROMOTED, f"http://{place.host}")
+    assert place.serves() == 1
+    assert world.registry.alias(ALIAS_PRODUCTION) == 1
+    assert world.registry.tags(1)[tag("image")] == place.image
+    deployment = place.get("deployment", world.pipeline.name, "--show-managed-fields")
+    said = deployment["metadata"]["annotations"]
+    run_id = world.registry.run_of(1)
+    assert (said["retrain/version"], said["retrain/run-id"]) == ("1", run_id)
+    assert (said["retrain/dataset-sha256"], said["retrain/commit"]) == ("d" * 64, "abc123")
+    ours = [m for m in deployment["metadata"]["managedFields"] if m["manager"] == FIELD_MANAGER]
+    assert [m["operation"] for m in ours] == ["Apply"]
+    assert "f:replicas" not in ours[0]["fieldsV1"]["f:spec"], "the replicas are the autoscaler's"
+    for kind in ("service", "hpa", "pdb", "serviceaccount", "networkpolicy"):
+        assert place.get(kind, world.pipeline.name)["metadata"]["labels"]["retrain/pipeline"] == world.pipeline.name
+
+
+def test_released_again_the_same_version_restarts_nothing(place: Place) -> None:
+    pods = {pod["metadata"]["uid"] for pod in place.get("pods", "-l", "retrain/stage=serving")}
+    world = place.world()
+    entry = world.ledger.serving(world.pipeline.name)
+    assert entry is not None
+
+    done = deploy(Deploy.Inputs(version=1, entry=entry.id, image="reference"), world=world)
+
+    assert done.outcome is Outcome.UNCHANGED
+    assert {pod["metadata"]["uid"] for pod in place.get("pods", "-l", "retrain/stage=serving")} == pods
+
+
+def test_a_rolling_release_loses_no_request(place: Place) -> None:
+    with Load(place.host) as load:
+        time.sleep(3)
+        done = place.release(place.world())
+        time.sleep(3)
+
+    print(f"rolling release: {dict(load.seen)}, {load.rate:.0f} requests a second")
+    assert done.outcome is Outcome.PROMOTED
+    assert not load.failed
+    assert set(load.seen) == {"200 version 1", "200 version 2"}
+    assert load.rate >= 50
+
+
+def test_a_broken_image_is_rolled_back_and_loses_no_request(place: Place) -> None:
+    broken = GONE.format(registry=place.image.split("/")[0])
+    world = place.world(ready=25, serving_image=broken)
+    with Load(place.host) as load:
+        done = place.release(world)
+        time.sleep(2)
+
+    print(f"broken image: {done.summary}\n{dict(load.seen)}, {load.rate:.0f} requests a second")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert f"image pull failed: {broken}" in done.summary
+    assert "version 2 stays" in done.summary
+    assert not load.failed
+    assert set(load.seen) == {"200 version 2"}
+    assert load.rate >= 50
+    assert world.registry.alias(ALIAS_PRODUCTION) == 2
+    assert world.ledger.state(world.pipeline.name, 3) is State.ROLLED_BACK
+
+
+def test_a_crash_loop_is_rolled_back_with_its_last_log_line(place: Place) -> None:
+    done = place.release(place.world(ready=60), broken=True)
+
+    print(f"crash loop: {done.summary}")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert "container server crashed" in done.summary
+    assert "does not load" in done.summary or "damaged" in done.summary or "LightGBM" in done.summary
+    assert place.serves() == 2
+
+
+def test_a_failing_probe_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = objects._probe
+    monkeypatch.setattr(
+        objects, "_probe", lambda path, period, *, failures: probe("/nowhere", period, failures=failures)
+    )
+    done = place.release(place.world(ready=40))
+
+    print(f"failing probe: {done.summary}")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert "its probe fails: Startup probe failed: HTTP probe failed with statuscode: 404" in done.summary
+    assert place.serves() == 2
+
+
+def test_a_quota_in_the_way_is_named(place: Place) -> None:
+    place.cluster.kubectl("create", "quota", "narrow", "--hard=requests.memory=400Mi")
+    try:
+        done = place.release(place.world(ready=15))
+    finally:
+        place.cluster.kubectl("delete", "quota", "narrow")
+
+    print(f"quota: {done.summary}")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert "quota does not allow its pods" in done.summary
+    assert "exceeded quota: narrow" in done.summary
+    assert place.serves() == 2
+
+
+def test_pods_that_no_node_takes_are_named(place: Place) -> None:
+    done = place.release(place.world(ready=15, serving_memory=10**7))
+
+    print(f"unschedulable: {done.summary}")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert "no node takes its pod: 0/" in done.summary
+    assert place.serves() == 2
+
+
+def test_recreate_replaces_all_and_the_address_stays(place: Place) -> None:
+    done = place.release(place.world(strategy="recreate"))
+
+    assert (done.outcome, done.url) == (Outcome.PROMOTED, f"http://{place.host}")
+    assert place.get("deployment", place.base.pipeline.name)["spec"]["strategy"] == {"type": "Recreate"}
+    assert place.serves() == 8
+
+
+def test_exported_objects_are_watched_until_someone_applies_them(place: Place, tmp_path: Path) -> None:
+    world = place.world(deploy_target="export", export_uri=tmp_path.as_uri())
+    folder = tmp_path / world.pipeline.name
+    approved = place.approve(world)
+    import threading
+
+    done: list[Deploy.Outputs] = []
+    releasing = threading.Thread(target=lambda: done.append(deploy(approved, world=world)))
+    releasing.start()
+    assert place.until(lambda: (folder / "horizontalpodautoscaler.yaml").exists(), 60)
+    time.sleep(2)
+    assert place.serves() == 8, "nobody applied it yet"
+    place.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(folder))
+    releasing.join(180)
+
+    assert done[0].outcome is Outcome.PROMOTED
+    assert place.serves() == 9
+    kinds = {
+        "deployment",
+        "horizontalpodautoscaler",
+        "networkpolicy",
+        "poddisruptionbudget",
+        "service",
+        "serviceaccount",
+    }
+    assert {file.stem for file in folder.iterdir()} == kinds
+
+
+def test_load_adds_servers_and_its_end_takes_them_away(place: Place) -> None:
+    name = place.base.pipeline.name
+
+    def replicas() -> int:
+        return int(place.get("deployment", name)["status"].get("readyReplicas", 0))
+
+    with Load(place.host, rate=400, rows=30) as load:
+        grew = place.until(lambda: replicas() > 1, 180)
+    print(f"scaled out to {replicas()} under {load.rate:.0f} requests a second: {dict(load.seen)}")
+    assert grew
+    assert not load.failed
+    assert place.until(lambda: replicas() == 1, 300), "in again, after the window of 120 s"
