@@ -118,3 +118,19 @@ def test_a_ledger_without_room_stays_whole(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/disk.after/ledger.db"
     kept = subprocess.run([sys.executable, "-c", TAKES_ONE, url], check=True, capture_output=True, text=True)
     assert kept.stdout == "0 []\n"
+
+
+@needs_namespace
+@pytest.mark.faults
+def test_a_home_without_room_is_one_clear_message(tmp_path: Path) -> None:
+    small = SmallDesk.make(tmp_path)
+    small.home.mkdir()
+    command = [sys.executable, "-m", "workflows.cli.main", "run", "churn.yaml", "--no-warm"]
+
+    ended = on_a_full_disk(small.home, command, small.environment())
+
+    assert ended.returncode == CONFIG.exit_code, ended.stderr
+    assert "no room" in ended.stderr
+    assert "make room" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.glob("home.after/runs/*/state.json")) == []

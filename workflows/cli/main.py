@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
 from rich.console import Console
 
-from contracts.errors import EXIT_USAGE, StageError
+from contracts.errors import EXIT_USAGE, ConfigError, StageError
 from workflows.cli import compile as compile_command
 from workflows.cli import doctor, init, lineage, predict, reproduce, run, schema, server, status, ui
 
@@ -47,6 +48,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = ConfigError(f"no room: {error}", remedy="make room on that disk; the same command goes on from there")
+        show_error(full)
+        sys.exit(full.row.exit_code)
     except SystemExit as leaving:
         # Typer's own code for wrong usage is 2; sysexits.h, which the error table follows, has 64.
         sys.exit(EXIT_USAGE if leaving.code == 2 else leaving.code)
