@@ -10,7 +10,7 @@ export UV_PYTHON_PREFERENCE ?= system
 # Nine processes a run import large libraries: without cached bytecode each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run stop test test-faults check lock lock-check compile docs benchmark clean images push platform cluster
+.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform cluster
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: .venv/.dev ## Pass the tests
 # FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
 test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
 	@$(PYTHON) -m pytest -m faults tests/faults -rP
+
+test-cluster: .venv/.dev ## Try the platform and a run on the cluster of KUBECONFIG
+	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and docs are current
 	@.venv/bin/ruff format --check .

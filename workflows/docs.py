@@ -17,11 +17,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from contracts import names
+from contracts.access import ACCESS, EXECUTOR_RULES, SENSOR_RULES, LedgerRole
+from contracts.access import Rule as Right
 from contracts.base import Contract, format_duration
 from contracts.errors import ERROR_CLASSES, EXIT_NOT_PROMOTED, EXIT_USAGE
 from contracts.names import parameter
 from contracts.pipeline import Pipeline, json_schema
 from contracts.pipeline.table import Rule, Scalar
+from contracts.settings import variable
 from contracts.stages import STAGES, Parameters, encode, type_name
 from workflows.local import depends, expr, retry, supported, when
 
@@ -33,6 +37,7 @@ def pages() -> dict[str, str]:
     return {
         "stages.md": _NOTE + stages_page(),
         "errors.md": _NOTE + errors_page(),
+        "rights.md": _NOTE + rights_page(),
         "pipeline-file.md": _NOTE + pipeline_page(),
         "local-runner.md": _NOTE + local_runner_page(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
@@ -62,6 +67,43 @@ def stages_page() -> str:
             _fields(stage.Outputs, {f: parameter(f) for f in stage.Outputs.model_fields}),
         ]
     return "\n".join(parts) + "\n"
+
+
+def rights_page() -> str:
+    """Say who may do what on a cluster."""
+    parts = [
+        "# Rights on a cluster\n",
+        "From `contracts/access.py`, which the chart's service accounts, roles, network policies, users and Secrets",
+        "are rendered from. Every pod also reaches DNS, and the API server for Argo's executor; only a stage with",
+        "rights in Kubernetes has a token. MLflow's users read everything and write what is named.\n",
+        "| who | connects to | reads | writes | in MLflow | ledger | in Kubernetes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, access in ACCESS.items():
+        cells = (
+            ", ".join(sorted(need.value for need in access.needs)),
+            ", ".join(f"`{path}`" for path in access.read),
+            ", ".join(f"`{path}`" for path in access.write),
+            ", ".join(f"{permission} {resource}" for resource, permission in access.mlflow),
+            {None: "", LedgerRole.READER: "reads", LedgerRole.WRITER: "reads, appends"}[access.ledger],
+            "; ".join(_rule(rule) for rule in access.serving),
+        )
+        parts.append(f"| {name} | " + " | ".join(cells) + " |")
+    parts += [
+        f"\n`{names.EXECUTOR_SERVICE_ACCOUNT}`, Argo's executor: " + "; ".join(map(_rule, EXECUTOR_RULES)) + ".",
+        f"`{names.SENSOR_SERVICE_ACCOUNT}`, the sensor: " + "; ".join(map(_rule, SENSOR_RULES)) + ".\n",
+        "## What the Secret of each holds\n",
+        "| Secret | keys |",
+        "|---|---|",
+    ]
+    for name, access in ACCESS.items():
+        keys = ", ".join(f"`{variable(field)}`" for field in access.secrets)
+        parts.append(f"| `{names.STAGE_SECRET.format(stage=name)}` | {keys} |")
+    return "\n".join(parts) + "\n"
+
+
+def _rule(rule: Right) -> str:
+    return f"{', '.join(rule.verbs)} {', '.join(rule.resources)}"
 
 
 def errors_page() -> str:

@@ -32,7 +32,14 @@ class Cluster:
         """Run a command with this KUBECONFIG and return how it ended."""
         environment = {**os.environ, "KUBECONFIG": self.kubeconfig}
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=environment, cwd=ROOT
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env=environment,
+            cwd=ROOT,
         )
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
@@ -81,6 +88,22 @@ def platform(cluster: Cluster) -> Cluster:
     if done.returncode != 0:
         pytest.skip(f"namespace {cluster.namespace} has no platform: run `make platform`")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def run(platform: Cluster) -> str:
+    """Name of a finished run of the shipped pipeline, on its own data."""
+    platform.kubectl("apply", "-f", "argo/adult-income")
+    done = platform.run("kind/upload", "data/adult.csv", timeout=300)
+    assert done.returncode == 0, done.stderr
+    submitted = platform.run(
+        "argo", "submit", "-n", platform.namespace, "--from", "workflowtemplate/adult-income", "-o", "name",
+        "-p", f"source={done.stdout.strip()}", "-p", "requested-by=tests",
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stderr
+    name = submitted.stdout.strip()
+    platform.kubectl("wait", f"workflow/{name}", "--for=condition=Completed", "--timeout=900s", timeout=960)
+    return name
 
 
 @pytest.fixture

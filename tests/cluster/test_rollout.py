@@ -118,6 +118,10 @@ class Place:
     def get(self, *arguments: str) -> Any:
         return self.cluster.get(*arguments)
 
+    def pods(self) -> set[str]:
+        found = self.get("pods", "-l", "retrain/stage=serving")
+        return {pod["metadata"]["uid"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
+
     def until(self, holds: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while not holds():
@@ -188,7 +192,7 @@ def test_the_first_release_serves_and_owns_only_what_it_means_to(place: Place) -
 
 
 def test_released_again_the_same_version_restarts_nothing(place: Place) -> None:
-    pods = {pod["metadata"]["uid"] for pod in place.get("pods", "-l", "retrain/stage=serving")}
+    pods = place.pods()
     world = place.world()
     entry = world.ledger.serving(world.pipeline.name)
     assert entry is not None
@@ -196,7 +200,7 @@ def test_released_again_the_same_version_restarts_nothing(place: Place) -> None:
     done = deploy(Deploy.Inputs(version=1, entry=entry.id, image="reference"), world=world)
 
     assert done.outcome is Outcome.UNCHANGED
-    assert {pod["metadata"]["uid"] for pod in place.get("pods", "-l", "retrain/stage=serving")} == pods
+    assert place.pods() == pods
 
 
 def test_a_rolling_release_loses_no_request(place: Place) -> None:
