@@ -77,10 +77,17 @@ LOST_SIGNS = ("low on resource", "Evicted", "node shutdown", "Preempted")
 """What the message of a node says that lost its machine; one whose pod was deleted has phase Error."""
 
 
-def class_of_failure(phase: str, message: str) -> ErrorClass:
+KANIKO_FAILED = 1
+"""How Kaniko ends, whatever failed.  It runs nothing of ours: it reads the store and pulls and pushes images, so what
+fails is class network."""
+
+
+def class_of_failure(phase: str, message: str, *, kaniko: bool = False) -> ErrorClass:
     """Return the class of a failed node from its phase and its message, which hides the exit code."""
     if OUT_OF_MEMORY_SIGN in message:
         return RESOURCES
+    if kaniko and re.search(rf"exit code {KANIKO_FAILED}\b", message):
+        return NETWORK
     if (code := re.search(r"exit code (\d+)", message)) and (row := BY_EXIT_CODE.get(int(code[1]))):
         return row
     if any(sign in message for sign in LOST_SIGNS) or (code and code[1] == "143" and "deadline" not in message):

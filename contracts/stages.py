@@ -252,6 +252,7 @@ class Build(Stage):
         image: str = Field("", description="`reference`; empty when Kaniko is to build the image.")
         context: str = Field("", description="URI of the packed build context.")
         destination: str = Field("", description="Repository and tag that Kaniko pushes to.")
+        plain_http: str = Field("", description="Host of a registry that speaks plain HTTP.")
 
 
 class Deploy(Stage):

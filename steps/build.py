@@ -1,7 +1,8 @@
 """Say what image serves a version.  Called as the `build` stage; at the desk it is the reference image.
 
 Where the setting `build` is `kaniko`, this stage only writes the build context; the graph's next container pushes the
-image and hands on its digest.  Same version, same context, byte for byte.
+image and hands on its digest.  Same version and base, same context, byte for byte, and same tag: what the registry has
+under it is not built again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contracts.errors import ConfigError, Finding
 from contracts.references import ModelManifest
 from contracts.settings import Settings, variable
 from contracts.stages import Build
+from steps.images import digest
 from steps.world import World
 
 REFERENCE = "reference"
@@ -29,7 +31,9 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
     Raises
     ------
     ConfigError
-        When Kaniko is asked for and the settings lack a registry or a base image.
+        When Kaniko is asked for and the settings lack a registry, or a base image by digest.
+    NetworkError
+        When the registry does not answer.
     """
     if world.settings.build == REFERENCE:
         return Build.Outputs(image=REFERENCE, summary=f"the reference image serves version {inputs.version}")
@@ -41,10 +45,17 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
     files["Dockerfile"] = dockerfile(world.settings.serving_image, manifest, inputs.version, run_id).encode()
     context = pack(files)
     sha256 = hashlib.sha256(context).hexdigest()
+    repository = f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}"
+    name = f"{run_id}-{sha256[:12]}"
+    if built := digest(repository, name, world.settings):
+        image = f"{repository}@{built}"
+        return Build.Outputs(image=image, summary=f"{image} was built before from the same model and base")
     uri = world.storage.write(world.storage.uri("builds", sha256, "context.tar.gz"), context)
-    destination = f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}:{run_id}"
     return Build.Outputs(
-        context=uri, destination=destination, summary=f"{destination} is to be built from {sha256[:12]}"
+        context=uri,
+        destination=f"{repository}:{name}",
+        plain_http=repository.partition("/")[0] if world.settings.insecure_registry else "",
+        summary=f"{repository}:{name} is to be built",
     )
 
 
@@ -56,6 +67,9 @@ def require_images(settings: Settings) -> None:
         for field, value in needed.items()
         if not value
     ]
+    if settings.serving_image and "@sha256:" not in settings.serving_image:
+        what = f"{settings.serving_image} is a name that may mean another image tomorrow"
+        missing.append(Finding(where=variable("serving_image"), what=what, remedy="name it by digest: ...@sha256:..."))
     if missing:
         raise ConfigError("no image can be built", findings=missing)
 

@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.access import KANIKO
 from contracts.errors import BY_NAME, CODE, NetworkError, StageError, class_of_failure
 from contracts.outcomes import Outcome, Promotion
 from contracts.stages import STAGES, Notify
 from steps.reports import read_error_report, read_ingest_report
 from steps.world import World
 
-_TEMPLATES = {stage.name for stage in STAGES} | {"kaniko"}
+_TEMPLATES = {stage.name for stage in STAGES} | {KANIKO}
 _ATTEMPT = re.compile(r"\((\d+)\)$")
 
 
@@ -101,7 +102,7 @@ def _decode(failures: str) -> list[dict[str, str]]:
 
 
 def _explain(failure: Failure, world: World) -> list[str]:
-    row = class_of_failure(failure.phase, failure.message)
+    row = class_of_failure(failure.phase, failure.message, kaniko=failure.stage == KANIKO)
     report = read_error_report(world, failure.stage)
     # an attempt that was killed leaves no report: what lies there is of an attempt before it
     if report is None or (row not in (CODE, BY_NAME.get(report.error_class)) and failure.message):

@@ -106,9 +106,11 @@ def _release(templates: dict[str, Container]) -> DAG:
         built = Task(
             name=KANIKO,
             template=templates[KANIKO],
-            arguments={name: output(image, name) for name in ("context", "destination")},
+            arguments={
+                names.parameter(field): output(image, field) for field in ("context", "destination", "plain_http")
+            },
             depends=f"{image.name}.Succeeded",
-            when="'{{workflow.parameters.build}}' == 'kaniko'",
+            when=f"'{output(image, 'destination')}' != ''",
         )
         run(
             templates,
@@ -213,7 +215,6 @@ def environment_parameters(pipeline: Pipeline) -> Iterator[Parameter]:
     """Return what the environment says: images, the way of building, and the sizes that the file leaves open."""
     yield from_settings("steps-image", variable("steps_image"), "Image of the steps, by digest.")
     yield from_settings("kaniko-image", variable("kaniko_image"), "Image that builds images.")
-    yield from_settings("build", variable("build"), "reference or kaniko.")
     for stage in STAGES:
         own = pipeline.resources.get(stage.name)
         for what, unit in (("memory", "MiB"), ("cpu", "millicores")):

@@ -1,6 +1,7 @@
 """The container that builds a serving image in the cluster, from a context that `build` wrote to the store.
 
-Part of the graph; skipped where the setting `build` is `reference`.  Called by `workflows.graph`.
+Part of the graph; skipped where `build` names an image that is there: the reference image, or one built before.
+Called by `workflows.graph`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hera.workflows.models import (
 
 from contracts import names
 from contracts.access import KANIKO
+from contracts.errors import KANIKO_FAILED
 from contracts.settings import variable
 from contracts.stages import Build
 from workflows.retries import retry_strategy
@@ -38,12 +40,15 @@ def kaniko() -> Container:
             f"--context={argument('context')}",
             f"--destination={argument('destination')}",
             f"--image-name-with-digest-file={image_file}",
-            "--reproducible",
-            "--snapshot-mode=redo",
+            f"--insecure-registry={argument('plain-http')}",
+            # Layers of the base stay as they are, so that nodes have them already; what is added is one layer of files.
+            "--single-snapshot",
+            "--push-retry=3",
         ],
         inputs=[
             Parameter(name="context", description="URI of the packed build context."),
             Parameter(name="destination", description="Repository and tag to push to."),
+            Parameter(name="plain-http", default="", description="Host of a registry that speaks plain HTTP."),
         ],
         outputs=[Parameter(name="image", value_from=ValueFrom(path=image_file), description="Image by digest.")],
         env=[
@@ -72,7 +77,7 @@ def kaniko() -> Container:
         service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=KANIKO),
         **executor(),
         active_deadline_seconds=Build.deadline_seconds,
-        retry_strategy=retry_strategy(),
+        retry_strategy=retry_strategy(network=KANIKO_FAILED),
         pod_spec_patch=sizes(Build.name),
     )
 

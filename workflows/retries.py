@@ -25,6 +25,7 @@ from contracts.errors import (
     INFRASTRUCTURE,
     LOST_SIGNS,
     MEMORY_GROWTH_CAP,
+    NETWORK,
     OUT_OF_MEMORY_SIGN,
     RESOURCES,
     ErrorClass,
@@ -41,11 +42,17 @@ _SIGNS = {RESOURCES.name: (OUT_OF_MEMORY,), INFRASTRUCTURE.name: _LOST}
 """How a class looks to Argo besides its exit code."""
 
 
-def retry_strategy() -> RetryStrategy:
-    """Return the strategy: which failures are tried again, how often and how soon."""
+def retry_strategy(*, network: int | None = None) -> RetryStrategy:
+    """Return the strategy: which failures are tried again, how often and how soon.
+
+    `network` is another exit code of that class: that of a program which is not ours.
+    """
     retried = [row for row in ERROR_CLASSES if row.retries]
     never = ", ".join(f"'{row.exit_code}'" for row in ERROR_CLASSES if not row.retries)
-    clauses = " || ".join(f"({_signs(row)}) && asInt(retries) < {_limit(row)}" for row in retried)
+    signs = {row.name: _signs(row) for row in retried}
+    if network is not None:
+        signs[NETWORK.name] += f" || lastRetry.exitCode == '{network}'"
+    clauses = " || ".join(f"({signs[row.name]}) && asInt(retries) < {_limit(row)}" for row in retried)
     slowest = max(retried, key=lambda row: row.backoff_cap_seconds)
     return RetryStrategy(
         limit=max(row.retries for row in retried),

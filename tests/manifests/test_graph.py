@@ -56,7 +56,7 @@ def test_release_builds_only_what_was_decided_for(templates: dict[str, Template]
 
     decision = "'{{tasks.promote.outputs.parameters.decision}}'"
     assert release["build"]["when"] == f"{decision} == 'approved' || {decision} == 'unchanged'"
-    assert release["kaniko"]["when"] == "'{{workflow.parameters.build}}' == 'kaniko'"
+    assert release["kaniko"]["when"] == "'{{tasks.build.outputs.parameters.destination}}' != ''"
     assert release["deploy"]["depends"] == "build.Succeeded && (kaniko.Succeeded || kaniko.Skipped)"
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, NetworkError
 from contracts.metrics import Task
 from contracts.pipeline import load_pipeline
 from contracts.references import ModelManifest
@@ -22,11 +26,12 @@ MANIFEST = ModelManifest(
     pipeline="adult-income", task=Task.BINARY, columns=(), estimator="lightgbm", dataset_sha256="d" * 64,
     transform_sha256="7" * 64, candidate="lightgbm",
 )  # fmt: skip
+BASE = "base@sha256:" + "1" * 64
 ASKED = Build.Inputs(version=3)
 ADULT = Path(__file__).parents[2] / "adult.yaml"
 
 
-def make_world(folder: Path, **settings: str) -> World:
+def make_world(folder: Path, **settings: Any) -> World:
     store = {"store": (folder / "store").as_uri(), "tracking_uri": f"sqlite:///{folder / 'mlflow.db'}"}
     return World(settings=Settings(**store, **settings), pipeline=load_pipeline(ADULT), pipeline_path=ADULT)
 
@@ -59,22 +64,93 @@ def test_kaniko_without_registry_is_a_config_error_that_names_both_settings(tmp_
     assert {f.where for f in caught.value.findings} == {"RETRAIN_IMAGE_REGISTRY", "RETRAIN_SERVING_IMAGE"}
 
 
-def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(tmp_path: Path) -> None:
+class ImageRegistry(BaseHTTPRequestHandler):
+    """Answers HEAD for the tags that it has, and 503 while it is down."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        found = self.server.tags.get(self.path)  # type: ignore[attr-defined]  # set by the fixture
+        self.send_response(503 if self.server.down else 200 if found else 404)  # type: ignore[attr-defined]  # the same
+        if found:
+            self.send_header("Docker-Content-Digest", found)
+        self.end_headers()
+
+
+@pytest.fixture
+def registry() -> Iterator[Any]:
+    server: Any = HTTPServer(("127.0.0.1", 0), ImageRegistry)
+    server.tags, server.down, server.host = {}, False, f"127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def packaged(tmp_path: Path, registry: Any) -> World:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "package.json").write_text(MANIFEST.model_dump_json())
+    world = make_world(
+        tmp_path, build="kaniko", image_registry=f"{registry.host}/ml", insecure_registry=True, serving_image=BASE
+    )
+    world.registry = world.tracking = Runs(package)  # type: ignore[assignment]  # both answer from one folder
+    return world
+
+
+def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: Any) -> None:
+    world = packaged(tmp_path, registry)
+    first = build(ASKED, world=world)
+    tag = first.destination.rpartition(":")[2]
+    registry.tags[f"/v2/ml/adult-income/manifests/{tag}"] = "sha256:" + "b" * 64
+
+    again = build(ASKED, world=world)
+
+    assert (again.image, again.context, again.destination) == (
+        f"{registry.host}/ml/adult-income@sha256:{'b' * 64}", "", "",
+    )  # fmt: skip
+    world.settings = world.settings.model_copy(update={"serving_image": BASE.replace("1", "2")})
+    assert build(ASKED, world=world).destination, "another base is another image"
+
+
+def test_a_registry_that_does_not_answer_is_a_network_error(tmp_path: Path, registry: Any) -> None:
+    world = packaged(tmp_path, registry)
+    registry.down = True
+
+    with pytest.raises(NetworkError, match="answered 503"):
+        build(ASKED, world=world)
+
+
+def test_a_base_without_a_digest_is_refused(tmp_path: Path, registry: Any) -> None:
+    world = packaged(tmp_path, registry)
+    world.settings = world.settings.model_copy(update={"serving_image": "base:latest"})
+
+    with pytest.raises(ConfigError) as caught:
+        build(ASKED, world=world)
+
+    assert "by digest" in str(caught.value.findings[0])
+
+
+def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(tmp_path: Path, registry: Any) -> None:
     package = tmp_path / "package"
     (package / "user").mkdir(parents=True)
     (package / "package.json").write_text(MANIFEST.model_dump_json())
     (package / "user" / "rows.py").write_text("x = 1\n")
-    world = make_world(tmp_path, build="kaniko", image_registry="registry:5000/ml/", serving_image="base@sha256:1")
+    world = make_world(
+        tmp_path, build="kaniko", image_registry=f"{registry.host}/ml/", insecure_registry=True, serving_image=BASE
+    )
     world.registry = world.tracking = Runs(package)  # type: ignore[assignment]  # both answer from one folder
 
     first, again = build(ASKED, world=world), build(ASKED, world=world)
 
     assert first == again
-    assert (first.image, first.destination) == ("", "registry:5000/ml/adult-income:r3")
+    sha256 = first.context.split("/")[-2]
+    assert (first.image, first.destination) == ("", f"{registry.host}/ml/adult-income:r3-{sha256[:12]}")
     with tarfile.open(fileobj=io.BytesIO(Storage(world.settings).read(first.context))) as tar:
         assert tar.getnames() == ["Dockerfile", "model/package.json", "model/user/rows.py"]
         dockerfile = tar.extractfile("Dockerfile")
         assert dockerfile is not None
         text = dockerfile.read().decode()
-    assert text.startswith("FROM base@sha256:1\nCOPY model /model\n")
+    assert text.startswith(f"FROM {BASE}\nCOPY model /model\n")
     assert '"--version", "3", "--run-id", "r3"' in text

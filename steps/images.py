@@ -1,0 +1,42 @@
+"""The image registry, as far as `build` asks it: which digest a tag has.  Nothing is pulled or pushed here."""
+
+from __future__ import annotations
+
+import httpx
+
+from contracts.errors import NetworkError
+from contracts.settings import Settings
+
+_MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+
+
+def digest(repository: str, tag: str, settings: Settings) -> str | None:
+    """Return the digest (``sha256:...``) of ``repository:tag``.
+
+    None when there is no such image, or when the registry shows its images only to those who log in, which this does
+    not do: the image is built once more then, under the same tag.
+
+    Raises
+    ------
+    NetworkError
+        The registry does not answer.
+    """
+    host, _, name = repository.partition("/")
+    scheme = "http" if settings.insecure_registry else "https"
+    try:
+        answer = httpx.head(
+            f"{scheme}://{host}/v2/{name}/manifests/{tag}", headers={"accept": _MANIFESTS}, timeout=10,
+            follow_redirects=True,
+        )  # fmt: skip
+    except httpx.HTTPError as error:
+        raise NetworkError(f"the registry {host} does not answer: {type(error).__name__}") from None
+    if answer.status_code == 429 or answer.status_code >= 500:
+        raise NetworkError(f"the registry {host} answered {answer.status_code}")
+    return answer.headers.get("docker-content-digest") if answer.status_code == 200 else None
