@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _DETAIL = re.compile(
     re.DOTALL,
 )
 """What follows is a Go library's account of where its parser stood."""
+_KILLED = re.compile(r"Step exceeded its deadline|Pod was active on the node longer|Usage of EmptyDir volume")
+"""Messages of steps that the cluster has ended; whether Argo still learns their exit code is a race."""
 _BY = re.compile(r"Resumed by: .*")
 """Who has resumed a node; at the desk nobody has a name."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -72,9 +75,15 @@ class Case:
         }
 
 
+def read(path: Path) -> Any:
+    """Read a YAML file, in C where that is built in."""
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@cache
 def load(path: Path) -> Case:
     """Read a case; ``base`` is for the anchors that the rest of the file merges in."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read(path)
     content.pop("base", None)
     return Case(path=path, objects=tuple(content.pop("objects", ())), **content)
 
@@ -104,7 +113,7 @@ def normalise(workflow: Mapping[str, Any]) -> dict[str, Any]:
             for node in _sorted(nodes)
             if node["type"] == "Retry"
         },
-        nodes={node["name"]: _node(node, names) for node in _sorted(nodes)},
+        nodes={node["name"]: _node(node, names, coded=not _killed(node, nodes)) for node in _sorted(nodes)},
     )
 
 
@@ -113,7 +122,14 @@ def _sorted(nodes: Mapping[str, Any]) -> list[Any]:
     return sorted(nodes.values(), key=lambda node: re.sub(r"\d+", lambda digits: digits[0].zfill(9), node["name"]))
 
 
-def _node(node: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _killed(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> bool:
+    """Tell whether a node, or the last attempt that a Retry node has its outputs from, was ended from outside."""
+    if node["type"] == "Retry" and node.get("children"):
+        return _killed(nodes[node["children"][-1]], nodes)
+    return _KILLED.match(node.get("message", "")) is not None
+
+
+def _node(node: Mapping[str, Any], names: Mapping[str, str], *, coded: bool) -> dict[str, Any]:
     outputs = node.get("outputs") or {}
     reference = node.get("templateRef") or {}
     return _filled(
@@ -127,7 +143,7 @@ def _node(node: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
         inputs=_parameters(node.get("inputs")),
         outputs=_parameters(outputs),
         result=outputs.get("result"),
-        exitCode=outputs.get("exitCode"),
+        exitCode=outputs.get("exitCode") if coded else None,
         children=sorted(names[key] for key in node.get("children") or ()),
     )
 

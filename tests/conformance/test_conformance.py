@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from contracts.errors import ConfigError
-from tests.conformance.case import Case, all_cases, normalise
+from tests.conformance.case import Case, all_cases, normalise, read
 from workflows.local import pods, runner, state
 from workflows.retries import retry_strategy
 
@@ -53,7 +52,7 @@ def parametrised() -> list[Any]:
 
 @pytest.mark.parametrize("case", parametrised())
 def test_the_local_runner_does_what_argo_did(case: Case, tmp_path: Path) -> None:
-    recorded = yaml.safe_load(case.recording.read_text(encoding="utf-8"))
+    recorded = read(case.recording)
     if recorded.get("message", "").startswith(REFUSED):
         with pytest.raises(ConfigError):
             run(case, tmp_path, recorded)
@@ -67,8 +66,7 @@ def run(case: Case, home: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     def fate(node: state.Node) -> pods.Fate | None:
         injected = case.inject.get(node.display_name)
         if injected == "evicted":
-            seen = recorded["nodes"][node.name]  # the kubelet's words, and what it killed the step with
-            return pods.Fate(seen["message"], exit_code=seen.get("exitCode"))
+            return pods.evicted(recorded["nodes"][node.name]["message"])  # the kubelet's words, whatever they are
         return {"oom": pods.OOM_KILLED, "deleted": pods.DELETED}.get(injected or "")
 
     ended = runner.execute(
