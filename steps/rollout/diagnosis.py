@@ -98,35 +98,34 @@ def describe(event: Object) -> str:
 
 def _pod(pod: Object, events: Sequence[Object]) -> Iterator[Diagnosis]:
     status = pod.get("status", {})
-    failing = _failing_probe(pod, events)
+    probe, ended = _heard(pod, events, "Unhealthy", "probe"), _heard(pod, events, "Killing", "probe")
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        yield from _container(pod["metadata"]["name"], container, failing)
+        yield from _container(pod["metadata"]["name"], container, probe, by_probe=bool(ended))
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             yield Diagnosis(5, f"no node takes its pod: {condition.get('message', condition.get('reason'))}")
 
 
-def _container(pod: str, container: Object, failing: str) -> Iterator[Diagnosis]:
+def _container(pod: str, container: Object, probe: str, *, by_probe: bool) -> Iterator[Diagnosis]:
     name, state = container["name"], container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    log = Log(pod, name, previous="terminated" not in state)
     if reason in _PULL:
-        yield Diagnosis(0, f"image pull failed: {container['image']}: {message or reason}")
+        # the name of the image is repeated before what is wrong with it
+        what = message.rpartition(container["image"])[2].strip(' ":') or message or reason
+        yield Diagnosis(0, f"image pull failed: {container['image']}: {what}")
     elif reason in _CREATE:
         yield Diagnosis(1, f"container {name} cannot be made: {message or reason}")
-    elif failing and container.get("restartCount"):
-        yield Diagnosis(
-            2,
-            f"its probe fails, and it was ended for it: {failing}",
-            Log(pod, name, previous=not state.get("terminated")),
-        )
+    elif by_probe and container.get("restartCount"):
+        yield Diagnosis(2, f"its probe fails, and it was ended for it: {probe}", log)
     elif crash := _crash(state, container):
         times = container.get("restartCount", 0)
         how = f"container {name} crashed ({_ending(crash)}{f', {times} times' if times > 1 else ''})"
-        yield Diagnosis(3, how, Log(pod, name, previous=not state.get("terminated")))
-    elif state.get("running") and failing:
-        yield Diagnosis(4, f"its probe fails: {failing}", Log(pod, name, previous=False))
-    elif state.get("running") and not container.get("ready"):
+        yield Diagnosis(3, how, log)
+    elif "running" in state and probe and not container.get("ready"):
+        yield Diagnosis(4, f"its probe fails: {probe}", Log(pod, name, previous=False))
+    elif "running" in state and not container.get("ready"):
         yield Diagnosis(7, f"container {name} runs, and is not ready yet")
 
 
@@ -142,9 +141,10 @@ def _ending(ended: Object) -> str:
     return f"{killed}exit code {ended.get('exitCode')}"
 
 
-def _failing_probe(pod: Object, events: Sequence[Object]) -> str:
-    heard = [e for e in events if e.get("reason") == "Unhealthy" and about(e, [pod])]
-    return str(max(heard, key=_when).get("message", "")).strip() if heard else ""
+def _heard(pod: Object, events: Sequence[Object], reason: str, word: str) -> str:
+    """Return the newest message of one kind about a pod, empty when there is none."""
+    heard = [e for e in events if e.get("reason") == reason and word in e.get("message", "") and about(e, [pod])]
+    return str(max(heard, key=_when)["message"]).strip() if heard else ""
 
 
 def _when(event: Object) -> str:
