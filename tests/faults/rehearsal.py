@@ -6,7 +6,6 @@ Everything else is as `retrain run` has it: the graph, the strategies' limits an
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -55,11 +54,6 @@ def exit_codes(run: RunState, stage: str) -> list[str | None]:
     """Return how each attempt of a stage ended, None where it has not."""
     attempts = [node for node in run.nodes.values() if node.template == stage and node.type == "Pod"]
     return [node.exit_code for node in sorted(attempts, key=lambda node: (node.started is None, node.started))]
-
-
-def python(script: str, *words: str) -> list[str]:
-    """Return the command that runs a script under this interpreter."""
-    return [sys.executable, "-c", script, *words]
 
 
 def files(folder: Path) -> dict[str, int]:

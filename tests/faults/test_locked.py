@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,17 +60,16 @@ def test_a_stage_whose_database_is_locked_is_tried_again_and_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, stage: str
 ) -> None:
     desk = SmallDesk.make(tmp_path)
-    held: list[object] = []
+    lock, began = ExitStack(), False
 
     def on_change(run: RunState) -> None:
+        nonlocal began
         ended = exit_codes(run, stage)
-        if ended and not held:
-            lock = locked(desk.home / database)
-            held.append(lock)
-            lock.__enter__()
-        if ended[:1] == [str(STORAGE.exit_code)] and len(held) == 1:
-            held.append("freed")
-            held[0].__exit__(None, None, None)  # type: ignore[attr-defined]
+        if ended and not began:
+            began = True
+            lock.enter_context(locked(desk.home / database))
+        if ended[:1] == [str(STORAGE.exit_code)]:
+            lock.close()
 
     run = rehearse(desk, monkeypatch, on_change=on_change)
 
