@@ -132,9 +132,23 @@ def answer_model(manifest: ModelManifest) -> type[BaseModel]:
 def findings(error: ValidationError) -> list[Finding]:
     """Turn pydantic's errors into findings that name row and field; values are never repeated."""
     return [
-        Finding(where=_where(item["loc"]), what=_WHAT.get(item["type"], item["msg"].removeprefix("Value error, ")))
+        Finding(
+            where=_where(item["loc"]),
+            what=_WHAT.get(item["type"], item["msg"].removeprefix("Value error, ")),
+            remedy=_WHOLE if len(item["loc"]) < 2 else _REMEDY.get(item["type"], "send what /docs shows for it"),
+        )
         for item in error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FINDINGS]
     ]
+
+
+_WHOLE = 'a request is {"instances": [{"column": value, ...}, ...]}; /docs has one that works'
+_REMEDY = {
+    "missing": "add it, with null where the value is missing",
+    "extra_forbidden": "remove it; /docs lists the columns",
+    "finite_number": "send a finite number, or null",
+    "greater_than_equal": "send a number that fits 64 bits, or null",
+    "less_than_equal": "send a number that fits 64 bits, or null",
+}
 
 
 _WHAT = {

@@ -102,7 +102,8 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
             mixed = {name: look.possible() for name, look in looks.items() if look.is_text()}
             for name, tally in dominant_types(source, mixed, (*MARKERS, *UNSURE_MARKERS), rows).items():
                 looks[name].take(tally)
-        estimates = _estimates(source, [name for name, look in looks.items() if look.values is None])
+        many = {name: look.may_be_a_key() for name, look in looks.items() if look.values is None}
+        estimates = _estimates(source, list(many), [name for name, key in many.items() if key])
     markers = dict.fromkeys(marker for look in looks.values() for marker in look.markers())
     columns = tuple(look.describe(name, rows, tuple(markers), estimates.get(name)) for name, look in looks.items())
     return Inferred(columns, rows, tuple(markers))
@@ -228,6 +229,10 @@ class _Look:
         """Whether no other type fits all cells."""
         return self._type() is ColumnType.STRING
 
+    def may_be_a_key(self) -> bool:
+        """Whether a column without doubles would be an identifier."""
+        return self.nulls == 0 and self._type() in (ColumnType.STRING, ColumnType.INTEGER)
+
     def possible(self) -> Sequence[ColumnType]:
         """Return the types that most cells may have; codes of digits are neither whole numbers nor others."""
         return [kind for kind in _ORDER if not (self.coded and kind in (ColumnType.INTEGER, ColumnType.NUMBER))]
@@ -285,8 +290,8 @@ def _as_text(path: Path, options: CsvOptions, target: Path) -> Path:
     return target
 
 
-def _estimates(parquet: Path, names: list[str]) -> dict[str, int]:
-    """Count distinct values: an estimate, made exact where it says that nearly every row has its own."""
+def _estimates(parquet: Path, names: list[str], keys: list[str]) -> dict[str, int]:
+    """Count distinct values: an estimate, made exact for `keys` where it says that nearly every row has its own."""
     if not names:
         return {}
     import duckdb
@@ -305,7 +310,7 @@ def _estimates(parquet: Path, names: list[str]) -> dict[str, int]:
 
         *numbers, rows = count("approx_count_distinct({})", names)
         estimates = dict(zip(names, numbers, strict=True))
-        for name in names:
+        for name in keys:
             if estimates[name] > 0.8 * rows:
                 estimates[name] = count("count(DISTINCT {})", [name])[0]
     return estimates

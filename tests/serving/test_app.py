@@ -151,7 +151,7 @@ NAN = json.dumps({"instances": [ROW]}).replace("52000.5", "NaN").encode()
         (NAN.replace(b"NaN", b"1e999"), "application/json", 422, "finite number"),
         (NAN.replace(b"NaN", b"1" + b"0" * 400), "application/json", 422, "finite number"),
         (b"[]", "application/json", 422, "object"),
-        (b"{}", "application/json", 422, "absent"),
+        (b"{}", "application/json", 422, 'a request is {\\"instances\\": ['),
         (b'{"instances": []}', "application/json", 422, "holds no row"),
         (b'{"instances": [' + b"{}," * MAX_ROWS + b"{}]}", "application/json", 422, "more than 1000 rows"),
         (b'{"instances": [{}], "parameters": {}}', "application/json", 422, "no column"),

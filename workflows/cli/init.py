@@ -105,9 +105,9 @@ def class_counts(data: Path, csv: CsvOptions | None, column: InferredColumn) -> 
                 include_columns=[column.name], column_types={column.name: pa.string()}
             ),
         )[column.name]
-    found = Counter(
-        str(item["values"]).lower() for item in cells.value_counts().to_pylist() for _ in range(item["counts"])
-    )
+    found: Counter[str] = Counter()
+    for item in cells.value_counts().to_pylist():
+        found[str(item["values"]).lower()] += item["counts"]
     return {value: found[str(value).lower()] for value in column.values}
 
 
