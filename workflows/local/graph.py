@@ -14,7 +14,7 @@ from workflows.local import parameters
 from workflows.local.depends import results
 from workflows.local.expr import compile_expression, go_text
 from workflows.local.manifest import Task, Template
-from workflows.local.pratt import LanguageError
+from workflows.local.pratt import LanguageError, Undefined
 from workflows.local.state import BAD, Node
 from workflows.local.templating import Scope, paste, substitute, tags
 from workflows.local.when import holds
@@ -252,7 +252,7 @@ def _resolved(task: Task, scope: Scope) -> Body:
         The condition cannot be evaluated, or what another task says never comes.
     """
     when = paste(task.body.get("when", ""), scope)
-    _expect_all(when)
+    _expect_all(when, scope)
     try:
         if not holds(when):
             return {**task.body, "when": when}
@@ -260,12 +260,19 @@ def _resolved(task: Task, scope: Scope) -> Body:
         if not task.fans_out:  # else it may speak of the item
             raise
     body = substitute(task.body, scope)
-    _expect_all(body)
+    _expect_all(body, scope)
     return dict(body)
 
 
-def _expect_all(value: Any) -> None:
+def _expect_all(value: Any, scope: Scope) -> None:
     for tag in tags(value):
+        if tag.startswith("="):
+            try:
+                compile_expression(tag[1:].strip())(scope.names)
+            except Undefined:
+                continue  # it may speak of an item
+            except LanguageError as error:
+                raise LanguageError(f"failed to evaluate expression: {error}") from None
         if tag.startswith(("tasks.", "steps.")):
             raise LanguageError(
                 f"{{{{{tag}}}}} never gets a value; on a cluster the workflow would wait for it for ever"

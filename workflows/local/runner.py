@@ -216,7 +216,7 @@ class _Runner:
             for start in step.starts:
                 again |= not self._start(start)
             for node in step.stop:
-                self._stop(node, pods.Fate(schedule.DEADLINE, exit_code=None))
+                self._stop(node, pods.Fate(schedule.DEADLINE))
             if not again:
                 return step.wake
 
