@@ -116,6 +116,23 @@ def pod(platform: Cluster, request: pytest.FixtureRequest) -> Callable[..., str]
     return run
 
 
+# A network policy takes hold a moment after a pod has its address; the store is what every stage may reach.
+_SETTLE = """
+import os, socket, time
+from urllib.parse import urlsplit
+
+store = urlsplit(os.environ["RETRAIN_S3_ENDPOINT"])
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    try:
+        socket.create_connection((store.hostname, store.port or 443), timeout=5).close()
+        break
+    except OSError:
+        time.sleep(0.5)
+time.sleep(2)
+"""
+
+
 def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False) -> str:
     settings = cluster.get("configmap", "retrain-settings")["data"]
     name = f"probe-{stage}-{os.urandom(3).hex()}"
@@ -132,7 +149,7 @@ def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False)
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
                 "name": "main", "image": settings["RETRAIN_STEPS_IMAGE"],
-                "command": ["python", "-c", program], "envFrom": sources,
+                "command": ["python", "-c", _SETTLE + program], "envFrom": sources,
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
                 "securityContext": {
                     "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,

@@ -21,7 +21,7 @@ class Load:
     It never asks again: whatever goes wrong on a connection is counted as such.
     """
 
-    def __init__(self, host: str, *, rate: float = 64.0, rows: int = 1) -> None:
+    def __init__(self, host: str, *, rate: float = 96.0, rows: int = 1) -> None:
         self.seen: Counter[str] = Counter()
         self.rate = 0.0
         self._host, self._pause = host, CLIENTS / rate
