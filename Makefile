@@ -46,8 +46,8 @@ compile: .venv/.dev ## Write argo/ anew from the shipped pipeline, and what the 
 docs: .venv/.dev ## Write the generated pages of docs/ anew
 	@$(PYTHON) -m workflows.docs
 
-benchmark: .venv/.dev ## Time fresh and unchanged runs, and the server beside one that answers a constant
-	@$(PYTHON) -m tests.benchmarks.desk_run
+benchmark: .venv/.dev ## Measure all that is promised of speed and memory, beside baselines in the same run
+	@$(PYTHON) -m tests.benchmarks
 	@$(PYTHON) -m tests.benchmarks.serving
 
 images: ## Build the images of steps, serving and MLflow (BUILD, REGISTRY, BASE: see images/build)
