@@ -41,8 +41,8 @@ def kaniko() -> Container:
             f"--destination={argument('destination')}",
             f"--image-name-with-digest-file={image_file}",
             f"--insecure-registry={argument('plain-http')}",
-            # Layers of the base stay as they are, so that nodes have them already; what is added is one layer of files.
-            "--single-snapshot",
+            # Neither --reproducible nor --single-snapshot: the base's layers stay as they are, so that nodes have them
+            # already, and only what is copied is looked at.
             "--push-retry=3",
         ],
         inputs=[

@@ -178,7 +178,8 @@ def test_a_push_that_fails_is_tried_again_as_class_network(builder: Builder) -> 
     try:
 
         def attempts() -> list[dict[str, Any]]:
-            return [node for node in builder.nodes(workflow) if node["type"] == "Pod"]
+            pods = [node for node in builder.nodes(workflow) if node["type"] == "Pod"]
+            return sorted(pods, key=lambda node: str(node["displayName"]))
 
         assert builder.place.until(lambda: len(attempts()) >= 2, 180), builder.nodes(workflow)
         assert "exit code 1" in attempts()[0]["message"]
