@@ -81,17 +81,18 @@ _REPORTS, _DATASETS, _SPLITS, _CODE, _CACHE, _BUILDS = (
 )
 # `workspace` USE is MLflow's right to create what is not there yet.
 _CREATE, _RUNS, _REGISTRY = ("workspace", "USE"), ("experiment", "EDIT"), ("registered_model", "MANAGE")
-_READ, _APPLY = ("get", "list", "watch"), ("get", "list", "watch", "create", "patch", "delete")
+_READ, _APPLY = ("get", "list"), ("get", "list", "create", "patch")
 
 RELEASE_RULES: tuple[Rule, ...] = (
-    Rule(("apps",), ("deployments",), _APPLY),
-    Rule(("autoscaling",), ("horizontalpodautoscalers",), _APPLY),
+    Rule(("apps",), ("deployments",), (*_APPLY, "delete")),
+    Rule(("autoscaling",), ("horizontalpodautoscalers",), (*_APPLY, "delete")),
     Rule(("policy",), ("poddisruptionbudgets",), _APPLY),
     Rule(("networking.k8s.io",), ("networkpolicies",), _APPLY),
     Rule(("",), ("services", "serviceaccounts"), _APPLY),
     Rule(("apps",), ("replicasets",), _READ),
-    Rule(("",), ("pods", "pods/log", "events"), _READ),
-    Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),  # one release at a time
+    Rule(("",), ("pods", "events"), _READ),
+    Rule(("",), ("pods/log",), ("get",)),
+    Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),
 )
 
 
@@ -111,7 +112,7 @@ ACCESS: dict[str, Access] = {
         "train",
         read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS, MODELS),
         write=(_CACHE, _REPORTS, MODELS),
-        mlflow=(_CREATE, _RUNS),
+        mlflow=(_CREATE, _RUNS, ("registered_model", "DENY")),
     ),
     "evaluate": _stage(
         "evaluate", read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS,)
