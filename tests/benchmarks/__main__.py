@@ -4,8 +4,7 @@
 (nine and ninety no-op steps beside a bare loop), `stages` (five stages beside one process), `ingest` (beside duckdb),
 `memory` (a table of 3 GB; train alone takes minutes), `run` (`retrain run`, fresh and unchanged), `help`.  With
 ``--quick`` tables are a tenth as long and everything is done once, so that start-up outweighs work.  Each ratio is of
-medians on the clock; in brackets,
-of processors' time.
+medians on the clock; in brackets, of processors' time.
 """
 
 from __future__ import annotations
@@ -77,17 +76,14 @@ def stages(bench: Bench) -> Iterator[Row]:
         "stages": ["tests.benchmarks.five_stages", str(pipeline), str(homes / "stages")],
         "warm": ["tests.benchmarks.five_stages", str(pipeline), str(homes / "warm"), "--warm"],
     }
-    said: dict[str, dict[str, object]] = {}
-
-    def fresh(name: str) -> None:
-        if (log := bench.folder / f"{name}.log").exists():
-            said[name] = json.loads(log.read_text().splitlines()[-1])
-        shutil.rmtree(homes, ignore_errors=True)
+    for name in words:
+        (bench.folder / f"{name}.log").unlink(missing_ok=True)
 
     commands = {name: [PYTHON, "-m", *command] for name, command in words.items()}
-    found = by_turns(commands, 1 if bench.quick else 2, bench.folder, between=fresh)
-    fresh("one process")
-    one, cold, warm = (said[name] for name in words)
+    found = by_turns(
+        commands, 1 if bench.quick else 2, bench.folder, lambda _: shutil.rmtree(homes, ignore_errors=True)
+    )
+    one, cold, warm = (_said(bench.folder / f"{name}.log") for name in words)
     if any(cold[key] != warm[key] for key in cold if key != "seconds"):
         sys.exit(f"a warm parent changed the results:\n{cold}\n{warm}")
     yield "five stages / one process, 1M rows x 30", found["stages"].ratio(found["one process"]), "1.5"
@@ -168,6 +164,11 @@ def _costs(pipeline: Path) -> dict[str, Cost]:
     split = run_stage("features", *dataset)
     run_stage("train", *dataset, "--split", split["split"], "--split-sha256", split["split-sha256"])
     return found
+
+
+def _said(log: Path) -> dict[str, object]:
+    """Return the line of JSON among what a command printed."""
+    return next(json.loads(line) for line in reversed(log.read_text().splitlines()) if line.startswith("{"))
 
 
 def main() -> None:
