@@ -123,7 +123,8 @@ def _never(task: Task, static: Scope) -> bool:
 
 def _of_container(program: Program, template: Template, images: Images, static: Scope) -> Problems:
     container, path = template.container, f"{template.path}.{'container' if 'container' in template.body else 'script'}"
-    if (image := paste(container.get("image", ""), static)) not in images:
+    image = paste(container.get("image", ""), static)
+    if image and image not in images:  # an environment that has no such image leaves it empty; only its use is an error
         yield f"{path}.image", f"no local command stands for the image {image!r}"
     if not container.get("command"):
         yield f"{path}.command", "must be written out: a local run knows no image's own entrypoint"
