@@ -131,7 +131,7 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
     for stage in ACCESS:
         name = names.STEP_SERVICE_ACCOUNT.format(stage=stage)
         if stage != SERVING:
-            assert accounts[name]["automountServiceAccountToken"] is False
+            assert accounts[name]["automountServiceAccountToken"] is bool(ACCESS[stage].serving)
             assert policies[name]["spec"]["podSelector"] == {"matchLabels": {names.LABEL_STAGE: stage}}
         if target == "local":
             data = secrets[names.STAGE_SECRET.format(stage=stage)].get("data") or {}
