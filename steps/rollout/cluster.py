@@ -151,7 +151,7 @@ class Cluster:
             if error.status in (401, 403):
                 raise ConfigError(
                     f"the cluster refused to {verb} {what} in {self.namespace}: {said}",
-                    remedy="its permissions are in docs/release.md",
+                    remedy="docs/rights.md lists what deploy needs",
                 ) from None
             if error.status == 409:
                 raise Conflict(f"{what} was changed meanwhile: {said}") from None

@@ -2,7 +2,7 @@
 
 `steps.deploy` releases; the rollout is watched here, with its events, and one that gets no further for the pipeline's
 `ready_timeout` is not healthy.  What it was before is put back from the ReplicaSet that still holds it, pods and all.
-docs/release.md shows the objects and the permissions that this needs.
+docs/release.md shows the objects, docs/rights.md the permissions that this needs.
 """
 
 from __future__ import annotations
