@@ -159,8 +159,8 @@ def _output(stage: type[Stage], field: str) -> Parameter:
 
 def _secrets(stage: type[Stage], pipeline: Pipeline) -> list[SecretEnv]:
     wanted = [variable(field) for field in ACCESS[stage.name].secrets]
-    if Need.SOURCE in stage.needs and pipeline.source.dsn_secret:
-        wanted.append(pipeline.source.dsn_secret)
+    if Need.SOURCE in stage.needs:
+        wanted += pipeline.source.secrets
     # Optional, because a pod whose secret is missing would wait until its deadline; preflight names what is missing.
     secret = names.STAGE_SECRET.format(stage=stage.name)
     return [SecretEnv(name=name, secret_name=secret, secret_key=name, optional=True) for name in wanted]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from contracts.errors import ConfigError, DataError, Finding, NetworkError, StageError, StorageError
-from contracts.pipeline.source import Source
+from contracts.pipeline.source import Source, credential_in
 from contracts.pipeline.table import Schema
 from serving.user_code import UserCode, unpack
 from steps.sources.files import LocalFile, ask, local_files, local_paths, object_names
@@ -164,7 +165,11 @@ def _near(name: str, others: Sequence[str]) -> str:
 
 
 def _uris(source: Source, override: str, as_of: datetime) -> tuple[str, ...]:
-    return tuple(fill(uri.strip(), as_of) for uri in ((override,) if override else source.uris))
+    if what := credential_in(override):
+        raise ConfigError(
+            f"the parameter source holds {what}", remedy="name the URL in source.uri, with {{secret:NAME}} in its place"
+        )
+    return tuple(fill(uri.strip(), as_of, os.environ) for uri in ((override,) if override else source.uris))
 
 
 def _query(source: Source, as_of: datetime) -> Query:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from contracts.errors import ConfigError
+from contracts.pipeline.source import SECRET
 
 _TEMPLATE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 _AS_OF = re.compile(r"as_of(?::(.*))?\Z")
@@ -26,16 +28,22 @@ class Kind(StrEnum):
     PYTHON = "python"
 
 
-def fill(text: str, as_of: datetime) -> str:
+def fill(text: str, as_of: datetime, secrets: Mapping[str, str] | None = None) -> str:
     """Replace ``{{as_of:FORMAT}}`` (strftime) and ``{{as_of}}`` (the date) by the moment in UTC.
+
+    With `secrets`, ``{{secret:NAME}}`` too, by the variable of that name.
 
     Raises
     ------
     ConfigError
-        When a template names anything but as_of.
+        When a template names anything else, or a variable that is missing.
     """
 
     def value(match: re.Match[str]) -> str:
+        if secrets is not None and (named := SECRET.fullmatch(match[0])):
+            if not secrets.get(named[1]):
+                raise ConfigError(f"the variable {named[1]} is missing", remedy="set it in the secrets")
+            return secrets[named[1]].strip()
         known = _AS_OF.match(match[1])
         if known is None:
             raise ConfigError(f"{match[0]} in the source is not known", remedy="write {{as_of:%Y-%m-%d}}")

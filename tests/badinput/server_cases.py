@@ -75,18 +75,14 @@ def serving() -> Iterator[int]:
 
 def web(name: str, what: str, exit_code: int, *says: str) -> Case:
     """A file of a web server; ``PORT`` stands for the server's."""
-    uri = f"http://user:{SECRET}@127.0.0.1:PORT/{what}.csv?token={SECRET}"
-    return Case("HTTP", name, no_settings, says, file=uri, exit_code=exit_code)
+    uri = f"http://user:{{{{secret:TEST_WORD}}}}@127.0.0.1:PORT/{what}.csv?token={{{{secret:TEST_WORD}}}}"
+    return Case("HTTP", name, lambda _: {"TEST_WORD": SECRET}, says, file=uri, exit_code=exit_code)
 
 
 def s3(name: str, uri: str, exit_code: int, *says: str, endpoint: str = "http://127.0.0.1:PORT") -> Case:
     """An object of a store; ``PORT`` stands for the server's."""
     keys = {"RETRAIN_AWS_ACCESS_KEY_ID": "key", "RETRAIN_AWS_SECRET_ACCESS_KEY": SECRET}
     return Case("S3", name, lambda _: keys | {"RETRAIN_S3_ENDPOINT": endpoint}, says, file=uri, exit_code=exit_code)
-
-
-def no_settings(_: object) -> None:
-    """Change nothing."""
 
 
 SERVERS = (

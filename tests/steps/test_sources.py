@@ -113,15 +113,18 @@ def http() -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://user:hidden@127.0.0.1:{server.server_port}"
+    yield f"http://user:{{{{secret:TEST_WORD}}}}@127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def test_http_files_are_fetched_and_their_credentials_not_kept(http: str, tmp_path: Path) -> None:
-    world = world_for(tmp_path, COLUMNS, f"{http}/t.csv?token=hidden")
+def test_http_files_are_fetched_and_their_credentials_not_kept(
+    http: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_WORD", "hidden")
+    world = world_for(tmp_path, COLUMNS, f"{http}/t.csv?token={{{{secret:TEST_WORD}}}}")
     outputs = run_ingest(world)
     assert outputs.rows == 1
-    assert read_manifest(world, outputs.dataset).sources == (http.replace("user:hidden@", "") + "/t.csv",)
+    assert read_manifest(world, outputs.dataset).sources == (http.replace("user:{{secret:TEST_WORD}}@", "") + "/t.csv",)
     assert b"hidden" not in world.storage.read(outputs.report)
 
 
@@ -129,9 +132,12 @@ def test_http_files_are_fetched_and_their_credentials_not_kept(http: str, tmp_pa
     ("path", "expected"),
     [("404", ConfigError), ("403", ConfigError), ("429", NetworkError), ("503", NetworkError), ("short", NetworkError)],
 )
-def test_http_answers_have_their_error_class(path: str, expected: type[StageError], http: str, tmp_path: Path) -> None:
+def test_http_answers_have_their_error_class(
+    path: str, expected: type[StageError], http: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_WORD", "hidden")
     with pytest.raises(expected) as caught:
-        run_ingest(world_for(tmp_path, COLUMNS, f"{http}/{path}?token=hidden"))
+        run_ingest(world_for(tmp_path, COLUMNS, f"{http}/{path}?token={{{{secret:TEST_WORD}}}}"))
     assert "hidden" not in caught.value.message
 
 

@@ -19,6 +19,7 @@ from contracts.access import ACCESS
 from contracts.errors import EXIT_NOT_PROMOTED, ConfigError
 from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline
+from contracts.pipeline.source import credential_in
 from contracts.settings import find_home, secret_fields, variable
 from contracts.stages import Cache, encode
 from workflows.cli.desk import desk_environment, desk_settings
@@ -228,6 +229,11 @@ def _name(pipeline: str) -> str:
 
 def _source(source: str) -> str:
     """Make a path of the caller absolute: a step does not run in the caller's folder."""
+    if what := credential_in(source):
+        raise ConfigError(
+            f"--source holds {what}, and parameters are written down",
+            remedy="name the URL in source.uri with {{secret:NAME}}, and set NAME in secrets.env",
+        )
     return (
         source
         if not source or "://" in source or source.startswith(("sql:", "python:"))
