@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.outcomes import Outcome
 from contracts.settings import variable
@@ -26,7 +24,7 @@ from steps.deploy import deploy
 from steps.images import digest
 from steps.world import World
 from tests.cluster.conftest import ROOT, Cluster
-from tests.cluster.test_rollout import KEY, SECRET, Place, minio, serving_image
+from tests.cluster.test_rollout import KEY, SECRET, Place, bucket, minio, serving_image
 from tests.steps.registered import make_settings, make_world
 
 NAMESPACE = os.environ.get("BUILD_NAMESPACE", "build-test")
@@ -116,13 +114,7 @@ def builder(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for each in (*minio(), *accounts(settings)):
             here.kubectl("apply", "-f", "-", stdin=json.dumps(each))
         here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
-        s3 = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
-        try:
-            s3.create_bucket(Bucket="models")
-        except ClientError:
-            pass  # kept from a run before
-        except BotoCoreError as error:
-            pytest.skip(f"the cluster's Services cannot be reached from here: {type(error).__name__}")
+        s3 = bucket(endpoint)
         folder = tmp_path_factory.mktemp("build")
         changed = make_settings(
             folder, deploy_target="kubernetes", serving_namespace=NAMESPACE, artifacts="s3://models/runs",

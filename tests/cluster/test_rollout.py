@@ -5,8 +5,10 @@ One history through all tests, in order: each goes on from what the one before l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,8 +26,9 @@ from contracts.outcomes import Outcome, State
 from contracts.settings import Settings
 from contracts.stages import Deploy
 from steps.deploy import deploy
-from steps.rollout import objects
+from steps.rollout import lease, objects
 from steps.rollout.cluster import FIELD_MANAGER
+from steps.rollout.cluster import Cluster as ReleaseCluster
 from steps.world import World
 from tests.cluster.conftest import Cluster
 from tests.cluster.load import Load
@@ -63,6 +66,22 @@ def minio() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def bucket(endpoint: str) -> Any:
+    """Make the bucket `models` and return the client; skip where the cluster's Services have no names for us."""
+    s3 = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            s3.create_bucket(Bucket="models")
+            return s3
+        except ClientError:
+            return s3  # kept from a run before
+        except BotoCoreError as error:  # a name that is new may be unknown for a while
+            if time.monotonic() > deadline:
+                pytest.skip(f"the cluster's Services cannot be reached from here: {type(error).__name__}")
+        time.sleep(2)
+
+
 @dataclass
 class Place:
     """A namespace with a store of models, and a world whose `deploy` releases there."""
@@ -93,7 +112,7 @@ class Place:
             damaged = b"no tree"
             manifest = json.loads((folder / "package.json").read_bytes())
             (folder / "estimator.txt").write_bytes(damaged)
-            manifest["files"]["estimator.txt"] = __import__("hashlib").sha256(damaged).hexdigest()
+            manifest["files"]["estimator.txt"] = hashlib.sha256(damaged).hexdigest()
             (folder / "package.json").write_text(json.dumps(manifest))
         bucket, _, prefix = world.tracking.package_uri(run_id).removeprefix("s3://").partition("/")
         for file in folder.rglob("*"):
@@ -143,13 +162,7 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             here.kubectl("apply", "-f", "-", stdin=json.dumps(each))
         here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
         endpoint = f"http://minio.{NAMESPACE}:9000"
-        s3 = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
-        try:
-            s3.create_bucket(Bucket="models")
-        except ClientError:
-            pass  # kept from a run before
-        except BotoCoreError as error:
-            pytest.skip(f"the cluster's Services cannot be reached from here: {type(error).__name__}")
+        s3 = bucket(endpoint)
         folder = tmp_path_factory.mktemp("rollout")
         settings: Settings = make_settings(
             folder, deploy_target="kubernetes", serving_namespace=NAMESPACE, artifacts="s3://models/runs",
@@ -202,6 +215,32 @@ def test_released_again_the_same_version_restarts_nothing(place: Place) -> None:
 
     assert done.outcome is Outcome.UNCHANGED
     assert place.revision() == revision
+
+
+def test_a_turn_is_waited_for_and_that_of_a_dead_release_is_taken(place: Place) -> None:
+    cluster, name = ReleaseCluster(NAMESPACE), "retrain-turns"
+    with lease.turn(cluster, name, "first", lost=threading.Event()):
+        began, waited = time.monotonic(), threading.Event()
+
+        def second() -> None:
+            with lease.turn(cluster, name, "second", lost=threading.Event()):
+                waited.set()
+
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        assert not waited.wait(lease.SECONDS + 5), "a holder that lives keeps it, however long it takes"
+    waiting.join(30)
+    assert waited.is_set()
+
+    found = cluster.get("Lease", name)
+    assert found is not None
+    found["spec"]["holderIdentity"] = "killed"
+    cluster.replace(found)
+    began = time.monotonic()
+    with lease.turn(cluster, name, "third", lost=threading.Event()):
+        took = time.monotonic() - began
+    print(f"the turn of a dead release: taken after {took:.1f} s")
+    assert took >= lease.SECONDS
 
 
 def test_a_rolling_release_loses_no_request(place: Place) -> None:
@@ -293,8 +332,6 @@ def test_exported_objects_are_watched_until_someone_applies_them(place: Place, t
     world = place.world(deploy_target="export", export_uri=tmp_path.as_uri())
     folder = tmp_path / world.pipeline.name
     approved = place.approve(world)
-    import threading
-
     done: list[Deploy.Outputs] = []
     releasing = threading.Thread(target=lambda: done.append(deploy(approved, world=world)))
     releasing.start()
