@@ -16,7 +16,6 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/.runtime ## Compile and run the pipeline of PIPELINE, up to a version that serves
-	@.venv/bin/retrain compile $(PIPELINE) --quiet
 	@.venv/bin/retrain run $(PIPELINE)
 
 stop: .venv/.runtime ## End the server that `make run` left
