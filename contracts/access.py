@@ -79,6 +79,8 @@ class Access:
 _REPORTS, _DATASETS, _SPLITS, _CODE, _CACHE, _BUILDS = (
     f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "code", "cache", "builds")
 )
+# Whoever reads in MLflow may also register a new name, unless models are denied.
+_NO_REGISTRY = ("registered_model", "DENY")
 # `workspace` USE is MLflow's right to create what is not there yet.
 _CREATE, _RUNS, _REGISTRY = ("workspace", "USE"), ("experiment", "EDIT"), ("registered_model", "MANAGE")
 _READ, _APPLY = ("get", "list"), ("get", "list", "create", "patch")
@@ -102,7 +104,7 @@ def _stage(name: str, **given: object) -> Access:
 
 ACCESS: dict[str, Access] = {
     "preflight": _stage(
-        "preflight", read=(DATA, _REPORTS, _CODE), write=(_REPORTS,), ledger=LedgerRole.READER
+        "preflight", read=(DATA, _REPORTS, _CODE), write=(_REPORTS,), mlflow=(_NO_REGISTRY,), ledger=LedgerRole.READER
     ),
     "ingest": _stage("ingest", read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
     "features": _stage(
@@ -112,10 +114,10 @@ ACCESS: dict[str, Access] = {
         "train",
         read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS, MODELS),
         write=(_CACHE, _REPORTS, MODELS),
-        mlflow=(_CREATE, _RUNS, ("registered_model", "DENY")),
+        mlflow=(_CREATE, _RUNS, _NO_REGISTRY),
     ),
     "evaluate": _stage(
-        "evaluate", read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS,)
+        "evaluate", read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS, _NO_REGISTRY)
     ),
     "register": _stage(
         "register",

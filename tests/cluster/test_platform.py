@@ -175,7 +175,7 @@ def test_only_register_promote_and_deploy_write_to_the_registry(stage: str, run:
 
     assert answers == {
         "writes": True if stage in ("register", "promote", "deploy") else "PERMISSION_DENIED",
-        "creates": True if stage == "register" else "PERMISSION_DENIED",
+        "creates": True if stage in ("register", "promote", "deploy") else "PERMISSION_DENIED",
     }
 
 
