@@ -1,0 +1,76 @@
+"""What a pod fetches before its server starts is what its hashes say, or the pod does not start."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from contracts.errors import ConfigError, NetworkError
+from serving.fetch import fetch, main
+from serving.model import PackagedModel
+from tests.model_packages import package
+
+URI = "s3://models/r1/package"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="models")
+        yield client
+
+
+def stored(s3: Any, tmp_path: Path) -> str:
+    """Store a package and return the hash of its manifest."""
+    folder = package(tmp_path / "package")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            s3.upload_file(str(file), "models", f"r1/package/{file.relative_to(folder).as_posix()}")
+    return hashlib.sha256((folder / "package.json").read_bytes()).hexdigest()
+
+
+def test_a_package_is_fetched_whole_and_loads(s3: Any, tmp_path: Path) -> None:
+    sha256 = stored(s3, tmp_path)
+    assert main([URI, str(tmp_path / "model"), f"--sha256={sha256}"]) == 0
+    assert PackagedModel.load(tmp_path / "model").manifest.pipeline == "tiny"
+
+
+@pytest.mark.parametrize("name", ["package.json", "estimator.txt"])
+def test_one_flipped_byte_is_refused(s3: Any, tmp_path: Path, name: str) -> None:
+    sha256, key = stored(s3, tmp_path), f"r1/package/{name}"
+    content = bytearray(s3.get_object(Bucket="models", Key=key)["Body"].read())
+    content[len(content) // 2] ^= 1
+    s3.put_object(Bucket="models", Key=key, Body=bytes(content))
+
+    with pytest.raises(ConfigError, match=f"{name} is not what its hash says"):
+        fetch(URI, tmp_path / "model", sha256)
+    assert not (tmp_path / "model").exists(), "nothing of it is left to load"
+
+
+def test_a_package_that_is_not_there_is_a_config_error(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="S3 answered 404 NoSuchKey"):
+        fetch(URI, tmp_path / "model", "0" * 64)
+
+
+def test_a_store_that_does_not_answer_is_a_network_error(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.client import BaseClient
+    from botocore.exceptions import EndpointConnectionError
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="http://nowhere")
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+    with pytest.raises(NetworkError, match="did not answer"):
+        fetch(URI, tmp_path / "model", "0" * 64)
