@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster
 
-IN_ORDER = ("preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build")
+IN_ORDER = ("preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build", "deploy", "notify")
 
 
 @pytest.fixture(scope="session")
