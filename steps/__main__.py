@@ -33,8 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
     share_processors()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    for library in ("httpx", "httpcore"):  # they log whole URLs, with credentials and signatures
-        logging.getLogger(library).setLevel(logging.WARNING)
+    # they log whole URLs, with credentials and signatures; Apprise those that it cannot read, as errors
+    for library, level in (("httpx", logging.WARNING), ("httpcore", logging.WARNING), ("apprise", logging.CRITICAL)):
+        logging.getLogger(library).setLevel(level)
     options = vars(_parser().parse_args(argv))
     stage: type[Stage] = options.pop("stage")
     world: World | None = None
@@ -70,9 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             full = ConfigError(f"no room: {error}", remedy="make room on that disk, then run again")
             return _fail(world, full.report(stage.name), CONFIG.exit_code)
-        traceback.print_exc()
         report = ErrorReport(
-            error_class=CODE.name, stage=stage.name, message=f"{type(error).__name__}: {error}", remedy=CODE.remedy
+            error_class=CODE.name, stage=stage.name, message=_unexpected(error, world), remedy=CODE.remedy
         )
         return _fail(world, report, CODE.exit_code)
     LOG.info("%s", outputs.summary)
@@ -94,6 +94,18 @@ def share_processors() -> None:
     times as long.  Libraries read this when they are loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _unexpected(error: Exception, world: World | None) -> str:
+    """Print a traceback and return what the error says; its place alone where its text may hold a sensitive cell."""
+    if world is None or not any(column.sensitive for column in world.pipeline.table.columns):
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    # "could not convert string to float: 'Smith'" is how libraries speak
+    traceback.print_tb(error.__traceback__)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}, line {last.lineno}"
+    return f"{type(error).__name__} in {place}; its text may hold cells of sensitive columns, and is not shown"
 
 
 def _fail(world: World | None, report: ErrorReport, code: int) -> int:
