@@ -32,11 +32,20 @@ class Schedule(Contract):
     keep_failed: int = Field(3, ge=0)
 
 
+class Objects(Contract):
+    """A new object in a bucket starts a run on it; the store tells POST /<pipeline name>/objects, as MinIO can."""
+
+    bucket: str = Field(pattern="^[a-z0-9][a-z0-9.-]{2,62}$")
+    prefix: str = Field("", pattern="^[A-Za-z0-9._~/=+:,-]*$", description="What its key starts with.")
+    suffix: str = Field("", pattern="^[A-Za-z0-9._~/=+:,-]*$", description="What its key ends with.")
+
+
 class Webhook(Contract):
     """POST /<pipeline name> with a bearer token starts a run."""
 
     port: int = Field(12000, gt=0, lt=65536)
     token_secret: str = Field("retrain-webhook", description="Secret whose key `token` holds the bearer token.")
+    objects: Objects | None = None
 
 
 class Triggers(Contract):
