@@ -8,9 +8,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -19,8 +17,11 @@ import httpx
 from pydantic import ValidationError
 
 from contracts.errors import CONFIG, ConfigError, ErrorClass, Finding, NetworkError, StageError, StorageError
+from contracts.pipeline.table import ColumnType
 from contracts.stages import Parameters, Preflight, decode, findings
 from contracts.stages import encode as text
+from serving.user_code import UserCode, unpack
+from steps.candidate_checks import candidate_findings
 from steps.storage import local_path
 from steps.world import World
 
@@ -45,7 +46,7 @@ def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
     if found:
         _raise(found)
     as_of = parameters.as_of if parameters and parameters.as_of else world.now()
-    notes = list(library_notes(world))
+    notes = [*library_notes(world), *sensitive_notes(world)]
     for note in notes:
         world.log.warning("%s", note)
     return Preflight.Outputs(
@@ -160,11 +161,9 @@ def check_source(inputs: Preflight.Inputs, world: World) -> Findings:
 
 
 def check_code(inputs: Preflight.Inputs, world: World) -> Findings:
-    """Every module that the file names is packed, or installed."""
-    packed: set[str] = set()
-    if inputs.code:
-        with zipfile.ZipFile(BytesIO(world.storage.read(inputs.code))) as archive:
-            packed = {name.split("/")[0].removesuffix(".py") for name in archive.namelist()}
+    """Every module that the file names is packed, or installed; it has what is named, and takes the parameters."""
+    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    packed = {name.split(".")[0] for name in code.modules}
     for module in world.pipeline.user_modules:
         top = module.split(".")[0]
         if top not in packed and importlib.util.find_spec(top) is None:
@@ -173,6 +172,7 @@ def check_code(inputs: Preflight.Inputs, world: World) -> Findings:
                 what="is neither beside the pipeline file nor installed",
                 remedy=f"put {top}.py beside the file",
             )
+    yield from candidate_findings(world.pipeline, code)
 
 
 def check_features(_: Preflight.Inputs, world: World) -> Findings:
@@ -205,9 +205,33 @@ def library_notes(world: World) -> Findings:
             )
 
 
+def check_server(_: Preflight.Inputs, world: World) -> Findings:
+    """At the desk, the server's port is free, or ours."""
+    settings = world.settings
+    if settings.deploy_target == "process" and settings.server_home:
+        from steps.rollout.process import Server
+
+        if problem := Server.of(settings, world.pipeline.name).port_problem():
+            yield problem
+
+
+def sensitive_notes(world: World) -> Findings:
+    """Say which sensitive columns leave their values in the model."""
+    if world.pipeline.features.passthrough:
+        return
+    for name in world.pipeline.feature_columns:
+        column, policy = world.pipeline.table.column(name), world.pipeline.features.policy(name)
+        if column.sensitive and (column.type is ColumnType.STRING or policy.categorical):
+            yield Finding(
+                where=f"column {name}",
+                what="is sensitive and a feature: its categories will lie in the model",
+                remedy="features.columns with drop: true leaves it out",
+            )
+
+
 CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
     check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_features,
-    check_libraries,
+    check_libraries, check_server,
 )  # fmt: skip
 
 
@@ -220,7 +244,7 @@ def _collect(
     except StageError as error:
         found = [*error.findings] or [Finding(where=name, what=error.message, remedy=error.remedy)]
         return [(error.row, finding) for finding in found]
-    except (OSError, zipfile.BadZipFile) as error:
+    except OSError as error:
         finding = Finding(where=name, what=f"{type(error).__name__}: {error}", remedy="check path and permissions")
         return [(CONFIG, finding)]
 

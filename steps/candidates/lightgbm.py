@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,31 @@ def lightgbm_problem() -> Finding | None:
     return None
 
 
-def _load() -> None:
+def known_parameters() -> set[str] | None:
+    """Return every name that LightGBM knows, asked of the library alone; None when it cannot be."""
+    try:
+        library = _load()
+    except (OSError, ImportError):
+        return None
+    if library is None:
+        return set(_main_names())
+    size, buffer = ctypes.c_int64(0), ctypes.create_string_buffer(1 << 20)
+    if library.LGBM_DumpParamAliases(ctypes.c_int64(len(buffer)), ctypes.byref(size), buffer) != 0:
+        return None
+    aliases: dict[str, list[str]] = json.loads(buffer.value)
+    return {name for main, others in aliases.items() for name in (main, *others)}
+
+
+def _load() -> ctypes.CDLL | None:
     """Load the library alone: importing the package takes a second or two, for scikit-learn comes with it."""
     found = importlib.util.find_spec("lightgbm")
     places = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
     names = ("lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib")
     library = next((place / name for place in places for name in names if (place / name).is_file()), None)
     if library is not None:
-        ctypes.CDLL(str(library))
-    else:
-        importlib.import_module("lightgbm")
+        return ctypes.CDLL(str(library))
+    importlib.import_module("lightgbm")
+    return None
 
 
 def missing_library(message: str, system: str) -> Finding:

@@ -25,7 +25,7 @@ import psutil
 import serving
 from contracts.errors import ConfigError, Finding, StageError
 from contracts.settings import PREFIX, Settings
-from serving.holder import CONTROL, LOCK, RECORD
+from serving.holder import CONTROL, LOCK, RECORD, bind
 from serving.versions import SERVER_LOG, Spec
 from steps.rollout.target import NotHealthy
 
@@ -148,6 +148,19 @@ class Server:
             except psutil.TimeoutExpired:
                 holder.kill()
         return int(answer["pid"]) if answer else holder.pid if holder else None
+
+    def port_problem(self) -> Finding | None:
+        """Say why the port cannot be had; None when it can, when our own holder has it, or when any other will do."""
+        record = self._record()
+        if _process(record) is not None:
+            return None
+        kept = record is not None and (record["host"], record["wanted"]) == (self.host, self.port)
+        port = int(record["port"]) if record is not None and kept else self.port
+        try:
+            bind(self.host, port, kept=kept).close()
+        except OSError as error:
+            return _cannot_bind(self.host, port, f"{error.errno} {error.strerror}").findings[0]
+        return None
 
     def _ensure_holder(self) -> None:
         if self.status() is not None:

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -320,3 +321,137 @@ def test_a_passing_fault_alone_keeps_its_class_so_that_it_is_retried() -> None:
             _raise(found)
         assert type(caught.value) is kind
         assert len(caught.value.findings) == len(found)
+
+
+def candidates_of(world: World, *candidates: dict[str, Any], **more: Any) -> World:
+    return changed(world, {"training": {"metric": "accuracy", "candidates": list(candidates)}} | more)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "typo", "meant"),
+    [
+        ("lightgbm", "num_leavs", "num_leaves"),
+        ("xgboost", "max_dept", "max_depth"),
+        ("hist_gradient_boosting", "max_iters", "max_iter"),
+        ("random_forest", "n_estimator", "n_estimators"),
+        ("linear", "c", "C"),
+        ("dummy", "constnt", "constant"),
+    ],
+)
+def test_a_typo_in_a_parameter_is_found_without_an_import(world: World, estimator: str, typo: str, meant: str) -> None:
+    finding = wrong(candidates_of(world, {"name": "a", "estimator": estimator, "parameters": {typo: 1, meant: 2}}))[
+        f"training.candidates[0].parameters.{typo}"
+    ]
+
+    assert finding.what == f"{estimator} knows no such parameter"
+    assert (meant in finding.remedy) or estimator == "linear"
+
+
+def test_a_typo_in_a_search_is_found_as_well(world: World) -> None:
+    space = {"learning_rat": {"low": 0.1, "high": 0.2}, "num_leaves": {"choices": [3, 4]}}
+    searched = {"name": "a", "estimator": "lightgbm", "search": {"trials": 2, "space": space}}
+
+    assert set(wrong(candidates_of(world, searched))) == {"training.candidates[0].search.space.learning_rat"}
+
+
+def test_a_checked_parameter_costs_no_import() -> None:
+    program = (
+        "import sys; from pathlib import Path; from contracts.pipeline import load_pipeline;"
+        "from serving.user_code import UserCode; from steps.candidate_checks import candidate_findings;"
+        "assert list(candidate_findings(load_pipeline(Path('adult.yaml')), UserCode({})) ) == [];"
+        "assert not {'lightgbm', 'sklearn', 'xgboost'} & set(sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+OWN = """
+from sklearn.dummy import DummyClassifier as dummy
+if dummy:
+    def make(*, deep=True): ...
+else:
+    made = None
+class Mine:
+    def __init__(self, size=1, **more): ...
+first, (second, third) = 1, (2, 3)
+"""
+
+
+@pytest.mark.parametrize("name", ["dummy", "make", "made", "Mine", "Mine.build", "third"])
+def test_what_an_own_module_defines_in_any_way_is_there(world: World, tmp_path: Path, name: str) -> None:
+    inputs, fitting = own(world, tmp_path, OWN, f"own_model:{name}")
+
+    assert preflight(inputs, world=fitting)
+
+
+def own(world: World, folder: Path, text: str, reference: str, **parameters: Any) -> tuple[Preflight.Inputs, World]:
+    (folder / "own_model.py").write_text(text)
+    code = world.storage.write(world.storage.uri("code", "own.zip"), pack(folder, ["own_model"]))
+    candidate = {"name": "a", "estimator": reference, "parameters": parameters}
+    return Preflight.Inputs(code=code), candidates_of(world, candidate)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "parameters", "where", "remedy"),
+    [
+        (OWN, "own_model:mkae", {}, "own_model:mkae", "did you mean 'make'?"),
+        (OWN, "own_model:make", {"dep": 1}, "training.candidates[0].parameters.dep", "did you mean 'deep'?"),
+        ("def make(:", "own_model:make", {}, "own_model.py, line 1", "mend it"),
+    ],
+)
+def test_what_an_own_module_lacks_is_found_without_running_it(
+    world: World, tmp_path: Path, text: str, reference: str, parameters: dict[str, Any], where: str, remedy: str
+) -> None:
+    inputs, broken = own(world, tmp_path, text, reference, **parameters)
+
+    assert wrong(broken, **inputs.model_dump(exclude_defaults=True))[where].remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "parameters"),
+    [
+        ("from other import *", "own_model:make", {}),
+        ("def __getattr__(name): ...", "own_model:make", {}),
+        ("globals()['make'] = int", "own_model:make", {}),
+        (OWN, "own_model:Mine", {"depth": 3}),
+        (OWN, "own_model:dummy", {"strategy": "prior"}),
+        ("from functools import cache\n@cache\ndef make(): ...", "own_model:make", {"depth": 3}),
+    ],
+)
+def test_what_parsing_cannot_tell_is_left_to_training(
+    world: World, tmp_path: Path, text: str, reference: str, parameters: dict[str, Any]
+) -> None:
+    inputs, unsure = own(world, tmp_path, text, reference, **parameters)
+
+    assert preflight(inputs, world=unsure)
+
+
+def test_a_port_that_the_server_answered_at_and_another_process_has_is_a_finding(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.holder.REBIND_SECONDS", 0.1)
+    home = tmp_path / "servers" / world.pipeline.name
+    home.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        desk = changed(world, server_home=str(tmp_path / "servers"), server_port=port)
+        assert preflight(Preflight.Inputs(), world=desk)  # at first any port will do
+
+        record = {"pid": 2**22, "started": 0.0, "host": "127.0.0.1", "port": port, "wanted": port}
+        (home / "holder.json").write_text(json.dumps(record))
+        assert f"by process {os.getpid()}" in wrong(desk)["RETRAIN_SERVER_PORT"].what
+
+        ours = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        (home / "holder.json").write_text(json.dumps(record | ours))
+        assert preflight(Preflight.Inputs(), world=desk)
+
+
+def test_a_sensitive_feature_with_categories_is_noted(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    columns = [c.model_dump(mode="json") for c in world.pipeline.table.columns]
+    columns += [{"name": name, "type": "string", "sensitive": True} for name in ("diagnosis", "dropped")]
+    noted = changed(
+        world, {"schema": {"columns": columns}, "features": {"columns": [{"column": "dropped", "drop": True}]}}
+    )
+
+    assert "1 notes" in preflight(Preflight.Inputs(), world=noted).summary
+    assert "column diagnosis: is sensitive and a feature: its categories will lie in the model" in caplog.text
