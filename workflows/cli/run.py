@@ -20,7 +20,7 @@ from contracts.errors import EXIT_NOT_PROMOTED, ConfigError
 from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.pipeline.source import credential_in
-from contracts.settings import find_home, secret_fields, variable
+from contracts.settings import Settings, find_home, secret_fields, sizes, variable
 from contracts.stages import Cache, encode
 from workflows.cli.desk import desk_environment, desk_settings
 from workflows.cli.display import Progress, console
@@ -194,15 +194,18 @@ class Desk:
             for text in compile_pipeline(self.file).values()
         ]
         wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
-        secret = {variable(field) for field in secret_fields()}
+        # whatever else stands in secrets.env is a secret too: a DSN, or what a URL's {{secret:...}} names
+        plain = {variable(f) for f in Settings.model_fields if f not in secret_fields()} | sizes().keys()
         desk_settings(self.home, self.file.parent)  # what is wrong with them is told before anything is written
         values = desk_environment(self.home, self.file.parent)
         return [
             *wanted,
-            _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k not in secret}),
+            _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k in plain}),
             *(
                 _object(
-                    "Secret", names.STAGE_SECRET.format(stage=stage), {k: v for k, v in values.items() if k in secret}
+                    "Secret",
+                    names.STAGE_SECRET.format(stage=stage),
+                    {k: v for k, v in values.items() if k not in plain},
                 )
                 for stage in ACCESS
             ),
