@@ -26,7 +26,7 @@ test: .venv/.dev ## Pass the tests
 
 # FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
 test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
-	@$(PYTHON) -m pytest -m faults tests/faults -rP
+	@$(PYTHON) -m pytest -m faults tests/faults -rP -n $(if $(FAULT_SECONDS),0,2)
 
 test-cluster: .venv/.dev ## Try the platform and a run on the cluster of KUBECONFIG
 	@$(PYTHON) -m pytest -m cluster tests/cluster

@@ -78,8 +78,11 @@ class _Parent:
             os.close(guard)
             return None
         os.setpgid(0, 0)
-        os.write(guard, f"+ {os.getpid()}\n".encode())
-        channel.send(str(os.getpid()).encode())
+        try:
+            os.write(guard, f"+ {os.getpid()}\n".encode())
+            channel.send(str(os.getpid()).encode())
+        except BrokenPipeError:  # the runner was killed after it had asked: nobody waits for this step
+            os._exit(1)
         for other in (*self.steps.values(), (0, channel), (0, self.requests)):
             other[1].close()
         with Path(os.devnull).open("rb") as nothing:

@@ -65,7 +65,7 @@ def draw(seed: int, *, successor: bool | None = None, kills: int | None = None) 
     """Return the plan of a seed; what is given here is not drawn."""
     chance = random.Random(seed)
     onto = chance.random() < 0.5
-    number, warm = chance.choice([1, 1, 2, 3]), chance.random() < 0.75
+    number, warm = chance.choice([1, 1, 2, 3]), chance.random() < 0.9
     onto = onto if successor is None else successor
     drawn = [_kill(chance, onto, warm) for _ in range(number if kills is None else kills)]
     return Plan(seed, onto, warm, tuple(sorted(drawn, key=lambda kill: STAGES.index(kill.stage))))

@@ -26,6 +26,7 @@ from contracts.settings import PREFIX
 from steps.ledger import Ledger
 
 NAME = "churn"
+CLI = "workflows.cli.main"
 PIPELINE = """
 apiVersion: retrain/v1
 name: churn
@@ -95,13 +96,16 @@ class SmallDesk:
     def environment(self, **more: str) -> dict[str, str]:
         """This process's own variables without settings, and those that keep the desk inside its folder."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX) and k != "PYTHONDONTWRITEBYTECODE"}
-        own = {"RETRAIN_HOME": str(self.home), "RETRAIN_SERVER_PORT": "0", "TMPDIR": str(self.folder / "tmp")}
+        own = {
+            "RETRAIN_HOME": str(self.home), "RETRAIN_SERVER_PORT": "0", "RETRAIN_THREADS": "1",
+            "TMPDIR": str(self.folder / "tmp"),
+        }  # fmt: skip
         return kept | own | more
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
         """Start a command; `more` are variables."""
         return subprocess.Popen(
-            [sys.executable, "-m", "workflows.cli.main", *words],
+            [sys.executable, "-m", CLI, *words],
             cwd=self.folder, env=self.environment(**more), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -196,7 +200,7 @@ class SmallDesk:
     def strays(self, seconds: float = 20) -> list[str]:
         """Name the processes that still run on behalf of this desk, besides holder and server; wait for them a while.
 
-        A version that drains may take until its drain timeout.
+        A version that drains may take until its drain timeout.  A command that somebody types here meanwhile is none.
         """
         deadline = time.monotonic() + seconds
         while found := list(self._strays()):
@@ -211,8 +215,9 @@ class SmallDesk:
             try:
                 if process.pid in meant or process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if str(self.home) in " ".join(process.environ().values()):
-                    yield f"{process.pid} {' '.join(process.cmdline())}"
+                words = process.cmdline()
+                if str(self.home) in " ".join(process.environ().values()) and not _is_passing(words):
+                    yield f"{process.pid} {' '.join(words)}"
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
 
@@ -221,3 +226,9 @@ class SmallDesk:
         if self.home.exists():
             self("stop")
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _is_passing(words: list[str]) -> bool:
+    """Whether these are the words of a command that ends by itself: `retrain stop`, `status` and such, not `run`."""
+    typed = next((k for k, word in enumerate(words) if Path(word).name == "retrain" or word == CLI), None)
+    return typed is not None and "run" not in words[typed + 1 :]

@@ -55,6 +55,7 @@ def lines_until(process: subprocess.Popen[str], part: str) -> str:
     raise AssertionError(f"it never said {part!r}: {process.communicate()[1]}")
 
 
+@pytest.mark.faults
 def test_ctrl_c_ends_even_a_step_that_ignores_sigterm_and_the_same_command_goes_on_while_another_waits(
     desk: SmallDesk,
 ) -> None:
