@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,9 @@ def guess_task(column: InferredColumn) -> Task:
     return Task.BINARY if column.distinct == 2 else Task.MULTICLASS
 
 
-def notes(table: Inferred, learning: Learning, *, said: Sequence[str] = ()) -> Iterator[str]:
+def notes(
+    table: Inferred, learning: Learning, *, said: Sequence[str] = (), sensitive: Collection[str] = ()
+) -> Iterator[str]:
     """Yield what a person should know about the choices: one line each.  `said` holds what the user chose."""
     guessed = "" if "task" in said else "  (a guess: --task says otherwise)"
     yield f"predicts {learning.column.name}: {learning.task}, {learning.column.distinct:,} different values{guessed}"
@@ -95,13 +97,26 @@ def notes(table: Inferred, learning: Learning, *, said: Sequence[str] = ()) -> I
     if learning.column.nulls:
         empty = f"{learning.column.nulls:,} rows have no {learning.column.name}"
         yield f"{empty}: a run refuses them until they are gone or filled"
-    yield from (misfit_note(column, table.rows) for column in table.columns if column.misfits)
+    yield from (
+        misfit_note(column, table.rows) for column in table.columns if column.misfits and column.name not in sensitive
+    )
     if dropped := [c.name for c in table.columns if c.identifier and c is not learning.column]:
         yield f"left out as identifiers: {', '.join(dropped)}"
     if dates := [c.name for c in table.columns if c.type in TIMES]:
         yield f"dates: {', '.join(dates)}; split by time if tomorrow is to be predicted"
     if table.missing_markers:
         yield f"cells that mean missing: {', '.join(map(repr, table.missing_markers))}"
+
+
+def sensitive_notes(table: Inferred, learning: Learning, sensitive: Collection[str]) -> Iterator[str]:
+    """Warn of sensitive columns that leave their values in the model: one line each."""
+    for column in table.columns:
+        feature = column is not learning.column and not column.identifier
+        if feature and column.name in sensitive and column.type is ColumnType.STRING:
+            yield (
+                f"warning: {column.name} is sensitive and a feature: its categories will lie in the model; "
+                "features.columns with drop: true leaves it out"
+            )
 
 
 def misfit_note(column: InferredColumn, rows: int) -> str:

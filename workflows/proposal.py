@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -35,8 +36,10 @@ _CANDIDATES = """\
 """
 
 
-def pipeline_file(name: str, uri: str, table: Inferred, csv: CsvOptions | None, learning: Learning) -> str:
-    """Return the text of the file.  `csv` is None for Parquet."""
+def pipeline_file(
+    name: str, uri: str, table: Inferred, csv: CsvOptions | None, learning: Learning, sensitive: Collection[str] = ()
+) -> str:
+    """Return the text of the file.  `csv` is None for Parquet; cells of `sensitive` columns are not in it."""
     return "".join(
         (
             f"# Predicts {learning.column.name} ({learning.task}); written by `retrain init`, {table.rows:,} rows.\n",
@@ -45,7 +48,7 @@ def pipeline_file(name: str, uri: str, table: Inferred, csv: CsvOptions | None, 
             f"name: {name}\n\n",
             _source(uri, table, csv),
             "\n",
-            schema_section(table, learning),
+            schema_section(table, learning, sensitive),
             "\n",
             _target(learning),
             "\n",
@@ -63,14 +66,17 @@ def pipeline_file(name: str, uri: str, table: Inferred, csv: CsvOptions | None, 
     )  # fmt: skip
 
 
-def schema_section(table: Inferred, learning: Learning | None = None) -> str:
+def schema_section(table: Inferred, learning: Learning | None = None, sensitive: Collection[str] = ()) -> str:
     """Return the section `schema` alone."""
     lines = [
         "schema:",
         "  # As found: types and nulls are errors, ranges and values only warnings.  Each rule may be written as",
         "  # {value: ..., level: error or warn, tolerate: share of rows}.  sensitive: true masks a column in reports.",
         "  columns:",
-        *(f"    - {_flow(_column(c, table.rows, learning))}{_note(c, table.rows)}" for c in table.columns),
+        *(
+            f"    - {_flow(_column(c, table.rows, learning, c.name in sensitive))}{_note(c, table.rows)}"
+            for c in table.columns
+        ),
         f"  rows: {_flow({'min': {'value': max(1, table.rows // 2), 'level': 'warn'}})}",
     ]
     if dated := next((c for c in table.columns if c.type in TIMES), None):
@@ -99,8 +105,9 @@ def _source(uri: str, table: Inferred, csv: CsvOptions | None) -> str:
     return text
 
 
-def _column(column: InferredColumn, rows: int, learning: Learning | None) -> dict[str, Any]:
+def _column(column: InferredColumn, rows: int, learning: Learning | None, sensitive: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"name": column.name, "type": column.type.value}
+    found |= {"sensitive": True} if sensitive else {}
     is_target = learning is not None and column.name == learning.column.name
     missing = column.nulls + column.misfits  # `type_level: warn` would make the misfits null
     if missing == 0 or is_target:
@@ -111,6 +118,8 @@ def _column(column: InferredColumn, rows: int, learning: Learning | None) -> dic
         return found | ({"allowed": list(column.values)} if column.values else {})
     if any(isinstance(v, float) and math.isinf(v) for v in (column.minimum, column.maximum)):
         found["infinity"] = True
+    if sensitive:
+        return found  # bounds and values are cells
     if column.type in NUMBERS and not column.identifier:
         bounds = {"min": column.minimum, "max": column.maximum}
         found |= {key: _warn(v) for key, v in bounds.items() if v is not None and math.isfinite(float(v))}

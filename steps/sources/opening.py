@@ -128,7 +128,8 @@ def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:
     missing = [name for name in schema.names if name not in counted]
     extra = [name for name in counted if name not in schema.names]
     if missing and len(found) == 1 and len(schema.names) > 1:
-        other = next((d for d in ";\t|," if d in found[0]), None)
+        named = [name for name in schema.names if name in found[0]]  # else it is a remark, not a header
+        other = next((d for d in ";\t|," if named and d in found[0]), None)
         if other is not None:
             what = f"the header is one column, with {other!r} in its name"
             yield Finding(

@@ -94,7 +94,12 @@ FULL: dict[str, Any] = {
         "cron": ["0 3 * * 1"], "timezone": "Europe/Berlin", "starting_deadline": "1h", "keep_successful": 2,
         "keep_failed": 2,
     },
-    "triggers": {"webhook": {"port": 12001, "token_secret": "hook"}},
+    "triggers": {
+        "webhook": {
+            "port": 12001, "token_secret": "hook",
+            "objects": {"bucket": "data", "prefix": "in/", "suffix": ".csv"},
+        },
+    },
     "notifications": {"on": ["promoted", "failed"]},
     "resources": {"train": {"memory_mib": 512, "cpu_millicores": 500}},
 }  # fmt: skip

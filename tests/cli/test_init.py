@@ -248,3 +248,18 @@ def test_init_is_a_command_with_examples() -> None:
     app.command()(init)
 
     assert "retrain init --data churn.csv --target churned" in CliRunner().invoke(app, ["--help"]).stdout
+
+
+def test_a_sensitive_column_leaves_no_cell_in_the_file_and_a_warning_of_what_the_model_holds(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = made(tmp_path, table, "churned", sensitive=["plan", "age"])
+
+    plan, age = (pipeline.table.column(name) for name in ("plan", "age"))
+    assert (plan.sensitive, plan.allowed, age.sensitive, age.min, age.max) == (True, None, True, None, None)
+    assert "plus" not in (tmp_path / "customers.yaml").read_text()
+    said = capsys.readouterr().out
+    assert "warning: plan is sensitive and a feature: its categories will lie in the model" in said
+    assert "warning: age" not in said
+    with pytest.raises(typer.BadParameter, match="no column 'plans'"):
+        made(tmp_path, table, "churned", sensitive=["plans"], force=True)

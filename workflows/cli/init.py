@@ -23,6 +23,9 @@ def init(
     out: Annotated[Path | None, typer.Option(help="Where to write; default: <data>.yaml in this folder.")] = None,
     task: Annotated[Task | None, typer.Option(help="Default: guessed from the column.")] = None,
     positive: Annotated[str, typer.Option(help="Binary: the positive class; default: the rarer one.")] = "",
+    sensitive: Annotated[
+        list[str] | None, typer.Option(help="A column whose cells are never shown; repeat it for more.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Write a pipeline file for a data file: inferred schema, candidates, and gates with comments.
@@ -34,7 +37,7 @@ def init(
       retrain init --data houses.parquet --target price --task regression --out houses.yaml
     """
     from contracts.pipeline import parse_pipeline
-    from workflows.learning_choice import UnfitChoiceError, choose, notes
+    from workflows.learning_choice import UnfitChoiceError, choose, notes, sensitive_notes
     from workflows.proposal import pipeline_file, pipeline_name
 
     stem = data.name.split(".")[0]
@@ -50,12 +53,15 @@ def init(
         learning = choose(table, target, counts, task or "", positive)
     except UnfitChoiceError as error:
         raise typer.BadParameter(f"{error} ({error.remedy})", param_hint=error.option) from None
-    text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning)
+    secluded = tuple(sensitive or ())
+    if unknown := [name for name in secluded if name not in {c.name for c in table.columns}]:
+        raise typer.BadParameter(f"there is no column {unknown[0]!r}", param_hint="--sensitive")
+    text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning, secluded)
     parse_pipeline(text, str(path))
     path.write_text(text, encoding="utf-8")
     typer.echo(f"{path}: {table.rows:,} rows, {len(table.columns)} columns")
     said = [name for name, value in (("task", task), ("positive", positive)) if value]
-    for note in notes(table, learning, said=said):
+    for note in [*notes(table, learning, said=said, sensitive=secluded), *sensitive_notes(table, learning, secluded)]:
         typer.echo(f"  {note}")
     typer.echo(f"next: look through it, then `retrain run {path}`")
 
