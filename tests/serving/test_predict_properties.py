@@ -95,3 +95,53 @@ def test_a_mangled_body_gets_an_answer(client: TestClient, data: st.DataObject) 
 @given(body=st.binary(max_size=50), kind=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
 def test_any_bytes_under_any_content_type_get_an_answer(client: TestClient, body: bytes, kind: str) -> None:
     post(client, body, kind.strip())
+
+
+number = st.sampled_from(
+    ["0", "-0", "1e400", "-1e400", "1" * 400, "NaN", "-Infinity", "0x1F", "01", "1.", ".5", "1e", "9" * 19, "2e-400"]
+)
+text = st.text(st.characters(codec="utf-8"), max_size=8).map(json.dumps) | st.sampled_from(
+    ['"\\ud800"', '"\\u0000"', "'a'", '"\\x41"', '"a', '"\t"', "true", "nul", ""]
+)
+name = st.sampled_from([*fitting, "instances", "extra", ""]).map(json.dumps)
+
+
+@st.composite
+def spelled(draw: st.DrawFn) -> str:
+    """A request as text: numbers and texts that JSON knows or not, names that stand twice, commas too many."""
+    pair = st.tuples(name, number | text).map(": ".join)
+    rows = draw(st.lists(st.lists(pair, max_size=12).map(lambda pairs: "{" + ", ".join(pairs) + "}"), max_size=4))
+    comma = draw(st.sampled_from([",", ",", ",", ",,", ""]))
+    body = '{"instances": [' + comma.join(rows) + "]}"
+    return draw(st.sampled_from([body, body, body + body, body[:-1] + ', "instances": []}', f"// all\n{body}"]))
+
+
+@GENTLE
+@given(body=spelled(), encoding=st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32-le", "utf-7"]))
+def test_text_that_is_nearly_json_gets_an_answer(client: TestClient, body: str, encoding: str) -> None:
+    post(client, body.encode(encoding, errors="replace"))
+
+
+DEEP = 100_000
+EXTREME = {
+    "no byte": b"",
+    "lists in lists": b"[" * DEEP + b"]" * DEEP,
+    "objects in objects": b'{"instances":' * DEEP + b"1" + b"}" * DEEP,
+    "a deep cell": b'{"instances": [{"age": ' + b"[" * DEEP + b"]" * DEEP + b"}]}",
+    "no instances": b'{"instances": []}',
+    "many empty instances": b'{"instances": [' + b",".join([b"{}"] * 1000) + b"]}",
+    "an instance too many": json.dumps({"instances": [ROW] * 1001}).encode(),
+    "many columns": json.dumps({"instances": [{f"c{i}": i for i in range(50_000)}]}).encode(),
+    "a name of a megabyte": json.dumps({"instances": [{"c" * 2**20: 1}]}).encode(),
+    "a text of a megabyte": json.dumps({"instances": [ROW | {"city": "x" * 2**20}]}).encode(),
+    "a number of a megabyte": b'{"instances": [{"age": ' + b"9" * 2**20 + b"}]}",
+    "five megabytes": b" " * (5 * 2**20),
+}
+
+
+@pytest.mark.parametrize("body", EXTREME.values(), ids=list(EXTREME))
+def test_what_is_deep_or_huge_gets_an_answer_of_a_few_kilobytes(client: TestClient, body: bytes) -> None:
+    answer = post(client, body)
+
+    assert answer.status_code in (200, 413, 422)
+    assert len(answer.content) < 20_000 or answer.status_code == 200
