@@ -38,6 +38,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ toYaml .Values.passwords }}
 {{- end -}}
 
+{{/* What MLflow's Secret holds: ours, or what is there already when others make it. */}}
+{{- define "mlflow.secret" -}}
+{{- if .Values.secrets.create }}
+{{- $passwords := include "passwords" . | fromYaml }}
+{{- $database := printf "postgresql+psycopg://mlflow:%s@%s:%v" (get $passwords "mlflow-database") (include "postgresql.host" .) .Values.postgresql.port }}
+backend: {{ printf "%s/mlflow?sslmode=%s" $database .Values.postgresql.sslmode | b64enc }}
+auth.ini: {{ printf "[mlflow]\ndefault_permission = READ\ndatabase_uri = %s/mlflow_auth?sslmode=%s\nadmin_username = admin\ngrant_default_workspace_access = true\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 30\n" $database .Values.postgresql.sslmode | b64enc }}
+admin: {{ get $passwords "mlflow-admin" | b64enc }}
+session: {{ get $passwords "mlflow-session" | b64enc }}
+{{- else }}
+{{- (lookup "v1" "Secret" .Release.Namespace "platform-mlflow").data | default dict | toYaml }}
+{{- end }}
+{{- end -}}
+
 {{- define "ledgerUrl" -}}
 {{- $root := index . 0 -}}
 {{- $role := index . 1 -}}
