@@ -10,7 +10,7 @@ export UV_PYTHON_PREFERENCE ?= system
 # Nine processes a run import large libraries: without cached bytecode each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform cluster
+.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform backup restore cluster
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: .venv/.dev ## Pass the tests
 
 # FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
 test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
-	@$(PYTHON) -m pytest -m faults tests/faults -rP -n $(if $(FAULT_SECONDS),0,2)
+	@$(PYTHON) -m pytest -m faults tests/faults tests/badinput -rP -n $(if $(FAULT_SECONDS),0,2)
 
 test-cluster: .venv/.dev ## Try the platform and a run on the cluster of KUBECONFIG
 	@$(PYTHON) -m pytest -m cluster tests/cluster
@@ -57,6 +57,12 @@ push: ## Push them, and note their digests for the chart
 
 platform: ## Install or upgrade the platform in the cluster of KUBECONFIG (VALUES, NAMESPACE)
 	@kind/install -n $(NAMESPACE) $(foreach file,$(VALUES),-f $(abspath $(file)))
+
+backup: ## Copy the platform's databases and buckets into FOLDER
+	@kind/backup -n $(NAMESPACE) $(FOLDER)
+
+restore: ## Bring them back from FOLDER; no run may be under way
+	@kind/restore -n $(NAMESPACE) $(FOLDER)
 
 cluster: ## A cluster on this machine, with a registry, the images and the platform (needs Docker and kind)
 	@kind/up

@@ -275,7 +275,8 @@ def _as_text(path: Path, options: CsvOptions, target: Path) -> Path:
     if "" in names:
         raise DataError(f"{path}: column {names.index('') + 1} has no name", remedy="name it in the header")
     rows = 0
-    with pq.ParquetWriter(target, pa.schema([(name, pa.string()) for name in names])) as writer:
+    # read once and thrown away: dictionaries would cost more than they save
+    with pq.ParquetWriter(target, pa.schema([(name, pa.string()) for name in names]), use_dictionary=False) as writer:
         for task in file.tasks(schema):
             chunk = task()
             if chunk.ragged:
@@ -299,6 +300,7 @@ def _estimates(parquet: Path, names: list[str], keys: list[str]) -> dict[str, in
     quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}
     with duckdb.connect() as connection:
         connection.execute("SET memory_limit='512MiB'")
+        connection.execute("SET enable_progress_bar=false")  # it would stand among what `init` says
         connection.execute(
             "SET temp_directory=?", [str(parquet.parent / "spill") if parquet.name == "text.parquet" else ""]
         )
