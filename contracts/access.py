@@ -17,6 +17,8 @@ KANIKO = "kaniko"
 SERVING = "serving"
 SUBMIT = "submit"
 """Whoever brings data and code from outside into the buckets; no stage of the graph."""
+ASK = "ask"
+"""Whoever asks from outside what a run came to, or where a version is from; no stage of the graph."""
 
 DATA = "retrain-data"
 STORE = "retrain-store"
@@ -76,8 +78,8 @@ class Access:
         )
 
 
-_REPORTS, _DATASETS, _SPLITS, _CODE, _CACHE, _BUILDS = (
-    f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "code", "cache", "builds")
+_REPORTS, _DATASETS, _SPLITS, _CODE, _CACHE, _BUILDS, _LOGS = (
+    f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "code", "cache", "builds", "logs")
 )
 # Whoever reads in MLflow may also register a new name, unless models are denied.
 _NO_REGISTRY = ("registered_model", "DENY")
@@ -139,9 +141,13 @@ ACCESS: dict[str, Access] = {
     ),
     "notify": _stage("notify", read=(_REPORTS,), write=(_REPORTS,)),
     SUBMIT: Access(needs=frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
+    ASK: Access(
+        needs=frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, MODELS),
+        ledger=LedgerRole.READER,
+    ),
     SERVING: Access(needs=frozenset({Need.STORE}), read=(MODELS,)),
 }  # fmt: skip
-"""Stage, `kaniko`, `submit` or `serving` -> what it may do."""
+"""Stage, `kaniko`, `submit`, `ask` or `serving` -> what it may do."""
 
 EXECUTOR_RULES: tuple[Rule, ...] = (Rule(("argoproj.io",), ("workflowtaskresults",), ("create", "patch")),)
 SENSOR_RULES: tuple[Rule, ...] = (

@@ -1,4 +1,6 @@
-"""One namespace of a Kubernetes cluster, in plain dictionaries.  Called by the Kubernetes and export targets only."""
+"""One namespace of a Kubernetes cluster, in plain dictionaries.  Called by the Kubernetes and export targets, and by
+`workflows.cluster`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ FIELD_MANAGER = "retrain"
 VERSIONS = {
     "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2",
     "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
-    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1",
+    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1",
+    "Workflow": "argoproj.io/v1alpha1", "WorkflowTemplate": "argoproj.io/v1alpha1",
 }  # fmt: skip
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT = 30
@@ -142,7 +145,7 @@ class Cluster:
             if verb in ("get", "delete"):
                 raise
             raise ConfigError(
-                f"there is no namespace {self.namespace} for {what}", remedy="set RETRAIN_SERVING_NAMESPACE"
+                f"there is no namespace {self.namespace} for {what}", remedy="is its name right?"
             ) from None
         except ResourceNotFoundError:
             raise ConfigError(f"the cluster has no {kind} of {VERSIONS[kind]}") from None
@@ -151,7 +154,7 @@ class Cluster:
             if error.status in (401, 403):
                 raise ConfigError(
                     f"the cluster refused to {verb} {what} in {self.namespace}: {said}",
-                    remedy="docs/rights.md lists what deploy needs",
+                    remedy="docs/rights.md lists what each stage needs",
                 ) from None
             if error.status == 409:
                 raise Conflict(f"{what} was changed meanwhile: {said}") from None

@@ -58,7 +58,7 @@ def run_manifests(
 
     home = find_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    images, given, told = local_images(home), _pairs(parameters), _answers(answers)
+    images, given, told = local_images(home), pairs(parameters), _answers(answers)
     secrets = [m for m in manifests if m.get("kind") == "Secret"]
     facts = json.dumps([list(manifests), entrypoint, sorted(given.items())], sort_keys=True, default=str)
     digest = hashlib.sha256(facts.encode()).hexdigest()
@@ -95,7 +95,8 @@ def _exit_code(final: RunState, out: Any) -> int:
     return class_of_failure(bad[-1].phase, bad[-1].message).exit_code if bad else ConfigError("").row.exit_code
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE, as often as given."""
     for word in words:
         if "=" not in word:
             raise typer.BadParameter(f"{word} is not NAME=VALUE", param_hint="-p")

@@ -12,6 +12,7 @@ from rich.text import Text
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
+from workflows.cli.submit import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -22,6 +23,8 @@ def lineage(
         str, typer.Argument(metavar="[MODEL@]production|VERSION", help="What to explain; MODEL when there are several.")
     ] = "production",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Say which dataset, code and parameters made a version, how the gates decided, and who or what let it through.
 
@@ -32,17 +35,42 @@ def lineage(
       retrain lineage adult-income@12
 
       retrain lineage production --json
+
+      retrain lineage adult-income@12 -n mlops
     """
+    found = _on_cluster(reference, namespace, context) if namespace or context else _at_desk(reference)
+    if json_output:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    console().print(render(found), soft_wrap=True)
+
+
+def _at_desk(reference: str) -> Lineage:
     from steps.archive import Archive, Reference
     from steps.lineage import lineage as answer
 
     asked = Reference.parse(reference)
     settings = desk_settings(desk_home(must_exist=True))
-    found = answer(Archive.open(settings, asked.model), asked.name)
-    if json_output:
-        typer.echo(found.model_dump_json(indent=2))
-        return
-    console().print(render(found), soft_wrap=True)
+    return answer(Archive.open(settings, asked.model), asked.name)
+
+
+_ASK = """
+from contracts.settings import load_settings
+from steps.archive import Archive, Reference
+from steps.lineage import lineage
+asked = Reference.parse(sys.argv[1])
+print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name)).model_dump_json())
+"""
+
+
+def _on_cluster(reference: str, namespace: str, context: str) -> Lineage:
+    from contracts.access import ASK
+    from steps.lineage import Lineage
+    from workflows.cluster.connection import Namespace
+    from workflows.cluster.errand import errand
+
+    said = errand(Namespace.connect(namespace, context), ASK, _ASK, reference)
+    return Lineage.model_validate_json(said.strip().splitlines()[-1])
 
 
 def render(found: Lineage) -> RenderableType:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from contracts.errors import EXIT_USAGE, ConfigError, StageError
 from workflows.cli import compile as compile_command
-from workflows.cli import doctor, init, lineage, predict, reproduce, run, schema, server, status, ui
+from workflows.cli import doctor, init, lineage, predict, reproduce, run, schema, server, status, submit, ui
 
 app = typer.Typer(
     name="retrain",
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.command(rich_help_panel="Run")(init.init)
 app.command(rich_help_panel="Run")(run.run)
+app.command(rich_help_panel="Run")(submit.submit)
 app.command("compile", rich_help_panel="Run")(compile_command.compile_file)
 app.command(rich_help_panel="Run")(server.stop)
 app.command(rich_help_panel="Look")(status.status)

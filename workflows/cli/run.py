@@ -21,11 +21,12 @@ from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.pipeline.source import credential_in
 from contracts.settings import Settings, find_home, secret_fields, sizes, variable
-from contracts.stages import Cache, encode
+from contracts.stages import Cache
 from workflows.cli.desk import desk_environment, desk_settings
 from workflows.cli.display import Progress, console
 
 if TYPE_CHECKING:
+    from workflows.cli.summary import Records
     from workflows.local.state import RunState
 
 GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
@@ -87,21 +88,14 @@ def run(
     from workflows.local import pods, runner, state
 
     pipeline = load_pipeline(file)
-    if entrypoint not in ("retrain", "release"):
-        raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
-    if entrypoint == "release" and version is None:
-        raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
-    if entrypoint == "retrain" and version is not None:
-        raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
-    if entrypoint == "release" and (source or as_of or no_cache):
-        raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
+    check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)
     desk = Desk.open(file, pipeline)
     parameters = {
         "source": _source(source),
         "code": desk.pack_code(),
         "cache": (Cache.REFUSE if no_cache else Cache.USE).value,
         "version": "" if version is None else str(version),
-        "requested-by": encode(os.environ.get(variable("user"), "") or _user()),
+        "requested-by": requester(),
     }
     if as_of:
         parameters["as-of"] = as_of
@@ -121,24 +115,56 @@ def run(
             )  # fmt: skip
         else:
             final = runner.execute(
-                manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=_name(pipeline.name),
+                manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=run_name(pipeline.name),
                 digest=digest, images=desk.images(), on_change=progress.update, spawn=spawn,
             )  # fmt: skip
     finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 
 
+def check_options(entrypoint: str, *, source: str, as_of: str, version: int | None, no_cache: bool) -> None:
+    """Refuse options that do not go together.
+
+    Raises
+    ------
+    typer.BadParameter
+        With the first of them.
+    """
+    if entrypoint not in ("retrain", "release"):
+        raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
+    if entrypoint == "release" and version is None:
+        raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
+    if entrypoint == "retrain" and version is not None:
+        raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
+    if entrypoint == "release" and (source or as_of or no_cache):
+        raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
+    if what := credential_in(source):
+        raise ConfigError(
+            f"--source holds {what}, and parameters are written down",
+            remedy="name the URL in source.uri with {{secret:NAME}}, and set NAME in secrets.env",
+        )
+
+
 def finish(final: RunState, desk: Desk, out: Console, *, require_promoted: bool, json_output: bool) -> None:
     """Print the summary and leave with the right exit code."""
-    from workflows.cli.summary import exit_code, show, summarise
+    from workflows.cli.summary import at_desk
 
     if final.interrupted:
         out.print(f"{final.name} was interrupted; the same command goes on with it")
         raise typer.Exit(130)
-    summary = summarise(final, desk.home)
+    conclude(final, at_desk(desk.home), out, require_promoted=require_promoted, json_output=json_output)
+
+
+def conclude(
+    final: RunState, records: Records, out: Console, *, require_promoted: bool, json_output: bool, options: str = ""
+) -> None:
+    """Print what a run came to and leave with its exit code."""
+    from workflows.cli.summary import exit_code, show, summarise
+
+    summary = summarise(final, records)
     if json_output:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        show(summary, out)
+        show(summary, out, options)
     code = exit_code(summary)
     if code == 0 and require_promoted and summary.outcome not in GOOD:
         code = EXIT_NOT_PROMOTED
@@ -167,16 +193,9 @@ class Desk:
 
     def pack_code(self) -> str:
         """Put the user's modules into the store by their hash and return the URI, empty when there are none."""
-        if not (self.pipeline.user_modules or self.pipeline.code):
+        data = packed_code(self.file, self.pipeline)
+        if not data:
             return ""
-        from serving.user_code import pack
-        from steps.provenance import git_state
-
-        stems = [module.replace(".", "/") for module in self.pipeline.user_modules]
-        code = [f"{stem}{ending}" for stem in stems for ending in (".py", "/__init__.py")]
-        # what makes the tree dirty is the code, not a data file or a home beside it
-        commit = git_state(self.file.parent, self.file, (self.file.name, *code, *self.pipeline.code)).commit
-        data = pack(self.file.parent, self.pipeline.user_modules, self.pipeline.code, commit)
         path = self.home / "store" / "code" / f"{hashlib.sha256(data).hexdigest()}.zip"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +235,20 @@ class Desk:
         return {names.STEPS_IMAGE: [sys.executable]}
 
 
+def packed_code(file: Path, pipeline: Pipeline) -> bytes:
+    """Return the user's modules beside a pipeline file as an archive, empty when there are none."""
+    if not (pipeline.user_modules or pipeline.code):
+        return b""
+    from serving.user_code import pack
+    from steps.provenance import git_state
+
+    stems = [module.replace(".", "/") for module in pipeline.user_modules]
+    code = [f"{stem}{ending}" for stem in stems for ending in (".py", "/__init__.py")]
+    # what makes the tree dirty is the code, not a data file or a home beside it
+    commit = git_state(file.parent, file, (file.name, *code, *pipeline.code)).commit
+    return pack(file.parent, pipeline.user_modules, pipeline.code, commit)
+
+
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -226,17 +259,13 @@ def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "labels": labels}, field: data}
 
 
-def _name(pipeline: str) -> str:
+def run_name(pipeline: str) -> str:
+    """Return a new run's name."""
     return f"{pipeline}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
 def _source(source: str) -> str:
     """Make a path of the caller absolute: a step does not run in the caller's folder."""
-    if what := credential_in(source):
-        raise ConfigError(
-            f"--source holds {what}, and parameters are written down",
-            remedy="name the URL in source.uri with {{secret:NAME}}, and set NAME in secrets.env",
-        )
     return (
         source
         if not source or "://" in source or source.startswith(("sql:", "python:"))
@@ -244,9 +273,12 @@ def _source(source: str) -> str:
     )
 
 
-def _user() -> str:
+def requester() -> str:
+    """Return who asks for a run: ``RETRAIN_USER``, else the user's name."""
     import getpass
 
+    if name := os.environ.get(variable("user"), ""):
+        return name
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no such user id, as in some containers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -14,8 +16,10 @@ from rich.table import Table
 from contracts.errors import ConfigError
 from contracts.settings import find_home
 from workflows.cli.display import console
+from workflows.cli.submit import CONTEXT, NAMESPACE, where
 
 if TYPE_CHECKING:
+    from workflows.cli.summary import Records
     from workflows.local.state import RunState
 
 _PICTURE_COLUMNS = 118
@@ -27,8 +31,10 @@ def status(
     all_runs: Annotated[bool, typer.Option("--all", "-a", help="List all runs.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON: Argo's own node status.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Write the same as a picture, for a report or a README.")] = None,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
-    """Show a run's stages and what it came to.
+    """Show a run's stages and what it came to, at the desk or, with -n or --context, on a cluster.
 
     [bold]Examples[/bold]
 
@@ -39,32 +45,35 @@ def status(
       retrain status adult-income-20261124-101500-1a2b --json
 
       retrain status --svg run.svg
+
+      retrain status -n mlops
     """
     from workflows.local import state
 
-    home = find_home()
     out = console()
+    look = _on_cluster(namespace, context) if namespace or context else _at_desk()
     if all_runs:
-        _list(home, out, json_output=json_output)
+        _list(look.all(), out, json_output=json_output)
         return
-    name = workflow or newest(home)
+    run = look.one(workflow)
     if json_output:
-        typer.echo(state.to_json(state.load(home, name)))
+        typer.echo(state.to_json(run))
         return
-    run = state.load(home, name)
     if svg is None:
-        _show(run, home, out)
+        _show(run, look, out)
         return
     canvas = Console(highlight=False, record=True, width=_PICTURE_COLUMNS, file=StringIO(), force_terminal=True)
-    _show(run, home, canvas)
+    _show(run, look, canvas)
     canvas.save_svg(str(svg), title=f"retrain status {run.name}")
 
 
 def logs(
     workflow: WORKFLOW = "",
     stage: Annotated[str, typer.Argument(help="A stage; all of them when left out.")] = "",
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
-    """Print what the stages of a run wrote, stage by stage.
+    """Print what the stages of a run wrote, stage by stage; with -n or --context, of a run on a cluster.
 
     [bold]Examples[/bold]
 
@@ -72,6 +81,14 @@ def logs(
 
       retrain logs adult-income-20261124-101500-1a2b train
     """
+    if namespace or context:
+        from workflows.cluster import runs
+        from workflows.cluster.connection import Namespace
+
+        cluster = Namespace.connect(namespace, context)
+        for line in runs.log_lines(cluster, runs.load(cluster, workflow), stage):
+            typer.echo(line)
+        return
     from workflows.local import state
 
     home = find_home()
@@ -86,14 +103,48 @@ def logs(
             typer.echo(f"{node.display_name}: {line}")
 
 
-def _show(run: RunState, home: Path, out: Console) -> None:
+@dataclass(frozen=True)
+class _Look:
+    """Runs somewhere, and what they left."""
+
+    all: Callable[[], list[RunState]]
+    one: Callable[[str], RunState]
+    """By its name; the newest by an empty one."""
+    records: Callable[[], Records]
+    options: str = ""
+
+
+def _at_desk() -> _Look:
+    from workflows.cli.summary import at_desk
+    from workflows.local import state
+
+    home = find_home()
+    return _Look(
+        lambda: state.list_runs(home), lambda name: state.load(home, name or newest(home)), lambda: at_desk(home)
+    )
+
+
+def _on_cluster(namespace: str, context: str) -> _Look:
+    from workflows.cluster import runs
+    from workflows.cluster.connection import Namespace
+
+    cluster = Namespace.connect(namespace, context)
+    return _Look(
+        lambda: [runs.run_state(workflow) for workflow in runs.find(cluster)],
+        lambda name: runs.run_state(runs.load(cluster, name)),
+        lambda: runs.records(cluster),
+        where(cluster.namespace, context),
+    )
+
+
+def _show(run: RunState, look: _Look, out: Console) -> None:
     from workflows.cli.display import stage_nodes, table
     from workflows.cli.summary import show, summarise
 
     out.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
     out.print(table(run, datetime.now(UTC)))
     if run.finished and stage_nodes(run):
-        show(summarise(run, home), out)
+        show(summarise(run, look.records()), out, look.options)
 
 
 def newest(home: Path) -> str:
@@ -112,12 +163,9 @@ def newest(home: Path) -> str:
     return runs[0].name
 
 
-def _list(home: Path, out: Console, *, json_output: bool) -> None:
+def _list(runs: list[RunState], out: Console, *, json_output: bool) -> None:
     import json
 
-    from workflows.local import state
-
-    runs = state.list_runs(home)
     if json_output:
         typer.echo(
             json.dumps(

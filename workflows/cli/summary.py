@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 from rich.console import Console
@@ -19,8 +21,9 @@ from workflows.cli.desk import desk_settings
 from workflows.cli.display import stage_nodes
 
 if TYPE_CHECKING:
-    from steps.storage import Storage
-    from workflows.local.state import RunState
+    from workflows.local.state import Node, RunState
+
+R = TypeVar("R", bound=Contract)
 
 
 class Gate(Contract):
@@ -53,11 +56,32 @@ class Summary(Contract):
     errors: tuple[ErrorReport, ...] = ()
 
 
-def summarise(state: RunState, home: Path) -> Summary:
-    """Gather what the stages of a run answered."""
+@dataclass(frozen=True)
+class Records:
+    """Where what a run left can be read: the desk's own store, or a cluster's."""
+
+    store: str
+    """URI of the store."""
+    read: Callable[[Sequence[str]], Mapping[str, bytes]]
+    """Objects by URI -> those that are there."""
+    describe: Callable[[str], Any]
+    """URL of a server -> its OpenAPI description; raises ValueError when it does not answer."""
+
+
+def at_desk(home: Path) -> Records:
+    """Return the records of the runs on this machine."""
     from steps.storage import Storage
 
     storage = Storage(desk_settings(home))
+    return Records(
+        storage.root, lambda uris: {uri: storage.read(uri) for uri in uris if storage.exists(uri)}, _describe
+    )
+
+
+def summarise(state: RunState, records: Records) -> Summary:
+    """Gather what the stages of a run answered."""
+    from steps.ingest_report import IngestReport
+
     out = {name: node.outputs for name, node in stage_nodes(state).items() if node.phase == "Succeeded"}
 
     def get(stage: str, parameter: str) -> str:
@@ -69,8 +93,13 @@ def summarise(state: RunState, home: Path) -> Summary:
     elif text := get("notify", "outcome"):
         outcome = Outcome(text)
     url = get("deploy", "url")
-    validation = _read(storage, get("evaluate", "report"), ValidationReport)
-    promotion = _read(storage, get("promote", "report"), PromotionReport)
+    failed = {stage: node for stage, node in stage_nodes(state).items() if node.phase in ("Failed", "Error")}
+    told = {stage: f"{records.store}/reports/{state.name}/{stage}.error.json" for stage in failed}
+    reports = [get("ingest", "report"), get("evaluate", "report"), get("promote", "report")]
+    found = records.read([uri for uri in (*reports, *told.values()) if uri])
+    ingested = _report(found, reports[0], IngestReport)
+    validation = _report(found, reports[1], ValidationReport)
+    promotion = _report(found, reports[2], PromotionReport)
     version = get("register", "version") or str(state.parameters.get("version", ""))
     return Summary(
         workflow=state.name,
@@ -80,7 +109,7 @@ def summarise(state: RunState, home: Path) -> Summary:
         dataset=get("ingest", "dataset"),
         dataset_sha256=get("ingest", "dataset-sha256"),
         rows=int(get("ingest", "rows")) if get("ingest", "rows") else None,
-        warnings=_warnings(storage, get("ingest", "report")),
+        warnings=tuple(str(warning) for warning in ingested.warnings) if ingested else (),
         candidate=get("train", "candidate"),
         run_id=get("train", "run-id"),
         reused=tuple(stage for stage in ("features", "train") if get(stage, "reused") == "true"),
@@ -90,8 +119,11 @@ def summarise(state: RunState, home: Path) -> Summary:
         else None,
         promotion=_promotion(promotion, get("promote", "decision")),
         url=url,
-        curl=_request(url) if url else "",
-        errors=tuple(_errors(state, storage)),
+        curl=_request(url, records.describe) if url else "",
+        errors=tuple(
+            ErrorReport.model_validate_json(found[uri]) if (uri := told[stage]) in found else _error(state, stage, node)
+            for stage, node in failed.items()
+        ),
     )
 
 
@@ -116,8 +148,8 @@ def curl_line(url: str, example: dict[str, Any]) -> str:
     return f"curl -s {url}/v1/predict -H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
-def show(summary: Summary, console: Console) -> None:
-    """Print the summary for people."""
+def show(summary: Summary, console: Console, options: str = "") -> None:
+    """Print the summary for people; `options` are those with which `retrain status` shows it again."""
 
     wrap = not console.record  # a terminal wraps by itself, and what is copied stays whole; a picture can't
 
@@ -150,53 +182,44 @@ def show(summary: Summary, console: Console) -> None:
     if summary.outcome is not None:
         colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
-        console.print(f"  (retrain status {summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
+        console.print(f"  (retrain status {options}{summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
     if summary.url and not summary.curl:
-        line("served at", f"{summary.url}  (nothing answers there now; the next `retrain run` brings it back)")
+        again = "" if options else "; the next `retrain run` brings it back"
+        line("served at", f"{summary.url}  (nothing answers there now{again})")
     elif summary.url:
         line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
         console.print()
         console.print(summary.curl, markup=False, soft_wrap=wrap)
 
 
-def _read(storage: Storage, uri: str, model: type[Any]) -> Any:
-    return model.model_validate_json(storage.read(uri)) if uri and storage.exists(uri) else None
+def _report(found: Mapping[str, bytes], uri: str, kind: type[R]) -> R | None:
+    return kind.model_validate_json(found[uri]) if uri in found else None
 
 
-def _warnings(storage: Storage, uri: str) -> tuple[str, ...]:
-    from steps.ingest_report import IngestReport
-
-    report = _read(storage, uri, IngestReport)
-    return tuple(str(warning) for warning in report.warnings) if report else ()
-
-
-def _request(url: str) -> str:
-    """Return a request with the example that the server itself documents, empty when it does not answer."""
+def _describe(url: str) -> Any:
     import httpx
 
     try:
-        described = httpx.get(f"{url}/openapi.json", timeout=5).json()
+        return httpx.get(f"{url}/openapi.json", timeout=5).json()
+    except httpx.HTTPError as error:
+        raise ValueError(f"{url} does not answer") from error
+
+
+def _request(url: str, describe: Callable[[str], Any]) -> str:
+    """Return a request with the example that the server itself documents, empty when it does not answer."""
+    try:
+        described = describe(url)
         body = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         request = described["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
         return curl_line(url, request["examples"][0]["instances"][0])
-    except (httpx.HTTPError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return ""
 
 
-def _errors(state: RunState, storage: Storage) -> list[ErrorReport]:
-    reports = []
-    for stage, node in stage_nodes(state).items():
-        if node.phase not in ("Failed", "Error"):
-            continue
-        uri = storage.uri("reports", state.name, f"{stage}.error.json")
-        if storage.exists(uri):
-            reports.append(ErrorReport.model_validate_json(storage.read(uri)))
-        else:
-            row = class_of_failure(node.phase, node.message)
-            where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
-            reports.append(
-                ErrorReport(
-                    error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy
-                )
-            )
-    return reports
+def _error(state: RunState, stage: str, node: Node) -> ErrorReport:
+    """Return what the nodes say of a stage that left no report."""
+    row = class_of_failure(node.phase, node.message)
+    where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
+    return ErrorReport(
+        error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy
+    )  # fmt: skip

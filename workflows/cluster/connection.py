@@ -1,0 +1,103 @@
+"""The namespace that a person's kubeconfig names, and the platform in it.  Called by `submit`, and by `status`, `logs`
+and `lineage` when they are asked about a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from contracts import names
+from contracts.errors import ConfigError
+from steps.rollout.cluster import Cluster
+
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api
+    from kubernetes.dynamic import DynamicClient
+
+
+@dataclass(frozen=True)
+class Namespace(Cluster):
+    """A namespace with the platform in it; raises as `Cluster` does."""
+
+    context: str = ""
+
+    @classmethod
+    def connect(cls, namespace: str = "", context: str = "") -> Namespace:
+        """Find context and namespace as kubectl does: KUBECONFIG, its current context, that context's namespace.
+
+        Raises
+        ------
+        ConfigError
+            No kubeconfig, no such context.
+        """
+        from kubernetes import config
+        from kubernetes.config import ConfigException
+
+        try:
+            contexts, active = config.list_kube_config_contexts()
+        except (ConfigException, OSError) as error:
+            raise ConfigError(f"no kubeconfig: {error}", remedy="set KUBECONFIG") from None
+        chosen = next((c for c in contexts if c["name"] == context), None) if context else active
+        if chosen is None:
+            known = ", ".join(c["name"] for c in contexts)
+            raise ConfigError(f"the kubeconfig has no context {context!r}", remedy=f"one of {known}")
+        return cls(namespace or chosen["context"].get("namespace") or "default", chosen["name"])
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What the platform's ConfigMap says to every stage.
+
+        Raises
+        ------
+        ConfigError
+            There is none.
+        """
+        found = self.get("ConfigMap", names.SETTINGS_CONFIGMAP)
+        if found is None:
+            raise ConfigError(
+                f"namespace {self.namespace} of {self.context} has no platform ({names.SETTINGS_CONFIGMAP} is missing)",
+                remedy="name its namespace with --namespace, or `make platform`",
+            )
+        return dict(found.get("data", {}))
+
+    def fetch(self, path: str) -> bytes:
+        """Return what the API server answers to a GET."""
+        with self._errors("get", path, ""):
+            answer = self._client.request("get", path, serialize=False)
+            return bytes(answer.data)
+
+    def feed(self, pod: str, chunks: Iterable[bytes]) -> None:
+        """Write bytes to the standard input of a running pod's container."""
+        from kubernetes.stream import stream
+        from websocket import WebSocketException
+
+        with self._errors("attach to", "pod", pod):
+            pipe = stream(
+                self.core.connect_get_namespaced_pod_attach, pod, self.namespace,
+                stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False,
+            )  # fmt: skip
+            try:
+                for chunk in chunks:
+                    pipe.write_stdin(chunk)
+                    pipe.update(timeout=0)
+            except WebSocketException as error:
+                raise OSError(str(error)) from None
+            finally:
+                pipe.close()
+
+    @cached_property
+    def core(self) -> CoreV1Api:
+        """The API of pods."""
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(self._client.client)
+
+    @cached_property
+    def _client(self) -> DynamicClient:
+        from kubernetes import config
+        from kubernetes.dynamic import DynamicClient
+
+        return DynamicClient(config.new_client_from_config(context=self.context))

@@ -1,0 +1,147 @@
+"""A pod that does one thing with the rights of one duty, where a person's machine reaches neither store nor ledger.
+
+Called to bring data and code into the buckets (`SUBMIT`), and to read reports and lineage (`ASK`).  Its program is a
+few lines of Python on the steps image; it answers on standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from contracts import names
+from contracts.errors import BY_EXIT_CODE, CODE, ErrorClass, NetworkError, StageError
+from contracts.settings import variable
+from workflows.cluster.connection import Namespace
+
+_PATIENCE_SECONDS = 180
+_CHUNK = 256 * 1024
+_MEMORY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+
+# A network policy takes hold a moment after its pod has an address.
+_FRAME = """
+import sys, time
+from contracts.errors import NetworkError, StageError
+
+def patiently(action):
+    for left in range(30, -1, -1):
+        try:
+            return action()
+        except NetworkError:
+            if not left:
+                raise
+            time.sleep(1)
+
+def main():
+{program}
+
+try:
+    main()
+except StageError as error:
+    print(error.message + (" (" + error.remedy + ")" if error.remedy else ""))
+    sys.exit(error.row.exit_code)
+"""
+
+
+def errand(
+    namespace: Namespace, duty: str, program: str, *arguments: str, files: Iterable[Path | bytes] = ()
+) -> str:  # fmt: skip
+    """Run a program in a pod of a duty, hand it files on its standard input one after the other; return its answer.
+
+    Raises
+    ------
+    StageError
+        Of the class that the program ended with, with what it said.
+    NetworkError
+        The pod did not start, or did not end.
+    """
+    files = list(files)
+    name = f"retrain-{duty}-{os.urandom(4).hex()}"
+    namespace.create(_pod(namespace, duty, name, program, arguments, stdin=bool(files)))
+    try:
+        if files:
+            _wait(namespace, name, "Running", "Succeeded", "Failed")
+            namespace.feed(name, (chunk for file in files for chunk in _chunks(file)))
+        ended = _wait(namespace, name, "Succeeded", "Failed")
+        said = "\n".join(namespace.log(name, "main", previous=False, lines=1_000_000))
+    finally:
+        namespace.delete("Pod", name)
+    if ended["status"]["phase"] == "Failed":
+        codes = [s["state"].get("terminated", {}).get("exitCode") for s in ended["status"].get("containerStatuses", ())]
+        row = BY_EXIT_CODE.get(codes[0], CODE) if codes else CODE
+        last = said.strip().splitlines()[-1:] or ["it ended without a word"]
+        raise _error(row, f"{duty} on the cluster: {last[0]}")
+    return said
+
+
+def _error(row: ErrorClass, message: str) -> StageError:
+    kinds = {kind.row.name: kind for kind in StageError.__subclasses__()}
+    return kinds.get(row.name, StageError)(message)
+
+
+def _pod(
+    namespace: Namespace, duty: str, name: str, program: str, arguments: tuple[str, ...], *, stdin: bool
+) -> dict[str, Any]:  # fmt: skip
+    indented = "\n".join(f"    {line}" for line in program.strip().splitlines())
+    container = {
+        "name": "main",
+        "image": namespace.settings[variable("steps_image")],
+        "command": ["python", "-c", _FRAME.replace("{program}", indented), *arguments],
+        "stdin": stdin,
+        "stdinOnce": stdin,
+        "envFrom": [
+            {"configMapRef": {"name": names.SETTINGS_CONFIGMAP}},
+            {"secretRef": {"name": names.STAGE_SECRET.format(stage=duty)}},
+        ],
+        "resources": _MEMORY,
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  in the container
+    }  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {names.LABEL_STAGE: duty}},
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": names.STEP_SERVICE_ACCOUNT.format(stage=duty),
+            "automountServiceAccountToken": False,
+            "activeDeadlineSeconds": 3600,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }
+
+
+def _wait(namespace: Namespace, name: str, *phases: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        pod = namespace.get("Pod", name)
+        if pod is None:
+            raise NetworkError(f"the pod {name} was removed before it answered", remedy="try again")
+        if pod["status"].get("phase") in phases:
+            return pod
+        if time.monotonic() > deadline:
+            raise NetworkError(f"the pod {name} did not come to {phases[0]}: {_reason(pod)}")
+        time.sleep(0.3)
+
+
+def _reason(pod: dict[str, Any]) -> str:
+    waiting = [s.get("state", {}).get("waiting") for s in pod["status"].get("containerStatuses", [])]
+    found = [f"{w.get('reason')}: {w.get('message', '')}" for w in waiting if w]
+    return "; ".join([*found, *(c["message"] for c in pod["status"].get("conditions", []) if c.get("message"))])
+
+
+def _chunks(file: Path | bytes) -> Iterable[bytes]:
+    if isinstance(file, bytes):
+        for start in range(0, len(file), _CHUNK):
+            yield file[start : start + _CHUNK]
+        return
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            yield chunk

@@ -1,0 +1,207 @@
+"""Runs on a cluster, read from their Workflow objects into the same state as a run at the desk.
+
+Called by `submit`, `status` and `logs`.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from contracts import names
+from contracts.access import ASK
+from contracts.errors import ConfigError, NetworkError
+from contracts.settings import variable
+from workflows.cli.summary import Records
+from workflows.cluster.connection import Namespace
+from workflows.cluster.errand import errand
+from workflows.local import state
+from workflows.local.state import RunState
+
+_LOOK_SECONDS = 1.0
+"""The kubelet and Argo's executor look once a second too."""
+_AWAY_SECONDS = 120
+"""How long the API server may be away while a run is followed."""
+_NODE = "workflows.argoproj.io/node-id"
+_OF_WORKFLOW = "workflows.argoproj.io/workflow"
+
+_EXECUTOR = re.compile(r"time=\S+ level=\w+ msg=.* argo=true")
+"""What Argo's executor writes between the lines of the stage."""
+
+_READ = """
+import json
+from contracts.settings import load_settings
+from steps.storage import Storage
+storage = Storage(load_settings())
+read = lambda uri: storage.read(uri).decode(errors="replace") if storage.exists(uri) else None
+print(json.dumps(patiently(lambda: {uri: read(uri) for uri in sys.argv[1:]})))
+"""
+
+
+def load(namespace: Namespace, name: str = "") -> dict[str, Any]:
+    """Return a run's Workflow, by default the newest's.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    if not name:
+        runs = find(namespace)
+        if not runs:
+            raise ConfigError(f"no runs in {namespace.namespace}", remedy="`retrain submit FILE` makes one")
+        return runs[0]
+    found = namespace.get("Workflow", name)
+    if found is None:
+        raise ConfigError(
+            f"no run {name} in {namespace.namespace}", remedy=f"`retrain status -n {namespace.namespace} --all`"
+        )
+    return found
+
+
+def find(namespace: Namespace) -> list[dict[str, Any]]:
+    """Return the Workflows of all pipelines, the newest first."""
+    ours = [w for w in namespace.select("Workflow") if names.LABEL_PIPELINE in w["metadata"].get("labels", {})]
+    return sorted(ours, key=lambda workflow: str(workflow["metadata"]["creationTimestamp"]), reverse=True)
+
+
+def run_state(workflow: Mapping[str, Any]) -> RunState:
+    """Read a Workflow object as the state of a run.
+
+    A run's state file is Argo's own JSON with something added; what Argo leaves open is filled here.
+    """
+    spec, status, metadata = workflow["spec"], workflow.get("status", {}), workflow["metadata"]
+    nodes = status.get("nodes") or {}
+    if packed := status.get("compressedNodes"):  # what would be too large for etcd
+        nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+    template = spec.get("workflowTemplateRef", {}).get("name", "")
+    document = {
+        "format": state.FORMAT,
+        "metadata": {key: metadata[key] for key in ("name", "uid", "creationTimestamp")},
+        "spec": {
+            "workflowTemplateRef": {"name": template},
+            "entrypoint": spec.get("entrypoint") or status.get("storedWorkflowTemplateSpec", {}).get("entrypoint", ""),
+            "arguments": _valued(spec.get("arguments")),
+        },
+        "status": {
+            **{k: status[k] for k in ("phase", "message", "startedAt", "finishedAt") if status.get(k)},
+            "outputs": _valued(status.get("outputs")),
+            "nodes": {key: _node(node) for key, node in nodes.items()},
+        },
+        "local": {},
+    }
+    return state.from_json(json.dumps(document))
+
+
+def follow(namespace: Namespace, name: str, on_change: Callable[[RunState], None]) -> RunState:
+    """Look at a run until it has ended, its exit handler too; an API server that is away for a while is waited for.
+
+    Raises
+    ------
+    ConfigError
+        It was removed.
+    NetworkError
+        The API server stays away.
+    """
+    seen, silent_since = "", None
+    while True:
+        try:
+            workflow = load(namespace, name)
+        except NetworkError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _AWAY_SECONDS:
+                raise
+        else:
+            silent_since = None
+            run = run_state(workflow)
+            if workflow["metadata"]["resourceVersion"] != seen:
+                seen = workflow["metadata"]["resourceVersion"]
+                on_change(run)
+            if run.finished is not None:
+                return run
+        time.sleep(_LOOK_SECONDS)
+
+
+def records(namespace: Namespace) -> Records:
+    """Return where what the runs left can be read: the store through a pod, servers through the API server."""
+
+    def read(uris: Sequence[str]) -> dict[str, bytes]:
+        if not uris:
+            return {}
+        found = json.loads(errand(namespace, ASK, _READ, *uris))
+        return {uri: text.encode() for uri, text in found.items() if text is not None}
+
+    def describe(url: str) -> Any:
+        host = (urlsplit(url).hostname or "").split(".")
+        serving = host[1] if len(host) > 1 else namespace.namespace
+        port = urlsplit(url).port or 80
+        try:
+            return json.loads(
+                namespace.fetch(f"/api/v1/namespaces/{serving}/services/{host[0]}:{port}/proxy/openapi.json")
+            )
+        except (ConfigError, NetworkError) as error:
+            raise ValueError(error.message) from error
+
+    return Records(namespace.settings[variable("store")].rstrip("/"), read, describe)
+
+
+def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = "") -> Iterator[str]:
+    """Yield ``pod: line`` of what a run's stages wrote, stage by stage; of pods that are gone what the bucket keeps.
+
+    Raises
+    ------
+    ConfigError
+        No such stage ran.
+    """
+    run = run_state(workflow)
+    wanted = [n for n in run.nodes.values() if n.type == "Pod" and (not stage or n.template == stage)]
+    if not wanted:
+        known = ", ".join(sorted({n.template for n in run.nodes.values() if n.type == "Pod"}))
+        raise ConfigError(f"{run.name} has no stage {stage!r} that ran", remedy=f"one of {known}")
+    pods = {
+        pod["metadata"].get("annotations", {}).get(_NODE): pod["metadata"]["name"]
+        for pod in namespace.select("Pod", {_OF_WORKFLOW: run.name})
+    }
+    kept = {node.id: uri for node in wanted if node.id not in pods and (uri := _archived(workflow, node.id))}
+    texts = records(namespace).read(list(kept.values())) if kept else {}
+    for node in sorted(wanted, key=lambda node: node.started or run.created):
+        if node.id in pods:
+            lines = namespace.log(pods[node.id], "main", previous=False, lines=1_000_000)
+        elif kept.get(node.id, "") in texts:
+            lines = texts[kept[node.id]].decode(errors="replace").splitlines()
+        else:
+            lines = ["(its pod is gone, and the controller keeps no logs: docs/triggers.md says how it would)"]
+        yield from (f"{node.display_name}: {line}" for line in lines if not _EXECUTOR.match(line))
+
+
+def _archived(workflow: Mapping[str, Any], node: str) -> str:
+    """Return the URI of a pod's log in the controller's artifact repository, empty when it keeps none."""
+    repository = workflow["status"].get("artifactRepositoryRef", {}).get("artifactRepository", {}).get("s3", {})
+    artifacts = workflow["status"]["nodes"].get(node, {}).get("outputs", {}).get("artifacts", [])
+    for artifact in artifacts:
+        place = artifact.get("s3", {})
+        bucket = place.get("bucket") or repository.get("bucket")
+        if artifact["name"] == "main-logs" and bucket and place.get("key"):
+            return f"s3://{bucket}/{place['key']}"
+    return ""
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in node.items() if value is not None and key != "templateScope"}
+    outputs = found.get("outputs", {})
+    return found | {
+        "inputs": _valued(found.get("inputs")),
+        "outputs": {k: v for k, v in outputs.items() if k in ("exitCode", "result")} | _valued(outputs),
+    }
+
+
+def _valued(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters that have a value: one that a stage was to write may have none."""
+    parameters = (given or {}).get("parameters", ())
+    return {"parameters": [{"name": p["name"], "value": str(p["value"])} for p in parameters if "value" in p]}
