@@ -168,7 +168,7 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
         pod["metadata"].get("annotations", {}).get(_NODE): pod["metadata"]["name"]
         for pod in namespace.select("Pod", {_OF_WORKFLOW: run.name})
     }
-    kept = {node.id: uri for node in wanted if node.id not in pods and (uri := _archived(workflow, node.id))}
+    kept = {node.id: uri for node in wanted if node.id not in pods and (uri := archived_log(workflow, node.id))}
     texts = records(namespace).read(list(kept.values())) if kept else {}
     for node in sorted(wanted, key=lambda node: node.started or run.created):
         if node.id in pods:
@@ -180,7 +180,7 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
         yield from (f"{node.display_name}: {line}" for line in lines if not _EXECUTOR.match(line))
 
 
-def _archived(workflow: Mapping[str, Any], node: str) -> str:
+def archived_log(workflow: Mapping[str, Any], node: str) -> str:
     """Return the URI of a pod's log in the controller's artifact repository, empty when it keeps none."""
     repository = workflow["status"].get("artifactRepositoryRef", {}).get("artifactRepository", {}).get("s3", {})
     artifacts = workflow["status"]["nodes"].get(node, {}).get("outputs", {}).get("artifacts", [])

@@ -19,6 +19,7 @@ from contracts import names
 from contracts.access import SUBMIT
 from contracts.errors import ConfigError, Finding
 from contracts.pipeline import Pipeline
+from contracts.pipeline.source import SECRET
 from contracts.settings import variable
 from contracts.stages import Parameters, decode, findings
 from steps.rollout.cluster import Conflict
@@ -26,8 +27,8 @@ from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
 _BUCKET = ("platform-provision", "retrain/data-bucket")
-_PATTERN = "*?["
-_MORE = "{{"
+_SEVERAL = ("*", "?", "[", "{{")
+"""In a path: a pattern, or another file each day."""
 
 _UPLOAD = """
 from pathlib import Path
@@ -95,7 +96,7 @@ def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
     local = [uri for uri in uris if not uri.startswith(("sql:", "python:")) and _path(uri)]
     if not local:
         return None
-    if len(uris) > 1 or any(mark in local[0] for mark in (*_PATTERN, _MORE)):
+    if len(uris) > 1 or any(mark in local[0] for mark in _SEVERAL):
         raise ConfigError(
             f"the source {', '.join(uris)} is more than one file of this machine",
             remedy="bring them to a bucket, and name them with --source s3://...",
@@ -141,7 +142,7 @@ def _path(uri: str) -> str:
     """Return the path of a file URI or of a plain path, empty for what is elsewhere."""
     if uri.startswith("file://"):
         return uri.removeprefix("file://")
-    return "" if "://" in uri or uri.startswith(_MORE) else uri
+    return "" if "://" in uri or SECRET.match(uri) else uri
 
 
 def _data_bucket(namespace: Namespace) -> str:

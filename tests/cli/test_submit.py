@@ -1,0 +1,223 @@
+"""`retrain submit`: what is refused before anything reaches a cluster, and what a Workflow object becomes here."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from contracts.errors import ConfigError
+from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
+from workflows.cli.display import result, stage_nodes
+from workflows.cli.main import app
+from workflows.cli.submit import where
+from workflows.cluster import runs, submission
+from workflows.cluster.connection import Namespace
+from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
+from workflows.local import state
+
+ADULT = Path(__file__).resolve().parents[2] / "adult.yaml"
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    return dict(yaml.safe_load(compile_pipeline(ADULT)[WORKFLOW_TEMPLATE]))
+
+
+def test_parameters_that_fit_are_taken(template: dict[str, Any]) -> None:
+    submission.check(
+        {
+            "source": "s3://b/x.csv",
+            "as-of": "2026-11-24T00:00:00Z",
+            "cache": "refuse",
+            "version": "",
+            "train-cpu": "500",
+        },
+        template,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("cache", "sometimes", "'use' or 'refuse'"),
+        ("version", "seven", "integer"),
+        ("version", "0", "greater than or equal to 1"),
+        ("as-of", "yesterday", "datetime"),
+        ("train-memory", "4Gi", "a whole number"),
+        ("train-memory", "-1", "a whole number"),
+        ("trian-memory", "4096", "is no parameter of this pipeline"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_told_before_anything_is_sent(
+    name: str, value: str, says: str, template: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        submission.check({name: value}, template)
+
+    [finding] = refused.value.findings
+    assert name in finding.where
+    assert says in str(finding)
+
+
+def test_every_wrong_parameter_is_told_at_once(template: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        submission.check({"cache": "x", "version": "x", "nothing": "x"}, template)
+
+    assert len(refused.value.findings) == 3
+
+
+# what only this machine has
+
+
+def pipeline_of(uri: str | list[str]) -> Pipeline:
+    content = yaml.safe_load(ADULT.read_text()) | {"source": {"uri": uri}}
+    return parse_pipeline(yaml.safe_dump(content), "adult.yaml")
+
+
+def test_the_files_own_source_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("age\n1\n")
+
+    assert submission.local_source("", tmp_path / "p.yaml", pipeline_of("people.csv")) == tmp_path / "people.csv"
+
+
+def test_a_given_source_lies_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "people.csv").write_text("age\n1\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert submission.local_source("people.csv", ADULT, load_pipeline(ADULT)) == tmp_path / "people.csv"
+    assert submission.local_source((tmp_path / "people.csv").as_uri(), ADULT, load_pipeline(ADULT))
+
+
+@pytest.mark.parametrize("uri", ["s3://b/x.csv", "https://h/x.csv", "python:rows:batches", "{{secret:URL}}"])
+def test_what_the_cluster_reads_itself_is_not_brought_there(uri: str) -> None:
+    assert submission.local_source("", ADULT, pipeline_of(uri)) is None
+
+
+@pytest.mark.parametrize("uri", [["a.csv", "b.csv"], "day/*.csv", "{{as_of:%Y}}.csv", "missing.csv"])
+def test_a_source_that_is_no_single_file_here_is_refused(uri: str | list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"more than one file|no such file"):
+        submission.local_source("", tmp_path / "p.yaml", pipeline_of(uri))
+
+
+# the kubeconfig
+
+KUBECONFIG = {
+    "apiVersion": "v1", "kind": "Config", "current-context": "one",
+    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+    "users": [{"name": "u", "user": {}}],
+    "contexts": [
+        {"name": "one", "context": {"cluster": "c", "user": "u"}},
+        {"name": "two", "context": {"cluster": "c", "user": "u", "namespace": "mlops"}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(KUBECONFIG))
+    # read once, when the client is imported
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+
+@pytest.mark.parametrize(
+    ("namespace", "context", "found"),
+    [("", "", ("default", "one")), ("x", "", ("x", "one")), ("", "two", ("mlops", "two")), ("x", "two", ("x", "two"))],
+)
+@pytest.mark.usefixtures("kubeconfig")
+def test_context_and_namespace_are_found_as_kubectl_finds_them(
+    namespace: str, context: str, found: tuple[str, str]
+) -> None:
+    connected = Namespace.connect(namespace, context)
+
+    assert (connected.namespace, connected.context) == found
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_a_context_that_is_not_there_is_said_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="no context 'three'") as refused:
+        Namespace.connect("", "three")
+
+    assert refused.value.remedy == "one of one, two"
+
+
+def test_the_options_that_show_a_run_again() -> None:
+    assert where("mlops", "") == "-n mlops "
+    assert where("mlops", "prod") == "-n mlops --context prod "
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--entrypoint", "deploy"], ["--entrypoint", "release"], ["--version", "3"], ["-p", "train-memory"]],
+)
+def test_options_that_do_not_go_together_are_refused_as_by_run(words: list[str]) -> None:
+    assert CliRunner().invoke(app, ["submit", str(ADULT), *words]).exit_code == 2
+
+
+# a Workflow object
+
+NODES = {
+    "r": {
+        "id": "r", "name": "r", "displayName": "r", "type": "DAG", "templateName": "retrain", "templateScope": "local/",
+        "phase": "Failed", "startedAt": "2026-11-24T20:04:56Z", "finishedAt": None, "children": ["r-1"],
+    },
+    "r-1": {
+        "id": "r-1", "name": "r.ingest", "displayName": "ingest", "type": "Retry", "templateName": "ingest",
+        "templateScope": "local/", "phase": "Failed", "message": "No more retries left", "boundaryID": "r",
+        "startedAt": "2026-11-24T20:04:56Z", "finishedAt": "2026-11-24T20:05:56Z", "children": ["r-2"],
+        "inputs": {"parameters": [{"name": "source", "value": "s3://b/x.csv"}, {"name": "code", "default": ""}]},
+        "outputs": {"parameters": [{"name": "summary", "valueFrom": {"path": "/x"}}], "exitCode": "65"},
+    },
+    "r-2": {
+        "id": "r-2", "name": "r.ingest(0)", "displayName": "ingest(0)", "type": "Pod", "templateName": "ingest",
+        "phase": "Failed", "message": "main: Error (exit code 65)", "boundaryID": "r",
+        "startedAt": "2026-11-24T20:04:56Z", "finishedAt": "2026-11-24T20:05:56Z", "nodeFlag": {"retried": True},
+        "outputs": {"artifacts": [{"name": "main-logs", "s3": {"key": "logs/r/r-2/main.log"}}]},
+    },
+}  # fmt: skip
+
+
+def workflow(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "r", "uid": "u", "creationTimestamp": "2026-11-24T20:04:49Z"},
+        "spec": {"workflowTemplateRef": {"name": "adult-income"}, "arguments": {}},
+        "status": {"phase": "Failed", "startedAt": "2026-11-24T20:04:56Z", "finishedAt": None, **status},
+    }
+
+
+def test_a_workflow_object_reads_as_the_state_of_a_run() -> None:
+    run = runs.run_state(workflow(nodes=NODES))
+
+    assert (run.pipeline, run.phase, run.finished) == ("adult-income", "Failed", None)
+    ingest = stage_nodes(run)["ingest"]
+    assert ingest.inputs == {"source": "s3://b/x.csv"}
+    assert result(run, ingest) == "data: main: Error (exit code 65)"
+    assert state.from_json(state.to_json(run)) == run
+
+
+def test_nodes_that_argo_packed_are_unpacked() -> None:
+    packed = base64.b64encode(gzip.compress(json.dumps(NODES).encode())).decode()
+
+    assert runs.run_state(workflow(compressedNodes=packed)) == runs.run_state(workflow(nodes=NODES))
+
+
+def test_a_workflow_that_no_controller_has_seen_is_a_run_without_nodes() -> None:
+    fresh = workflow()
+    del fresh["status"]
+
+    assert runs.run_state(fresh).nodes == {}
+
+
+def test_a_log_is_looked_for_where_the_controller_keeps_it() -> None:
+    repository = {"artifactRepository": {"s3": {"bucket": "retrain-store"}}}
+    found = runs.archived_log(workflow(nodes=NODES, artifactRepositoryRef=repository), "r-2")
+
+    assert found == "s3://retrain-store/logs/r/r-2/main.log"
+    assert runs.archived_log(workflow(nodes=NODES), "r-2") == ""  # no repository
