@@ -19,6 +19,7 @@ from steps import deploy as stage
 from steps.deploy import Act, decide, deploy
 from steps.lifecycle import standing
 from steps.promote import promote
+from steps.rollout.desk import Desk
 from steps.rollout.process import Server
 from steps.world import World
 from tests.model_packages import package
@@ -135,7 +136,7 @@ def test_killed_between_any_two_effects_it_reaches_the_same_end(world: World, mo
     """Each effect in turn is the last before the kill; the next attempt goes on, and the ledger has no doubles."""
     first = approve(world)
     effects = [
-        (stage._Release, "_start"), (stage, "_answers"), (stage._Release, "_end"), (stage._Release, "_project"),
+        (Desk, "release"), (stage, "_answers"), (stage._Release, "_end"), (stage._Release, "_project"),
     ]  # fmt: skip
     for owner, name in effects:
         with monkeypatch.context() as patched:
@@ -160,7 +161,7 @@ def test_a_release_that_broke_off_is_ended_by_an_entry_of_its_own(
 ) -> None:
     crashed = approve(replace(world, workflow="crashed"))
     with monkeypatch.context() as patched:
-        patched.setattr(stage._Release, "_start", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr(Desk, "release", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             deploy(crashed, world=replace(world, workflow="crashed"))
     done = deploy(approve(world), world=world)
@@ -180,7 +181,7 @@ def test_a_release_of_the_same_version_that_broke_off_goes_on_in_the_next_run(
     """Also when that run is killed itself, between the takeover and the release."""
     crashed, inputs = replace(world, workflow="crashed"), approve(replace(world, workflow="crashed"))
     with monkeypatch.context() as patched:
-        patched.setattr(stage._Release, "_start", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr(Desk, "release", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             deploy(inputs, world=crashed)
     judged = promote(Promote.Inputs(version=inputs.version), world=world)
