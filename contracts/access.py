@@ -142,7 +142,7 @@ ACCESS: dict[str, Access] = {
     "notify": _stage("notify", read=(_REPORTS,), write=(_REPORTS,)),
     SUBMIT: Access(needs=frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
     ASK: Access(
-        needs=frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, MODELS),
+        needs=frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS),
         ledger=LedgerRole.READER,
     ),
     SERVING: Access(needs=frozenset({Need.STORE}), read=(MODELS,)),

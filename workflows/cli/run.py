@@ -154,9 +154,7 @@ def finish(final: RunState, desk: Desk, out: Console, *, require_promoted: bool,
     conclude(final, at_desk(desk.home), out, require_promoted=require_promoted, json_output=json_output)
 
 
-def conclude(
-    final: RunState, records: Records, out: Console, *, require_promoted: bool, json_output: bool, options: str = ""
-) -> None:
+def conclude(final: RunState, records: Records, out: Console, *, require_promoted: bool, json_output: bool) -> None:
     """Print what a run came to and leave with its exit code."""
     from workflows.cli.summary import exit_code, show, summarise
 
@@ -164,7 +162,7 @@ def conclude(
     if json_output:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        show(summary, out, options)
+        show(summary, out, records.options)
     code = exit_code(summary)
     if code == 0 and require_promoted and summary.outcome not in GOOD:
         code = EXIT_NOT_PROMOTED

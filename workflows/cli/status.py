@@ -111,7 +111,6 @@ class _Look:
     one: Callable[[str], RunState]
     """By its name; the newest by an empty one."""
     records: Callable[[], Records]
-    options: str = ""
 
 
 def _at_desk() -> _Look:
@@ -132,8 +131,7 @@ def _on_cluster(namespace: str, context: str) -> _Look:
     return _Look(
         lambda: [runs.run_state(workflow) for workflow in runs.find(cluster)],
         lambda name: runs.run_state(runs.load(cluster, name)),
-        lambda: runs.records(cluster),
-        where(cluster.namespace, context),
+        lambda: runs.records(cluster, where(cluster.namespace, context)),
     )
 
 
@@ -144,7 +142,8 @@ def _show(run: RunState, look: _Look, out: Console) -> None:
     out.print(f"{run.name}  {run.phase}  {run.message}", markup=False)
     out.print(table(run, datetime.now(UTC)))
     if run.finished and stage_nodes(run):
-        show(summarise(run, look.records()), out, look.options)
+        records = look.records()
+        show(summarise(run, records), out, records.options)
 
 
 def newest(home: Path) -> str:

@@ -96,9 +96,8 @@ def submit(
     except KeyboardInterrupt:
         out.print(f"{name} goes on; `retrain status {options}{name}` shows it", markup=False)
         raise typer.Exit(130) from None
-    conclude(
-        final, runs.records(cluster), out, require_promoted=require_promoted, json_output=json_output, options=options
-    )
+    left = runs.records(cluster, options)
+    conclude(final, left, out, require_promoted=require_promoted, json_output=json_output)
 
 
 def where(namespace: str, context: str) -> str:

@@ -66,6 +66,8 @@ class Records:
     """Objects by URI -> those that are there."""
     describe: Callable[[str], Any]
     """URL of a server -> its OpenAPI description; raises ValueError when it does not answer."""
+    options: str = ""
+    """With which the commands that look at a run find it, with a space at their end."""
 
 
 def at_desk(home: Path) -> Records:
@@ -121,7 +123,9 @@ def summarise(state: RunState, records: Records) -> Summary:
         url=url,
         curl=_request(url, records.describe) if url else "",
         errors=tuple(
-            ErrorReport.model_validate_json(found[uri]) if (uri := told[stage]) in found else _error(state, stage, node)
+            ErrorReport.model_validate_json(found[uri])
+            if (uri := told[stage]) in found
+            else _error(state, stage, node, records.options)
             for stage, node in failed.items()
         ),
     )
@@ -216,10 +220,10 @@ def _request(url: str, describe: Callable[[str], Any]) -> str:
         return ""
 
 
-def _error(state: RunState, stage: str, node: Node) -> ErrorReport:
+def _error(state: RunState, stage: str, node: Node, options: str) -> ErrorReport:
     """Return what the nodes say of a stage that left no report."""
     row = class_of_failure(node.phase, node.message)
-    where = Finding(where=f"log of {stage}", what=f"retrain logs {state.name} {stage}")
+    where = Finding(where=f"log of {stage}", what=f"retrain logs {options}{state.name} {stage}")
     return ErrorReport(
         error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy
     )  # fmt: skip

@@ -128,7 +128,7 @@ def follow(namespace: Namespace, name: str, on_change: Callable[[RunState], None
         time.sleep(_LOOK_SECONDS)
 
 
-def records(namespace: Namespace) -> Records:
+def records(namespace: Namespace, options: str = "") -> Records:
     """Return where what the runs left can be read: the store through a pod, servers through the API server."""
 
     def read(uris: Sequence[str]) -> dict[str, bytes]:
@@ -148,7 +148,7 @@ def records(namespace: Namespace) -> Records:
         except (ConfigError, NetworkError) as error:
             raise ValueError(error.message) from error
 
-    return Records(namespace.settings[variable("store")].rstrip("/"), read, describe)
+    return Records(namespace.settings[variable("store")].rstrip("/"), read, describe, options)
 
 
 def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = "") -> Iterator[str]:
