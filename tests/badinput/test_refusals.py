@@ -30,7 +30,15 @@ def port() -> Iterator[int]:
         yield number
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+def each_cause_once() -> Iterator[object]:
+    """Return all cases; those after the first of a cause belong to `make test-faults`."""
+    seen: set[str] = set()
+    for case in CASES:
+        yield pytest.param(case, id=str(case), marks=[pytest.mark.faults] if case.cause in seen else [])
+        seen.add(case.cause)
+
+
+@pytest.mark.parametrize("case", each_cause_once())
 def test_a_malformed_input_is_refused_clearly(
     case: Case, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
