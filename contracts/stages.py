@@ -6,6 +6,7 @@ of the docs are all derived from these classes.  A stage's function is ``steps.<
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -308,6 +309,13 @@ STAGES: tuple[type[Stage], ...] = (
     Preflight, Ingest, Features, Train, Evaluate, Register, Promote, Build, Deploy, Notify,
 )  # fmt: skip
 BY_NAME: dict[str, type[Stage]] = {stage.name: stage for stage in STAGES}
+
+
+@cache
+def contract() -> str:
+    """Return a hash of what a compiled template and the image of its steps must agree on: every stage's parameters."""
+    agreed = {stage.name: [list(stage.Inputs.model_fields), list(stage.Outputs.model_fields)] for stage in STAGES}
+    return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()[:12]
 
 
 def encode(value: Any) -> str:

@@ -213,7 +213,9 @@ def _serving(archive: Archive, history: Sequence[LedgerEntry], notes: list[str])
     version, url = entry.version, str(entry.evidence.get("url", ""))
     image = str(releasing.evidence.get("image", "")) if releasing else ""
     serving = Serving(since=entry.at, entry=entry.id, image=image, url=url)
-    if archive.settings.deploy_target != "process" or not archive.settings.server_home:
+    if archive.settings.deploy_target != "process":
+        return _deployed(archive, serving, version, notes)
+    if not archive.settings.server_home:
         return serving
     from steps.rollout.process import Server
 
@@ -228,6 +230,20 @@ def _serving(archive: Archive, history: Sequence[LedgerEntry], notes: list[str])
     if status.spec.version != version:
         notes.append(f"the server here answers with version {status.spec.version}")
     return serving.model_copy(update={"url": status.url, "answers": status.spec.version == version})
+
+
+def _deployed(archive: Archive, serving: Serving, version: int, notes: list[str]) -> Serving:
+    """Say what the cluster's Deployment has servers of, where this process may ask."""
+    from steps.rollout.kubernetes import serving_version
+
+    try:
+        answers = serving_version(archive.settings, archive.model)
+    except StageError as error:
+        notes.append(f"its Deployment was not looked at: {error.message}")
+        return serving
+    if answers != version:
+        notes.append(f"the Deployment has {f'servers of version {answers}' if answers else 'no server that is ready'}")
+    return serving.model_copy(update={"answers": answers == version})
 
 
 def _last(history: Sequence[LedgerEntry], *states: State) -> LedgerEntry | None:

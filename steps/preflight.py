@@ -6,6 +6,7 @@ Every check returns findings; none of them stops the others.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 from contracts.errors import CONFIG, ConfigError, ErrorClass, Finding, NetworkError, StageError, StorageError
 from contracts.pipeline.table import ColumnType
-from contracts.stages import Parameters, Preflight, decode, findings
+from contracts.settings import variable
+from contracts.stages import Parameters, Preflight, contract, decode, findings
 from contracts.stages import encode as text
 from serving.user_code import UserCode, unpack
 from steps.candidate_checks import candidate_findings
@@ -62,6 +64,18 @@ def check_parameters(inputs: Preflight.Inputs) -> tuple[list[Finding], Parameter
         return [], decode(Parameters, texts)
     except ValidationError as error:
         return findings(error), None
+
+
+def check_contract(_: Preflight.Inputs, world: World) -> Findings:
+    """The template was compiled for the stages that this image has: else one would fail for it after hours."""
+    wanted = os.environ.get(variable("contract"), "")
+    if wanted and wanted != contract():
+        yield Finding(
+            where=variable("steps_image"),
+            what=f"the image has stages {contract()} of retrain {world.settings.code_commit[:12] or 'at the desk'}, "
+            f"the template was compiled for stages {wanted}",
+            remedy="compile and apply the pipeline with the image's retrain, or name the image of the template's",
+        )
 
 
 def check_environment(_: Preflight.Inputs, world: World) -> Findings:
@@ -230,8 +244,8 @@ def sensitive_notes(world: World) -> Findings:
 
 
 CHECKS: tuple[Callable[[Preflight.Inputs, World], Findings], ...] = (
-    check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code, check_features,
-    check_libraries, check_server,
+    check_contract, check_environment, check_store, check_disk, check_tracking, check_ledger, check_source, check_code,
+    check_features, check_libraries, check_server,
 )  # fmt: skip
 
 

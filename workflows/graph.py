@@ -38,7 +38,7 @@ from contracts.stages import (
     encode,
 )
 from workflows.kaniko import kaniko
-from workflows.stages import container, from_settings
+from workflows.stages import argo_containers, container, from_settings
 
 RETRAIN = "retrain"
 RELEASE = "release"
@@ -54,6 +54,7 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         entrypoint=RETRAIN,
         on_exit=FINISH,
         arguments=[*run_parameters(), *environment_parameters(pipeline)],
+        pod_spec_patch=argo_containers(),
         volumes=[Volume(name="pipeline", config_map=ConfigMapVolumeSource(name=configmap))],
         workflow_metadata=WorkflowMetadata(labels={names.LABEL_PIPELINE: pipeline.name}),
     ) as template:

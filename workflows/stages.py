@@ -28,7 +28,7 @@ from contracts.access import ACCESS
 from contracts.base import Contract
 from contracts.pipeline import Pipeline
 from contracts.settings import variable
-from contracts.stages import Need, Stage, choices, encode
+from contracts.stages import Need, Preflight, Stage, choices, contract, encode
 from workflows.retries import memory, retry_strategy
 
 NO_PRIVILEGES = SecurityContext(
@@ -73,6 +73,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
             Env(name=variable("outputs"), value=names.OUTPUTS_MOUNT),
             Env(name="TMPDIR", value=names.SCRATCH_MOUNT),
             BRACE,
+            *([Env(name=variable("contract"), value=contract())] if stage is Preflight else ()),
             *_secrets(stage, pipeline),
         ],
         env_from=[ConfigMapEnvFrom(name=names.SETTINGS_CONFIGMAP)],
@@ -129,6 +130,16 @@ def sizes(stage: str) -> str:
         "limits": {"memory": f"{{{{={memory(base)}}}}}Mi"},
     }
     return json.dumps({"containers": [{"name": "main", "resources": resources}]}, separators=(",", ":"))
+
+
+def argo_containers() -> str:
+    """Return the podSpecPatch of all pods: no privileges for Argo's own containers, which Pod Security looks at too.
+
+    A controller can be told the same, but it may be another's.
+    """
+    privileges = NO_PRIVILEGES.dict(exclude_none=True, by_alias=True)
+    init, wait = ({"name": name, "securityContext": privileges} for name in ("init", "wait"))
+    return json.dumps({"initContainers": [init], "containers": [wait]}, separators=(",", ":"))
 
 
 def from_settings(name: str, key: str, description: str) -> Parameter:

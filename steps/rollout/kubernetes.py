@@ -21,7 +21,7 @@ import yaml
 from contracts.errors import ConfigError, StageError
 from contracts.names import tag
 from contracts.references import LedgerEntry, ModelManifest
-from contracts.settings import variable
+from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
 from steps.build import REFERENCE
 from steps.rollout import diagnosis, lease
@@ -75,11 +75,7 @@ class Kubernetes:
     def serving(self) -> Serving | None:
         """Return what answers now, by what the Deployment says of itself."""
         deployment = self.cluster.get("Deployment", self.name)
-        if deployment is None:
-            return None
-        available = deployment.get("status", {}).get("availableReplicas", 0)
-        version = _said(deployment["spec"]["template"], "version")
-        return Serving(self._url, int(version) if available and version else None)
+        return None if deployment is None else Serving(self._url, _available(deployment))
 
     def release(self, entry: LedgerEntry) -> Serving:
         """Publish the objects of a version and watch its rollout."""
@@ -220,6 +216,17 @@ class _Seen:
     replicaset: Object | None
     pods: list[Object]
     events: list[Object]
+
+
+def serving_version(settings: Settings, pipeline: str) -> int | None:
+    """Return the version that the pipeline's Deployment has servers of, None without any; raises as `Cluster`."""
+    deployment = Cluster.of(settings.serving_namespace).get("Deployment", pipeline)
+    return None if deployment is None else _available(deployment)
+
+
+def _available(deployment: Object) -> int | None:
+    version = _said(deployment["spec"]["template"], "version")
+    return int(version) if version and deployment.get("status", {}).get("availableReplicas", 0) else None
 
 
 def _said(thing: Object, what: str) -> str:

@@ -14,7 +14,7 @@ from contracts import names
 from contracts.access import ACCESS
 from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.settings import desk, secret_fields, sizes, variable
-from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices
+from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices, contract
 from workflows.graph import RELEASE, RETRAIN, run, workflow_template
 from workflows.stages import BRACE, argument, container
 
@@ -246,3 +246,22 @@ def test_the_template_of_the_shipped_file_is_named_after_it() -> None:
     pipeline = load_pipeline(ROOT / "adult.yaml")
 
     assert workflow_template(pipeline, "c").to_dict()["metadata"]["name"] == pipeline.name
+
+
+def test_argos_own_containers_are_as_restricted_as_ours(spec: dict[str, Any]) -> None:
+    patch = json.loads(spec["podSpecPatch"])
+
+    assert [c["name"] for c in (*patch["initContainers"], *patch["containers"])] == ["init", "wait"]
+    for each in (*patch["initContainers"], *patch["containers"]):
+        assert each["securityContext"]["allowPrivilegeEscalation"] is False
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_preflight_is_told_which_stages_the_template_was_compiled_for(templates: dict[str, Template]) -> None:
+    told = {
+        name: environment(template)["RETRAIN_CONTRACT"]["value"]
+        for name, template in templates.items()
+        if "container" in template and "RETRAIN_CONTRACT" in environment(template)
+    }
+
+    assert told == {"preflight": contract()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from contracts.names import tag
 from contracts.outcomes import Promotion, State, Verdict
 from contracts.references import DatasetManifest
 from contracts.reports import Check, Interval, ValidationReport
+from contracts.settings import Settings
 from contracts.stages import Register
 from steps.archive import Archive, Reference
 from steps.lineage import Lineage, lineage
@@ -216,3 +220,85 @@ def test_people_read_the_same_answer(world: World) -> None:
     text = console.export_text()
     for part in ("d" * 64, "10,000", "abc123", "C=1.0", "roc_auc", ">= 0.88", "by ann", run, "1" * 64, "serves since"):
         assert part in text
+
+
+class _Api(BaseHTTPRequestHandler):
+    """As much of an API server as knows one Deployment."""
+
+    version = "1"
+    ready = 1
+
+    def do_GET(self) -> None:
+        answers = {
+            "/version": {"major": "1", "minor": "34"},
+            "/apis/apps/v1": {
+                "kind": "APIResourceList", "groupVersion": "apps/v1",
+                "resources": [{"name": "deployments", "kind": "Deployment", "namespaced": True, "verbs": ["get"],
+                               "singularName": "deployment"}],
+            },
+            "/apis": {"kind": "APIGroupList", "groups": [{
+                "name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}],
+                "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]},
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+            f"/apis/apps/v1/namespaces/models/deployments/{MODEL}": {
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": MODEL},
+                "spec": {"template": {"metadata": {"annotations": {"retrain/version": self.version}}}},
+                "status": {"availableReplicas": self.ready},
+            },
+        }  # fmt: skip
+        found = answers.get(self.path.split("?")[0])
+        body = json.dumps(found or {"message": "no such thing"}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.mark.parametrize(
+    ("version", "ready", "answers", "note"),
+    [("1", 2, True, ""), ("7", 2, False, "servers of version 7"), ("1", 0, False, "no server that is ready")],
+)
+def test_on_a_cluster_the_deployment_says_what_answers(
+    version: str, ready: int, answers: bool, note: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(world)
+    api = ThreadingHTTPServer(("127.0.0.1", 0), type("Api", (_Api,), {"version": version, "ready": ready}))
+    threading.Thread(target=api.serve_forever, daemon=True).start()
+    (tmp_path / "kubeconfig").write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}],
+        "users": [{"name": "u", "user": {}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }))  # fmt: skip
+    # where the libraries look is decided when they are imported, so KUBECONFIG comes too late
+    for module in ("kubernetes.config", "kubernetes.config.kube_config"):
+        monkeypatch.setattr(f"{module}.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    changed = {"deploy_target": "kubernetes", "serving_namespace": "models"}
+    settings = Settings.model_validate(world.settings.model_dump() | changed)
+    try:
+        found = lineage(Archive.open(settings, MODEL), "production")
+    finally:
+        api.shutdown()
+        api.server_close()
+
+    assert found.serving is not None
+    assert found.serving.answers is answers
+    assert note in " ".join(found.notes)
+
+
+def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(world)
+    monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    settings = Settings.model_validate(
+        world.settings.model_dump() | {"deploy_target": "kubernetes", "serving_namespace": "models"}
+    )
+    found = lineage(Archive.open(settings, MODEL), "production")
+
+    assert found.serving is not None
+    assert found.serving.answers is None
+    assert any("its Deployment was not looked at: no cluster" in note for note in found.notes)

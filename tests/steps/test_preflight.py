@@ -36,7 +36,7 @@ from contracts.errors import (
 )
 from contracts.pipeline import Pipeline
 from contracts.settings import Settings
-from contracts.stages import Preflight
+from contracts.stages import Preflight, contract
 from serving.user_code import pack
 from steps.preflight import _raise, preflight
 from steps.world import World
@@ -455,3 +455,16 @@ def test_a_sensitive_feature_with_categories_is_noted(world: World, caplog: pyte
 
     assert "1 notes" in preflight(Preflight.Inputs(), world=noted).summary
     assert "column diagnosis: is sensitive and a feature: its categories will lie in the model" in caplog.text
+
+
+def test_a_template_that_was_compiled_for_other_stages_than_the_image_has_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_CONTRACT", "0123456789ab")
+
+    found = wrong(world)["RETRAIN_STEPS_IMAGE"]
+
+    assert "the template was compiled for stages 0123456789ab" in found.what
+    assert f"stages {contract()} " in found.what
+    monkeypatch.setenv("RETRAIN_CONTRACT", contract())
+    assert preflight(Preflight.Inputs(), world=world).summary

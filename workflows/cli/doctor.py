@@ -129,8 +129,14 @@ def _projections(settings: Settings) -> Iterator[Line]:
 
 
 def _server(settings: Settings, model: str, version: int) -> Line:
-    from steps.rollout.process import serving_version
+    if settings.deploy_target == "process":
+        from steps.rollout.process import serving_version
 
+        remedy = "`retrain run` brings it back"
+    else:
+        from steps.rollout.kubernetes import serving_version
+
+        remedy = "look at the Deployment's events; the next run releases it again"
     answers = serving_version(settings, model)
     if answers == version:
         return Line(what=f"{model} server", state="ok", found=f"version {version} answers")
@@ -139,9 +145,7 @@ def _server(settings: Settings, model: str, version: int) -> Line:
         if answers
         else f"nothing answers, the ledger says {version}"
     )
-    return Line(
-        what=f"{model} server", state="wrong" if answers else "note", found=found, remedy="`retrain run` brings it back"
-    )
+    return Line(what=f"{model} server", state="wrong" if answers else "note", found=found, remedy=remedy)
 
 
 def _pipeline(file: Path) -> Iterator[Line]:
