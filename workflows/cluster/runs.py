@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +22,7 @@ from contracts.settings import variable
 from workflows.cli.summary import Records
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
-from workflows.local import state
-from workflows.local.state import RunState
+from workflows.local.state import Node, RunState
 
 _LOOK_SECONDS = 1.0
 """The kubelet and Argo's executor look once a second too."""
@@ -72,31 +72,25 @@ def find(namespace: Namespace) -> list[dict[str, Any]]:
 
 
 def run_state(workflow: Mapping[str, Any]) -> RunState:
-    """Read a Workflow object as the state of a run.
-
-    A run's state file is Argo's own JSON with something added; what Argo leaves open is filled here.
-    """
+    """Read a Workflow object as the state of a run."""
     spec, status, metadata = workflow["spec"], workflow.get("status", {}), workflow["metadata"]
     nodes = status.get("nodes") or {}
     if packed := status.get("compressedNodes"):  # what would be too large for etcd
         nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
-    template = spec.get("workflowTemplateRef", {}).get("name", "")
-    document = {
-        "format": state.FORMAT,
-        "metadata": {key: metadata[key] for key in ("name", "uid", "creationTimestamp")},
-        "spec": {
-            "workflowTemplateRef": {"name": template},
-            "entrypoint": spec.get("entrypoint") or status.get("storedWorkflowTemplateSpec", {}).get("entrypoint", ""),
-            "arguments": _valued(spec.get("arguments")),
-        },
-        "status": {
-            **{k: status[k] for k in ("phase", "message", "startedAt", "finishedAt") if status.get(k)},
-            "outputs": _valued(status.get("outputs")),
-            "nodes": {key: _node(node) for key, node in nodes.items()},
-        },
-        "local": {},
-    }
-    return state.from_json(json.dumps(document))
+    return RunState(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        workflow_template=spec.get("workflowTemplateRef", {}).get("name", ""),
+        entrypoint=spec.get("entrypoint") or status.get("storedWorkflowTemplateSpec", {}).get("entrypoint", ""),
+        parameters=_values(spec.get("arguments")),
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        phase=status.get("phase") or "Pending",
+        message=status.get("message") or "",
+        started=_moment(status.get("startedAt")),
+        finished=_moment(status.get("finishedAt")),
+        nodes={key: _node(node) for key, node in nodes.items()},
+        outputs=_values(status.get("outputs")),
+    )
 
 
 def follow(namespace: Namespace, name: str, on_change: Callable[[RunState], None]) -> RunState:
@@ -192,16 +186,32 @@ def archived_log(workflow: Mapping[str, Any], node: str) -> str:
     return ""
 
 
-def _node(node: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in node.items() if value is not None and key != "templateScope"}
-    outputs = found.get("outputs", {})
-    return found | {
-        "inputs": _valued(found.get("inputs")),
-        "outputs": {k: v for k, v in outputs.items() if k in ("exitCode", "result")} | _valued(outputs),
-    }
+def _node(node: Mapping[str, Any]) -> Node:
+    outputs = node.get("outputs") or {}
+    return Node(
+        id=node["id"],
+        name=node["name"],
+        display_name=node["displayName"],
+        type=node["type"],
+        phase=node.get("phase") or "Pending",
+        message=node.get("message") or "",
+        template=node.get("templateName") or "",
+        boundary=node.get("boundaryID") or "",
+        started=_moment(node.get("startedAt")),
+        finished=_moment(node.get("finishedAt")),
+        inputs=_values(node.get("inputs")),
+        outputs=_values(outputs),
+        exit_code=outputs.get("exitCode"),
+        result=outputs.get("result"),
+        children=tuple(node.get("children") or ()),
+        outbound=tuple(node.get("outboundNodes") or ()),
+    )
 
 
-def _valued(given: Mapping[str, Any] | None) -> dict[str, Any]:
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _values(given: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the parameters that have a value: one that a stage was to write may have none."""
-    parameters = (given or {}).get("parameters", ())
-    return {"parameters": [{"name": p["name"], "value": str(p["value"])} for p in parameters if "value" in p]}
+    return {p["name"]: str(p["value"]) for p in (given or {}).get("parameters", ()) if "value" in p}

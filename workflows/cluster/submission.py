@@ -110,6 +110,7 @@ def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
 
 def upload(namespace: Namespace, data: Path | None, code: bytes) -> dict[str, str]:
     """Bring a source and packed modules into the buckets and return the parameters that name them there."""
+    store = namespace.settings[variable("store")].rstrip("/")
     given: dict[str, str] = {}
     files: list[tuple[str, Path | bytes, int]] = []
     if data is not None:
@@ -118,7 +119,6 @@ def upload(namespace: Namespace, data: Path | None, code: bytes) -> dict[str, st
         given["source"] = f"s3://{_data_bucket(namespace)}/{digest}{data.suffix}"
         files.append((given["source"], data, data.stat().st_size))
     if code:
-        store = namespace.settings[variable("store")].rstrip("/")
         given["code"] = f"{store}/code/{hashlib.sha256(code).hexdigest()}.zip"
         files.append((given["code"], code, len(code)))
     if files:
