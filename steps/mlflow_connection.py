@@ -31,7 +31,8 @@ _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 def mlflow_client(settings: Settings) -> MlflowClient:
     """Return a client of the settings' MLflow; a SQLite store is made when there is none.
 
-    Processes that come at once wait for the one that makes it: MLflow's own migrations do not bear each other.
+    Processes that come at once wait for the one that makes it: MLflow's own migrations do not bear each other.  Nor do
+    they bear an end in their middle, so a database is made under another name, and is there once it is whole.
     """
     _set_environment(settings)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -41,12 +42,29 @@ def mlflow_client(settings: Settings) -> MlflowClient:
 
         mlflow.set_tracking_uri(settings.tracking_uri)
         mlflow.set_registry_uri(settings.tracking_uri)
-        with mlflow_errors(settings), _alone(settings.tracking_uri):
-            client: MlflowClient = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
-            if settings.tracking_uri.startswith("sqlite:"):
-                client.search_experiments(max_results=1)
-                client.search_registered_models(max_results=1)
+        with mlflow_errors(settings), _alone(settings.tracking_uri) as database:
+            if database is not None and not database.exists():
+                _make(database)
+            client = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
+            if database is not None:
+                _upgrade(client)
     return client
+
+
+def _make(database: Path) -> None:
+    import mlflow
+
+    part = database.with_name(f"{database.name}.part")
+    for left in (part, part.with_name(f"{part.name}-journal")):
+        left.unlink(missing_ok=True)
+    _upgrade(mlflow.MlflowClient(f"sqlite:///{part}", f"sqlite:///{part}"))
+    part.replace(database)
+
+
+def _upgrade(client: MlflowClient) -> None:
+    """Let both stores make or migrate their tables, which they do when they are first asked."""
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
 
 
 @contextlib.contextmanager
@@ -197,10 +215,10 @@ def _bound_s3(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Hold a lock beside a SQLite database; for others do nothing."""
+def _alone(uri: str) -> Iterator[Path | None]:
+    """Hold a lock beside a SQLite database and yield its path; for others do nothing."""
     if not uri.startswith("sqlite:///"):
-        yield
+        yield None
         return
     path = Path(uri.removeprefix("sqlite:///"))
     try:
@@ -212,4 +230,4 @@ def _alone(uri: str) -> Iterator[None]:
         ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield path
