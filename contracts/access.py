@@ -20,6 +20,9 @@ SUBMIT = "submit"
 ASK = "ask"
 """Whoever asks from outside what a run came to, or where a version is from; no stage of the graph."""
 
+LOGS = "logs"
+"""Argo's executor where it keeps a pod's log; no stage of the graph."""
+
 DATA = "retrain-data"
 STORE = "retrain-store"
 MODELS = "retrain-models"
@@ -145,9 +148,10 @@ ACCESS: dict[str, Access] = {
         needs=frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS),
         ledger=LedgerRole.READER,
     ),
+    LOGS: Access(needs=frozenset({Need.STORE}), write=(_LOGS,)),
     SERVING: Access(needs=frozenset({Need.STORE}), read=(MODELS,)),
 }  # fmt: skip
-"""Stage, `kaniko`, `submit`, `ask` or `serving` -> what it may do."""
+"""Stage, `kaniko`, `submit`, `ask`, `logs` or `serving` -> what it may do."""
 
 EXECUTOR_RULES: tuple[Rule, ...] = (Rule(("argoproj.io",), ("workflowtaskresults",), ("create", "patch")),)
 SENSOR_RULES: tuple[Rule, ...] = (

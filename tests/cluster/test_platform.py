@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from contracts import names
-from contracts.access import ACCESS, EXECUTOR_RULES, SENSOR_RULES, SERVING, SUBMIT, Rule
+from contracts.access import ACCESS, EXECUTOR_RULES, LOGS, SENSOR_RULES, SERVING, SUBMIT, Rule
 from contracts.stages import STAGES, Need
 from tests.cluster.conftest import Cluster, run_as
 
@@ -139,7 +139,7 @@ print(json.dumps(answers))
 WRITABLE = sorted({path for access in ACCESS.values() for path in access.write})
 
 
-@pytest.mark.parametrize("stage", ["ingest", "train", "evaluate", "register", "notify", SUBMIT])
+@pytest.mark.parametrize("stage", ["ingest", "train", "evaluate", "register", "notify", SUBMIT, LOGS])
 def test_a_stages_user_writes_to_its_own_places_only(stage: str, platform: Cluster) -> None:
     answers = json.loads(run_as(platform, stage, _S3 % json.dumps(WRITABLE), secrets=True))
 

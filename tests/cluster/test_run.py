@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -43,3 +47,50 @@ def test_main_containers_have_no_token_and_run_as_nobody(platform: Cluster, work
         for container in pod["spec"]["containers"]:
             if container["name"] == "main" and stage != "deploy":
                 assert not [m for m in container["volumeMounts"] if "serviceaccount" in m["mountPath"]]
+
+
+@pytest.fixture(scope="session")
+def restricted(platform: Cluster) -> Iterator[Cluster]:
+    """A namespace that enforces Pod Security `restricted`, where nothing runs: pods are only asked about."""
+    name = f"restricted-{os.urandom(3).hex()}"
+    level = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": level}}
+    platform.kubectl("create", "-f", "-", stdin=json.dumps(namespace))
+    # accounts come a moment after the namespace, and a pod needs one
+    platform.run("kubectl", "wait", "-n", name, "serviceaccount/default", "--for=create", "--timeout=60s")
+    yield Cluster(platform.kubeconfig, name)
+    platform.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def refusal(cluster: Cluster, spec: dict[str, Any]) -> str:
+    """Return why a pod would not be admitted, empty when it would."""
+    asked = copy.deepcopy(spec)
+    for field in ("serviceAccount", "serviceAccountName", "nodeName", "priority"):  # of where it ran
+        asked.pop(field, None)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "asked-"}, "spec": asked}
+    done = cluster.run(
+        "kubectl", "create", "-n", cluster.namespace, "--dry-run=server", "-f", "-", stdin=json.dumps(pod)
+    )
+    return "" if done.returncode == 0 else done.stderr.strip()
+
+
+def test_every_pod_of_a_run_would_be_admitted_under_restricted(
+    platform: Cluster, workflow: dict[str, Any], restricted: Cluster
+) -> None:
+    pods = platform.get("pods", "-l", f"workflows.argoproj.io/workflow={workflow['metadata']['name']}")
+    asked = {pod["metadata"]["labels"]["retrain/stage"]: pod["spec"] for pod in pods}
+    asked |= {pod["metadata"]["name"]: pod["spec"] for pod in platform.get("pods", "-l", "retrain/stage=serving")}
+
+    assert set(IN_ORDER) <= set(asked)
+    found = {name: refusal(restricted, spec) for name, spec in asked.items() if name != "kaniko"}
+    assert found == dict.fromkeys(found, "")
+
+
+def test_kaniko_alone_would_not(platform: Cluster, restricted: Cluster) -> None:
+    templates = platform.get("workflowtemplate", "adult-income")["spec"]["templates"]
+    kaniko = next(t for t in templates if t["name"] == "kaniko")
+    main = {"name": "main", "image": "kaniko", "securityContext": kaniko["container"]["securityContext"]}
+    why = refusal(restricted, {"containers": [main], "securityContext": kaniko["securityContext"]})
+
+    assert "violates PodSecurity" in why
+    assert "runAsNonRoot" in why

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, SERVING
+from contracts.access import ACCESS, LOGS, SERVING
 from contracts.settings import Settings, secret_fields, sizes, variable
 from workflows.platform import FILE, chart_contracts
 
@@ -167,3 +167,17 @@ def test_components_that_others_own_are_not_rendered() -> None:
     assert not [d for d in documents if d["kind"] in ("Deployment", "StatefulSet", "Service")]
     assert settings["RETRAIN_TRACKING_URI"] == "https://mlflow.example.com"
     assert settings["RETRAIN_S3_ENDPOINT"] == "https://s3.example.com"
+
+
+@needs_helm
+def test_logs_are_kept_by_a_user_that_can_do_nothing_else() -> None:
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
+    kept = yaml.safe_load(kinds(documents, "ConfigMap")["artifact-repositories"]["data"]["retrain"])
+    secret = names.STAGE_SECRET.format(stage=LOGS)
+
+    assert kept["archiveLogs"] is True
+    assert ACCESS[LOGS].read == ()
+    assert ACCESS[LOGS].write == (f"{kept['s3']['bucket']}/{kept['s3']['keyFormat'].split('/')[0]}",)
+    for reference in (kept["s3"]["accessKeySecret"], kept["s3"]["secretKeySecret"]):
+        assert reference["name"] == secret
+        assert reference["key"] in kinds(documents, "Secret")[secret]["data"]
