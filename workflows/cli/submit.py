@@ -79,10 +79,11 @@ def submit(
     code = packed_code(file.resolve(), pipeline) if retraining else b""
 
     cluster = Namespace.connect(namespace, context)
-    given |= submission.upload(cluster, data, code)
-    submission.apply(cluster, manifests)
+    store = cluster.settings[variable("store")]  # asked for before anything is made there
+    ready = submission.apply(cluster, manifests)
+    given |= submission.upload(cluster, store, data, code)
     name = run_name(pipeline.name)
-    submission.start(cluster, name, pipeline, entrypoint, given)
+    submission.start(cluster, name, pipeline, entrypoint, given, ready)
     options = where(namespace or cluster.namespace, context)
     out = console(stderr=json_output)
     if not wait:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from contracts.access import SUBMIT
 from contracts.errors import ConfigError, Finding
 from contracts.pipeline import Pipeline
 from contracts.pipeline.source import SECRET
-from contracts.settings import variable
 from contracts.stages import Parameters, decode, findings
 from steps.rollout.cluster import Conflict
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
 _BUCKET = ("platform-provision", "retrain/data-bucket")
+_SETTLE_SECONDS = 5.0
+"""The controller reads templates from a copy that follows; a run that comes before finds none, or the one before."""
 _SEVERAL = ("*", "?", "[", "{{")
 """In a path: a pattern, or another file each day."""
 
@@ -74,14 +76,22 @@ def check(given: Mapping[str, str], template: Mapping[str, Any]) -> None:
         raise ConfigError("the run's parameters are wrong", findings=wrong)
 
 
-def apply(namespace: Namespace, manifests: Mapping[str, str]) -> None:
-    """Make the pipeline's ConfigMap, if it is missing, and its WorkflowTemplate as compiled."""
+def apply(namespace: Namespace, manifests: Mapping[str, str]) -> float:
+    """Make the pipeline's ConfigMap, if it is missing, and its WorkflowTemplate as compiled.
+
+    Return from when on a run may start, on the monotonic clock.
+    """
+    ready = time.monotonic()
     for wanted in (yaml.safe_load(text) for text in manifests.values()):
         if wanted["kind"] == "ConfigMap" and namespace.get("ConfigMap", wanted["metadata"]["name"]) is None:
             with contextlib.suppress(Conflict):  # someone submits the same file; its name is its hash
                 namespace.create(wanted)
         elif wanted["kind"] == "WorkflowTemplate":
-            namespace.apply(wanted)
+            before = namespace.get("WorkflowTemplate", wanted["metadata"]["name"])
+            after = namespace.apply(wanted)
+            if before is None or before["metadata"]["generation"] != after["metadata"]["generation"]:
+                ready = time.monotonic() + _SETTLE_SECONDS
+    return ready
 
 
 def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
@@ -108,9 +118,8 @@ def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
     return path
 
 
-def upload(namespace: Namespace, data: Path | None, code: bytes) -> dict[str, str]:
+def upload(namespace: Namespace, store: str, data: Path | None, code: bytes) -> dict[str, str]:
     """Bring a source and packed modules into the buckets and return the parameters that name them there."""
-    store = namespace.settings[variable("store")].rstrip("/")
     given: dict[str, str] = {}
     files: list[tuple[str, Path | bytes, int]] = []
     if data is not None:
@@ -119,7 +128,7 @@ def upload(namespace: Namespace, data: Path | None, code: bytes) -> dict[str, st
         given["source"] = f"s3://{_data_bucket(namespace)}/{digest}{data.suffix}"
         files.append((given["source"], data, data.stat().st_size))
     if code:
-        given["code"] = f"{store}/code/{hashlib.sha256(code).hexdigest()}.zip"
+        given["code"] = f"{store.rstrip('/')}/code/{hashlib.sha256(code).hexdigest()}.zip"
         files.append((given["code"], code, len(code)))
     if files:
         words = [word for uri, _, size in files for word in (uri, str(size))]
@@ -127,8 +136,11 @@ def upload(namespace: Namespace, data: Path | None, code: bytes) -> dict[str, st
     return given
 
 
-def start(namespace: Namespace, name: str, pipeline: Pipeline, entrypoint: str, given: Mapping[str, str]) -> None:
-    """Create the Workflow of a run."""
+def start(
+    namespace: Namespace, name: str, pipeline: Pipeline, entrypoint: str, given: Mapping[str, str], ready: float
+) -> None:
+    """Create the Workflow of a run, as soon as `apply` allows."""
+    time.sleep(max(0.0, ready - time.monotonic()))
     spec: dict[str, Any] = {
         "workflowTemplateRef": {"name": pipeline.name},
         "entrypoint": entrypoint,
