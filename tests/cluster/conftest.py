@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,17 +94,12 @@ def platform(cluster: Cluster) -> Cluster:
 @pytest.fixture(scope="session")
 def run(platform: Cluster) -> str:
     """Name of a finished run of the shipped pipeline, on its own data."""
-    platform.kubectl("apply", "-f", "argo/adult-income")
-    done = platform.run("kind/upload", "data/adult.csv", timeout=300)
-    assert done.returncode == 0, done.stderr
     submitted = platform.run(
-        "argo", "submit", "-n", platform.namespace, "--from", "workflowtemplate/adult-income", "-o", "name",
-        "-p", f"source={done.stdout.strip()}", "-p", "requested-by=tests",
+        sys.executable, "-m", "workflows.cli.main", "submit", "adult.yaml", "-n", platform.namespace, "--json",
+        timeout=960,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stderr
-    name = submitted.stdout.strip()
-    platform.kubectl("wait", f"workflow/{name}", "--for=condition=Completed", "--timeout=900s", timeout=960)
-    return name
+    return str(json.loads(submitted.stdout)["workflow"])
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
         elif kept.get(node.id, "") in texts:
             lines = texts[kept[node.id]].decode(errors="replace").splitlines()
         else:
-            lines = ["(its pod is gone, and the controller keeps no logs: docs/triggers.md says how it would)"]
+            lines = ["(its pod is gone, and its log was not kept: docs/cluster.md says how it is)"]
         yield from (f"{node.display_name}: {line}" for line in lines if not _EXECUTOR.match(line))
 
 
