@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -219,3 +220,12 @@ def test_the_controller_is_not_ours_and_was_left_alone(platform: Cluster) -> Non
 
     assert rendered.returncode == 0
     assert "workflow-controller" not in rendered.stdout
+
+
+def test_doctor_tells_a_controller_that_is_not_ours(platform: Cluster) -> None:
+    done = platform.run(sys.executable, "-m", "workflows.cli.main", "doctor", "-n", platform.namespace, "--json")
+    lines = {line["what"]: line for line in json.loads(done.stdout)}
+
+    assert lines["platform"]["state"] == "ok"
+    assert lines["controller"]["state"] == "ok"
+    assert "not ours: its settings are left alone" in lines["controller"]["found"]

@@ -18,8 +18,9 @@ from contracts import names
 from contracts.base import Contract
 from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
-from contracts.settings import find_home
+from contracts.settings import find_home, variable
 from workflows.cli.desk import SECRETS_FILE, desk_settings
+from workflows.cli.submit import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from contracts.settings import Settings
@@ -39,8 +40,10 @@ class Line(Contract):
 def doctor(
     file: Annotated[Path | None, typer.Argument(help="Also check what this pipeline file needs.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
-    """Check the machine, the home, and whether ledger, MLflow's aliases and the server say the same.
+    """Check the machine, the home, a named cluster, and whether ledger, MLflow's aliases and the server say the same.
 
     Exits 78 when something is wrong.
 
@@ -49,10 +52,14 @@ def doctor(
       retrain doctor
 
       retrain doctor churn.yaml
+
+      retrain doctor -n mlops
     """
     lines = [*_machine(), *_home(find_home())]
     if file is not None:
         lines += _pipeline(file)
+    if namespace or context:
+        lines += _cluster(namespace, context)
     if json_output:
         typer.echo("[" + ",".join(line.model_dump_json() for line in lines) + "]")
     else:
@@ -146,6 +153,31 @@ def _server(settings: Settings, model: str, version: int) -> Line:
         else f"nothing answers, the ledger says {version}"
     )
     return Line(what=f"{model} server", state="wrong" if answers else "note", found=found, remedy=remedy)
+
+
+def _cluster(namespace: str, context: str) -> Iterator[Line]:
+    """Look at the platform of a namespace, and at who runs its workflows."""
+    from workflows.cluster.connection import Namespace
+    from workflows.cluster.controller import controllers
+
+    try:
+        place = Namespace.connect(namespace, context)
+        environment = place.settings[variable("environment")]
+        yield Line(what="platform", state="ok", found=f"{place.namespace} of {place.context}: {environment}")
+    except StageError as error:
+        yield Line(what="platform", state="wrong", found=error.message, remedy=error.remedy)
+        return
+    try:
+        found = list(controllers(place))
+    except StageError as error:
+        yield Line(what="controller", state="note", found=f"not looked for: {error.message}")
+        return
+    for one in found:
+        whose = "settings by this chart" if one.ours else "not ours: its settings are left alone"
+        said = f"{one.image} in {one.namespace}, {'ready' if one.ready else 'not ready'}; {whose}"
+        yield Line(what="controller", state="ok" if one.ready else "wrong", found=said)
+    if not found:
+        yield Line(what="controller", state="wrong", found="none in the cluster", remedy="kind/admin.yaml names it")
 
 
 def _pipeline(file: Path) -> Iterator[Line]:
