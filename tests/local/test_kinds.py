@@ -55,13 +55,11 @@ def test_steps_run_group_after_group_and_hand_on_what_they_left(execute: Execute
     assert node(run, "a").children == node(run, "b").children == (second.id,)
 
 
-def test_a_failed_step_fails_its_group_and_starts_no_other_unless_it_goes_on(execute: Execute) -> None:
+def test_a_failed_step_fails_its_group_and_starts_no_other(execute: Execute) -> None:
     bad, good = pod("bad", "exit 2"), pod("good", "true")
     run = execute(from_steps(bad, good, main=steps([task("bad")], [task("good")])))
     assert (run.phase, run.message) == ("Failed", f"child '{node(run, 'bad').id}' failed")
     assert "good" not in phases(run)
-    goes_on = task("bad", continueOn={"failed": True})
-    assert execute(from_steps(bad, good, main=steps([goes_on], [task("good")])), name="wf2").phase == "Succeeded"
 
 
 def test_a_fan_out_collects_outputs_and_results_in_the_order_of_its_items(execute: Execute) -> None:
@@ -94,7 +92,7 @@ def test_a_fan_out_collects_outputs_and_results_in_the_order_of_its_items(execut
 @pytest.mark.parametrize("where", ["workflow", "template"])
 def test_no_more_run_at_once_than_parallelism_allows(execute: Execute, mark: Path, where: str) -> None:
     body = f"mkdir {mark}/one || exit 1; sleep 0.05; rmdir {mark}/one"
-    graph = workflow(pod("a", body), tasks=[task("a", withSequence={"count": 4})])
+    graph = workflow(pod("a", body), tasks=[task("a", withItems=[1, 2, 3, 4])])
     (graph["spec"] if where == "workflow" else graph["spec"]["templates"][-1])["parallelism"] = 1
     assert execute(graph).phase == "Succeeded"
     assert len(node(execute(graph, name="wf2"), "a").children) == 4
@@ -180,10 +178,10 @@ def test_volumes_are_gone_when_the_runner_is_killed(spawn: Spawn, home: Path, ma
     secret = {"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"p": "planted-secret"}}
     process = spawn(workflow(step), secret)
     wait_for((mark / "child").exists)
-    assert list((state.run_folder(home, "wf") / "volumes").rglob("p"))
+    assert list(state.run_folder(home, "wf").glob("volumes-*/**/p"))
     process.kill()
     process.wait()
-    wait_for(lambda: not (state.run_folder(home, "wf") / "volumes").exists())
+    wait_for(lambda: not list(state.run_folder(home, "wf").glob("volumes-*")))
 
 
 def test_a_template_of_another_object_brings_its_own_neighbours(execute: Execute, home: Path) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import operator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflows.local.depends import compile_depends, results
@@ -93,6 +93,7 @@ def test_any_text_is_read_or_refused_and_nothing_else_happens(text: str) -> None
             read(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_quoted_text_is_itself(text: str) -> None:
     quoted = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

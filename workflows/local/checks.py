@@ -35,23 +35,19 @@ def problems(program: Program, images: Images) -> Problems:
 
 
 def _of_template(template: Template) -> Problems:
-    path, strategy = template.path, template.retry_strategy
+    path, strategy = f"{template.path}.retryStrategy", template.retry_strategy
     if sum(key in template.body for key in KINDS) != 1:
-        yield path, f"should have one of {', '.join(KINDS)}"
+        yield template.path, f"should have one of {', '.join(KINDS)}"
     if any(name in ancestors for name, ancestors in template.ancestors.items()):
-        yield f"{path}.dag", "its tasks wait for each other in a circle"
-    for missing in (name for name in template.targets if name not in template.tasks):
-        yield f"{path}.dag.target", f"there is no task {missing}"
+        yield f"{template.path}.dag", "its tasks wait for each other in a circle"
     if strategy.get("retryPolicy", "Always") not in POLICIES:
-        yield f"{path}.retryStrategy.retryPolicy", f"is none of {', '.join(POLICIES)}"
-    if problem := _problem(compile_expression, strategy.get("expression")):
-        yield f"{path}.retryStrategy.expression", problem
+        yield f"{path}.retryPolicy", f"is none of {', '.join(POLICIES)}"
+    yield from _unreadable(f"{path}.expression", compile_expression, strategy.get("expression"))
     backoff = strategy.get("backoff") or {"duration": 0}
     if "duration" not in backoff:
-        yield f"{path}.retryStrategy.backoff", "needs a duration"
+        yield f"{path}.backoff", "needs a duration"
     for key in ("duration", "cap", "maxDuration"):
-        if problem := _problem(parse_duration, backoff.get(key)):
-            yield f"{path}.retryStrategy.backoff.{key}", problem
+        yield from _unreadable(f"{path}.backoff.{key}", parse_duration, backoff.get(key))
 
 
 def _of_task(program: Program, task: Task) -> Problems:
@@ -62,23 +58,21 @@ def _of_task(program: Program, task: Task) -> Problems:
     for asked in template.inputs if template else ():
         if asked["name"] not in given and not {"value", "default", "valueFrom"} & asked.keys():
             yield task.path, f"inputs.parameters.{asked['name']} was not supplied"
-    problem = _problem(holds, re.sub(r"\{\{.*?\}\}", "word", task.body.get("when", "")))
-    if problem and not any(sign in problem for sign in ("cannot be used", "Expected boolean")):  # what no value mends
-        yield f"{task.path}.when", problem
+    condition = re.sub(r"\{\{.*?\}\}", "word", task.body.get("when", ""))
+    for path, problem in _unreadable(f"{task.path}.when", holds, condition):
+        if "cannot be used" not in problem and "Expected boolean" not in problem:  # what no value mends
+            yield path, problem
 
 
 def _of_tags(program: Program, template: Template, value: Any, path: str) -> Problems:
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            named = item.get("name", key) if isinstance(item, dict) else key
-            yield from _of_tags(
-                program, template, item, f"{path}.{key}" if isinstance(value, dict) else f"{path}[{named}]"
-            )
-        return
-    for tag in tags(value):
+    for key, item in value.items() if isinstance(value, dict) else ():
+        yield from _of_tags(program, template, item, f"{path}.{key}")
+    for index, item in enumerate(value) if isinstance(value, list) else ():
+        named = item.get("name", index) if isinstance(item, dict) else index
+        yield from _of_tags(program, template, item, f"{path}[{named}]")
+    for tag in tags(value) if isinstance(value, str) else ():
         if tag.startswith("="):
-            if problem := _problem(compile_expression, tag[1:].strip()):
-                yield path, problem
+            yield from _unreadable(path, compile_expression, tag[1:].strip())
         elif not _known(program, template, tag):
             yield path, f"{{{{{tag}}}}} names nothing that the local runner knows"
 
@@ -94,10 +88,10 @@ def _known(program: Program, template: Template, tag: str) -> bool:
         name, _, what = rest.partition(".")
         if (task := template.tasks.get(name)) is None:
             return False
-        target, own = program.templates.get(task.template), "outputs.parameters"
-        facts = ("status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result")
-        declared = {f"{own}.{p['name']}" for p in (target.outputs if target else ())}
-        return what in facts or what in declared or (task.fans_out and what == own)
+        target = program.templates.get(task.template)
+        declared = {f"outputs.parameters.{p['name']}" for p in (target.outputs if target else ())}
+        facts = {"status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result"}
+        return what in facts | declared or (task.fans_out and what == "outputs.parameters")
     if head == "item":
         return any(task.fans_out for task in template.tasks.values())
     return head not in ("outputs", "pod", "node") or tag in ("pod.name", "node.name")
@@ -135,8 +129,8 @@ def _of_container(program: Program, template: Template, images: Images, static: 
             yield where, "there is no volume of this name"
         elif not {"configMap", "secret", "emptyDir"} & volume.keys():
             yield where, "its volume is neither configMap, secret nor emptyDir"
-        elif problem := _missing(program, volume.get("configMap"), volume.get("secret")):
-            yield where, problem
+        else:
+            yield from _missing(program, where, volume)
     for output in template.outputs:
         target = (output.get("valueFrom") or {}).get("path")
         where = f"{template.path}.outputs.parameters[{output.get('name')}]"
@@ -148,30 +142,22 @@ def _of_container(program: Program, template: Template, images: Images, static: 
         source, where = entry.get("valueFrom") or entry, f"{path}.env[{entry.get('name', 'envFrom')}]"
         if "fieldRef" in source and source["fieldRef"].get("fieldPath") not in FIELDS:
             yield where, f"fieldRef knows {', '.join(FIELDS)}"
-        config_map = source.get("configMapKeyRef") or source.get("configMapRef")
-        if problem := _missing(program, config_map, source.get("secretKeyRef") or source.get("secretRef")):
-            yield where, problem
+        yield from _missing(program, where, source)
 
 
-def _missing(program: Program, config_map: Manifest | None, secret: Manifest | None) -> str:
-    """Return which object, or which key of it, a reference names that is not there."""
-    for kind, reference, objects in (
-        ("ConfigMap", config_map or {}, program.config_maps), ("Secret", secret or {}, program.secrets),
-    ):  # fmt: skip
-        name = reference.get("name") or reference.get("secretName")
-        if not name or reference.get("optional"):
-            continue
-        if name not in objects:
-            return f"there is no {kind} {name!r}"
-        if reference.get("key", "") not in {"", *objects[name]}:
-            return f"{kind} {name!r} has no key {reference['key']!r}"
-    return ""
+def _missing(program: Program, path: str, source: Manifest) -> Problems:
+    """Find the object, or the key of it, that a source refers to and that is not there."""
+    if (found := program.referred(source)) is not None and not found[1].get("optional"):
+        what, reference, data = found
+        if data is None:
+            yield path, f"there is no {what}"
+        elif reference.get("key", "") not in {"", *data}:
+            yield path, f"{what} has no key {reference['key']!r}"
 
 
-def _problem(read: Callable[[str], Any], text: str | None) -> str:
+def _unreadable(path: str, read: Callable[[str], Any], text: str | None) -> Problems:
     try:
         if text:
             read(text)
     except ValueError as error:
-        return str(error)
-    return ""
+        yield path, str(error)

@@ -7,43 +7,40 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from workflows.local.pratt import Evaluate, LanguageError, Parser, Token, Undefined, constant, tokenise
+from workflows.local.pratt import Evaluate, LanguageError, Parser, Token, Undefined, constant
 
-OPERATORS: dict[str, tuple[int, int]] = {
-    "?": (5, 4), "or": (10, 10), "||": (10, 10), "and": (15, 15), "&&": (15, 15),
-    "==": (20, 20), "!=": (20, 20), "<": (20, 20), ">": (20, 20), "<=": (20, 20), ">=": (20, 20),
-    "in": (20, 20), "contains": (20, 20), "startsWith": (20, 20), "endsWith": (20, 20), "matches": (20, 20),
-    "+": (30, 30), "-": (30, 30), "*": (60, 60), "/": (60, 60), "%": (60, 60), "**": (100, 99), "^": (100, 99),
-    "??": (500, 500), ".": (1000, 1000), "?.": (1000, 1000), "[": (1000, 1000),
+OPERATORS = {
+    "?": 5, "or": 10, "||": 10, "and": 15, "&&": 15, "==": 20, "!=": 20, "<": 20, ">": 20, "<=": 20, ">=": 20, "in": 20,
+    "contains": 20, "startsWith": 20, "endsWith": 20, "matches": 20, "+": 30, "-": 30, "*": 60, "/": 60, "%": 60,
+    "**": 100, "^": 100, "??": 500, ".": 1000, "?.": 1000, "[": 1000,
 }  # fmt: skip
-"""Binding powers as in expr-lang 1.17; ``**`` and ``?:`` join from the right."""
+"""Binding powers as in expr-lang 1.17."""
 UNARY = {"not": 50, "!": 50, "-": 90, "+": 90}
 _NEGATABLE = ("in", "contains", "startsWith", "endsWith", "matches")
-_TOKENS = re.compile(
-    r"""(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
-      | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`)
-      | (?P<name>[A-Za-z_$][\w$]*)
-      | (?P<sign>\*\*|\?\?|\?\.|&&|\|\||==|!=|<=|>=|[-+*/%^<>!?:.,()\[\]{}])""",
-    re.VERBOSE | re.DOTALL,
-)
-_LITERALS = {"true": True, "false": False, "nil": None}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "t": ("a text", lambda value: isinstance(value, str)),
-    "n": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
-    "i": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "b": ("true or false", lambda value: isinstance(value, bool)),
-    "l": ("a list", lambda value: isinstance(value, list)),
-    "c": ("a text, a list or a map", lambda value: isinstance(value, str | list | dict)),
-    "m": ("a list or a map", lambda value: isinstance(value, list | dict)),
-    "a": ("anything", lambda _: True),
-}
-"""Kinds of operands and arguments, by the letters of the tables below; ``*`` repeats the letter before it."""
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "t": ("a text", (str,)), "n": ("a number", (int, float)), "i": ("a whole number", (int,)),
+    "b": ("true or false", (bool,)), "l": ("a list", (list,)), "m": ("a list or a map", (list, dict)),
+    "c": ("a text, a list or a map", (str, list, dict)), "a": ("anything", (object,)),
+}  # fmt: skip
+"""Kinds of operands and arguments, by the letters of the tables below; the last letter holds for what follows too."""
+
+
+def go_text(value: Any) -> str:
+    """Write a value as Argo pastes it: text as it is, 2.0 as ``2``, lists and maps as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "<nil>"}[value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _whole(value: Any) -> int:
@@ -52,12 +49,9 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _extreme(choose: Callable[[Any], Any]) -> Callable[..., Any]:
-    def call(*values: Any) -> Any:
-        items = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-        return choose([_of_kind("n", value, choose.__name__) for value in items])
-
-    return call
+def _extreme(choose: Callable[[Any], Any], values: Sequence[Any]) -> Any:
+    items = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    return choose([_of_kind("n", value, choose.__name__) for value in items])
 
 
 FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -65,78 +59,60 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "asFloat": ("a", float),
     "int": ("a", _whole),
     "float": ("a", float),
-    "string": ("a", lambda value: go_text(value)),
-    "min": ("a*", _extreme(min)),
-    "max": ("a*", _extreme(max)),
+    "string": ("a", go_text),
+    "min": ("a", lambda *values: _extreme(min, values)),
+    "max": ("a", lambda *values: _extreme(max, values)),
     "abs": ("n", abs),
     "len": ("c", len),
     "lower": ("t", str.lower),
     "upper": ("t", str.upper),
     "trim": ("t", str.strip),
-    "split": ("tt", str.split),
-    "join": ("lt*", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
+    "split": ("t", str.split),
+    "join": ("lt", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
     "toJson": ("a", lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)),
     "sprig.trim": ("t", str.strip),
     "sprig.lower": ("t", str.lower),
     "sprig.upper": ("t", str.upper),
-    "sprig.trimPrefix": ("tt", lambda prefix, text: text.removeprefix(prefix)),
-    "sprig.trimSuffix": ("tt", lambda suffix, text: text.removesuffix(suffix)),
-    "sprig.replace": ("ttt", lambda old, new, text: text.replace(old, new)),
-    "sprig.default": ("aa", lambda default, value: value if value not in (None, "", 0, False) else default),
+    "sprig.trimPrefix": ("t", lambda prefix, text: text.removeprefix(prefix)),
+    "sprig.trimSuffix": ("t", lambda suffix, text: text.removesuffix(suffix)),
+    "sprig.replace": ("t", lambda old, new, text: text.replace(old, new)),
+    "sprig.default": ("a", lambda default, value: value if value not in (None, "", 0, False) else default),
 }
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+COMPUTE = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "%": math.fmod,
+           "**": math.pow}  # fmt: skip
 
 
 def _equal(left: Any, right: Any) -> bool:
     return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
 
 
-def _within(item: Any, box: Any) -> bool:
-    return any(_equal(item, other) for other in box) if isinstance(box, list) else item in box
-
-
-def _texts_or(kinds: str, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Apply to two texts; else to what `kinds` says."""
-
-    def call(left: Any, right: Any) -> Any:
-        if isinstance(left, str) and isinstance(right, str):
-            return function(left, right)
-        return _apply("an operator", kinds, function, [left, right])
-
-    return call
-
-
 _BINARY: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
-    "==": ("aa", _equal),
-    "!=": ("aa", lambda a, b: not _equal(a, b)),
-    "<": ("aa", _texts_or("nn", lambda a, b: a < b)),
-    ">": ("aa", _texts_or("nn", lambda a, b: a > b)),
-    "<=": ("aa", _texts_or("nn", lambda a, b: a <= b)),
-    ">=": ("aa", _texts_or("nn", lambda a, b: a >= b)),
-    "in": ("am", _within),
-    "contains": ("tt", lambda a, b: b in a),
-    "startsWith": ("tt", str.startswith),
-    "endsWith": ("tt", str.endswith),
-    "matches": ("tt", lambda text, pattern: re.search(pattern, text) is not None),
-    "+": ("aa", _texts_or("nn", lambda a, b: a + b)),
-    "-": ("nn", lambda a, b: a - b),
-    "*": ("nn", lambda a, b: a * b),
-    "/": ("nn", lambda a, b: float(a / b)),
-    "%": ("ii", lambda a, b: int(math.copysign(1, a)) * (abs(a) % abs(b))),  # as in Go, with the dividend's sign
-    "**": ("nn", lambda a, b: float(float(a) ** b)),
-    "^": ("nn", lambda a, b: float(float(a) ** b)),
+    **{sign: ("", function) for sign, function in COMPARE.items()},  # no kinds: two texts or two numbers
+    **{sign: ("n", function) for sign, function in COMPUTE.items()},
+    "+": ("", operator.add),
+    "%": ("i", lambda left, right: int(math.fmod(left, right))),
+    "^": ("n", math.pow),
+    "==": ("a", _equal),
+    "!=": ("a", lambda left, right: not _equal(left, right)),
+    "in": ("am", lambda item, box: any(_equal(item, o) for o in box) if isinstance(box, list) else item in box),
+    "contains": ("t", operator.contains),
+    "startsWith": ("t", str.startswith),
+    "endsWith": ("t", str.endswith),
+    "matches": ("t", lambda text, pattern: re.search(pattern, text) is not None),
 }
 
 
 def _of_kind(kind: str, value: Any, what: str) -> Any:
-    name, fits = _KINDS[kind]
-    if not fits(value):
+    name, types = _KINDS[kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and kind not in "ab"):
         raise LanguageError(f"{what} needs {name}, not {go_text(value)!r}")
     return value
 
 
 def _apply(name: str, kinds: str, function: Callable[..., Any], values: Sequence[Any]) -> Any:
-    last = kinds.rstrip("*")[-1:] if kinds.endswith("*") else ""
-    for kind, value in zip(kinds.rstrip("*") + last * len(values), values, strict=False):
+    kinds = kinds or ("t" if all(isinstance(value, str) for value in values) else "n")
+    for kind, value in zip(kinds + kinds[-1] * len(values), values, strict=False):
         _of_kind(kind, value, name)
     try:
         return function(*values)
@@ -148,27 +124,33 @@ def _apply(name: str, kinds: str, function: Callable[..., Any], values: Sequence
 
 
 class _Expr(Parser):
-    def powers(self, token: Token) -> tuple[int, int] | None:
-        if token.text == "not" and token.kind == "name" and self.peek(1).text in _NEGATABLE:
-            return OPERATORS["in"]
-        return OPERATORS.get(token.text) if token.kind in ("sign", "name") else None
+    TOKENS = r"""(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
+        | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`)
+        | (?P<name>[A-Za-z_$][\w$]*)
+        | (?P<sign>\*\*|\?\?|\?\.|&&|\|\||==|!=|<=|>=|[-+*/%^<>!?:.,()\[\]{}])"""
+    OPERATORS = OPERATORS
+    FROM_THE_RIGHT = ("?", "**", "^")
+
+    def power(self, token: Token) -> int:
+        negated = token == ("name", "not", token.at) and self.peek(1).text in _NEGATABLE
+        return OPERATORS["in"] if negated else super().power(token)
 
     def prefix(self, token: Token) -> Evaluate:
+        text = token.text
         if token.kind == "number":
-            digits = token.text.replace("_", "")
+            digits = text.replace("_", "")
             return constant(int(digits) if digits.isdigit() else float(digits))
         if token.kind == "string":
-            return constant(_unquote(token.text))
-        if token.text in UNARY:
-            return _unary(token.text, self.expression(UNARY[token.text]))
+            raw = text[0] == "`"
+            return constant(text[1:-1] if raw else re.sub(r"(?s)\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1]))
+        if text in UNARY:
+            return self._unary(text, self.expression(UNARY[text]))
         if token.kind == "name":
-            return self._name(token.text)
-        if token.text == "(":
-            inner = self.expression(0)
-            self.take(")")
-            return inner
-        if token.text == "[":
-            items = self._arguments("]")
+            return self._name(text)
+        if text == "(":
+            return self.group(")")
+        if text == "[":
+            items = self.listed("]")
             return lambda env: [item(env) for item in items]
         raise self.unexpected(token)
 
@@ -178,53 +160,42 @@ class _Expr(Parser):
             name = self.take().text
             return lambda env: _member(left(env), name, optional=sign == "?.")
         if sign == "[":
-            index = self.expression(0)
-            self.take("]")
+            index = self.group("]")
             return lambda env: _member(left(env), index(env), optional=False)
         if sign == "?":
-            then = self.expression(0)
-            self.take(":")
-            other = self.expression(power)
+            then, other = self.group(":"), self.expression(power)
             return lambda env: then(env) if _of_kind("b", left(env), "?:") else other(env)
         if sign == "not":
-            return _unary("!", self.infix(left, self.take(), power))
+            return self._unary("!", self.infix(left, self.take(), power))
         right = self.expression(power)
-        if sign in ("&&", "and"):
-            return lambda env: _of_kind("b", left(env), "&&") and _of_kind("b", right(env), "&&")
-        if sign in ("||", "or"):
-            return lambda env: _of_kind("b", left(env), "||") or _of_kind("b", right(env), "||")
+        if sign in ("&&", "and", "||", "or"):
+            return self.logical({"and": "&&", "or": "||"}.get(sign, sign), left, right)
         if sign == "??":
             return lambda env: right(env) if (value := left(env)) is None else value
         kinds, function = _BINARY[sign]
         return lambda env: _apply(sign, kinds, function, [left(env), right(env)])
 
+    def truth(self, value: Any, sign: str) -> bool:
+        return bool(_of_kind("b", value, sign))
+
     def _name(self, name: str) -> Evaluate:
-        if name in _LITERALS:
-            return constant(_LITERALS[name])
+        if name in ("true", "false", "nil"):
+            return constant({"true": True, "false": False}.get(name))
         if name == "sprig":
             self.take(".")
             name = f"sprig.{self.take().text}"
         if self.accept("("):
             if name not in FUNCTIONS:
                 raise LanguageError(f"unknown function {name}")
-            (kinds, function), arguments = FUNCTIONS[name], self._arguments(")")
+            (kinds, function), arguments = FUNCTIONS[name], self.listed(")")
             return lambda env: _apply(name, kinds, function, [argument(env) for argument in arguments])
         return lambda env: _variable(env, name)
 
-    def _arguments(self, end: str) -> list[Evaluate]:
-        items: list[Evaluate] = []
-        while not self.accept(end):
-            if items:
-                self.take(",")
-            items.append(self.expression(0))
-        return items
-
-
-def _unary(sign: str, value: Evaluate) -> Evaluate:
-    if sign in ("!", "not"):
-        return lambda env: not _of_kind("b", value(env), "!")
-    factor = -1 if sign == "-" else 1
-    return lambda env: factor * _of_kind("n", value(env), sign)
+    @staticmethod
+    def _unary(sign: str, value: Evaluate) -> Evaluate:
+        if sign in ("!", "not"):
+            return lambda env: not _of_kind("b", value(env), "!")
+        return lambda env: (-1 if sign == "-" else 1) * _of_kind("n", value(env), sign)
 
 
 def _variable(env: Mapping[str, Any], name: str) -> Any:
@@ -243,23 +214,6 @@ def _member(value: Any, key: Any, *, optional: bool) -> Any:
     raise (Undefined if value is None else LanguageError)(f"cannot fetch {key} from {go_text(value)!r}")
 
 
-def _unquote(text: str) -> str:
-    if text[0] == "`":
-        return text[1:-1]
-    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), text[1:-1], flags=re.DOTALL)
-
-
-def go_text(value: Any) -> str:
-    """Write a value as Argo pastes it: text as it is, 2.0 as ``2``, lists and maps as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "<nil>"}[value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
 @lru_cache(maxsize=1024)
 def compile_expression(text: str) -> Evaluate:
     """Read an expression; call the answer with a map of names to get its value.
@@ -267,4 +221,4 @@ def compile_expression(text: str) -> Evaluate:
     Raises `LanguageError` for syntax, an operator or a function that is not supported; when called, for values that do
     not fit.
     """
-    return _Expr(tokenise(text, _TOKENS)).parse()
+    return _Expr(text).parse()

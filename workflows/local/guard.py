@@ -34,17 +34,12 @@ _STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
 
 
 class Guard:
-    """The guard of one runner."""
+    """The guard of one runner.  `stdin` is what a step is started with as standard input."""
 
-    def __init__(self, volumes: Path) -> None:
+    def __init__(self, volumes: str) -> None:
         self._volumes = volumes
-        self._reading, self._writing = os.pipe()
+        self._reading, self.stdin = os.pipe()
         self._process = self._spawn()
-
-    @property
-    def stdin(self) -> int:
-        """What a step is started with as standard input."""
-        return self._writing
 
     @staticmethod
     def wrap(command: Sequence[str]) -> list[str]:
@@ -53,33 +48,32 @@ class Guard:
 
     def ended(self, pid: int) -> None:
         """Take back a step that ended, before its process id can be given to another process."""
-        os.write(self._writing, f"- {pid}\n".encode())
+        os.write(self.stdin, f"- {pid}\n".encode())
 
     def revive(self, live: Sequence[int]) -> None:
         """Start the guard again if it was killed; `live` are the steps that run."""
         if self._process.poll() is not None:
             self._process = self._spawn()
-            os.write(self._writing, "".join(f"+ {pid}\n" for pid in live).encode())
+            os.write(self.stdin, "".join(f"+ {pid}\n" for pid in live).encode())
 
     def close(self) -> None:
         """End the guard, and with it whatever still runs."""
-        os.close(self._writing)
+        os.close(self.stdin)
         os.close(self._reading)
         self._process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # Its own session, so that Ctrl-C at the terminal does not reach it.
         return subprocess.Popen(
             [_SHELL, "-c", _GUARD, "guard", self._volumes], stdin=self._reading, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",  # a session: no Ctrl-C of a terminal reaches it
         )  # fmt: skip
 
 
 def process_start(pid: int) -> str:
     """Return when a process started, in a form that no later process with its id shares; empty when it is gone."""
     try:
-        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        return f"{_boot(PROC)}/{stat.rpartition(')')[2].split()[19]}"
+        stat = (PROC / str(pid) / "stat").read_bytes()
+        return f"{_boot(PROC)}/{stat.rpartition(b')')[2].split()[19].decode()}"
     except (FileNotFoundError, ProcessLookupError):
         if (PROC / "self/stat").exists():
             return ""

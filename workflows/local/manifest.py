@@ -6,18 +6,15 @@ What fields there are is `supported`'s; what must hold besides (names that are t
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from workflows.local import parameters
-from workflows.local.depends import BARE, Depends, compile_depends
+from workflows.local.depends import Depends, compile_depends
 from workflows.local.pratt import LanguageError, constant
 from workflows.local.supported import Found, check
 
@@ -26,47 +23,54 @@ Images = Mapping[str, Sequence[str]]
 Manifest = Mapping[str, Any]
 KINDS = {"container": "Pod", "script": "Pod", "dag": "DAG", "steps": "Steps", "suspend": "Suspend"}
 """What a template holds, to the type of the node it makes."""
-_RESULT = re.compile(r"(?:tasks|steps)(?:\.([\w-]+)|\[['\"]([\w-]+)['\"]\])\.outputs\.result")
+_RESULT = r"(?:tasks|steps)(?:\.([\w-]+)|\[['\"]([\w-]+)['\"]\])\.outputs\.result"
 
 
-@dataclass(frozen=True)
 class Task:
-    """One task of a DAG, or one step."""
+    """One task of a DAG, or one step; `path` is its place in the file, `template` a key of the program's templates."""
 
-    name: str
-    path: str
-    """Where it stands in the file."""
-    template: str
-    """Key in the program's templates."""
-    body: Manifest
-    """Arguments, condition and items, tags and all."""
-    depends: Depends
-    continues: frozenset[str]
-    """Bad phases that what follows takes for good."""
-    fans_out: bool
-    """It stands for one task for each item of a list."""
+    def __init__(self, raw: Manifest, owner: str, path: str, found: Found) -> None:
+        reference = raw.get("templateRef") or {}
+        self.name: str = raw.get("name", "")
+        self.path = path
+        self.template = _key(reference.get("name", owner), reference.get("template", raw.get("template")))
+        self.body = {key: raw[key] for key in ("arguments", "when", "withItems", "withParam") if key in raw}
+        self.fans_out = "withItems" in raw or "withParam" in raw
+        self.depends = Depends((), constant(True))
+        condition = raw.get("depends") or " && ".join(raw.get("dependencies") or ())
+        if raw.get("depends") and raw.get("dependencies"):
+            found.refuse(path, "has both depends and dependencies")
+        try:
+            self.depends = compile_depends(condition) if condition else self.depends
+        except LanguageError as error:
+            found.refuse(f"{path}.depends", str(error))
 
 
-@dataclass(frozen=True)
 class Template:
-    """One template."""
+    """One template.  `kind` is the type of the node it makes, attempts apart; `groups` are steps that run together."""
 
-    name: str
-    path: str
-    kind: str
-    """The type of the node it makes, attempts apart."""
-    body: Manifest
-    container: Manifest
-    """What a pod runs."""
-    retry_strategy: Manifest
-    """When a failed attempt is repeated; empty for never."""
-    inputs: Sequence[Manifest]
-    outputs: Sequence[Manifest]
-    mutexes: tuple[str, ...]
-    """Names of the locks it holds while it runs."""
-    tasks: Mapping[str, Task]
-    groups: tuple[tuple[str, ...], ...]
-    """Names of steps that run together, group after group."""
+    def __init__(self, body: Manifest, owner: str, found: Found) -> None:
+        self.name = _key(owner, body.get("name"))
+        self.path = f"{root(owner)}{'.' if owner else ''}spec.templates[{body.get('name')}]"
+        self.body = body
+        self.kind = next((kind for key, kind in KINDS.items() if key in body), "")
+        self.container: Manifest = body.get("container") or body.get("script") or {}
+        self.retry_strategy: Manifest = body.get("retryStrategy") or {}
+        self.inputs: Sequence[Manifest] = (body.get("inputs") or {}).get("parameters") or ()
+        self.outputs: Sequence[Manifest] = (body.get("outputs") or {}).get("parameters") or ()
+        self.mutexes = mutexes(body)
+        self.groups = [[step.get("name", "") for step in group] for group in body.get("steps") or ()]
+        self.tasks: dict[str, Task] = {}
+        place = "steps" if self.groups else "dag.tasks"
+        steps = (step for group in body.get("steps") or () for step in group)
+        for raw in (*((body.get("dag") or {}).get("tasks") or ()), *steps):
+            task = Task(raw, owner, f"{self.path}.{place}[{raw.get('name')}]", found)
+            if task.name in self.tasks:
+                found.refuse(task.path, "stands twice")
+            self.tasks[task.name] = task
+        for task in self.tasks.values():
+            for missing in (name for name in task.depends.tasks if name not in self.tasks):
+                found.refuse(f"{task.path}.depends", f"there is no task {missing}")
 
     def told_to_all(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return those outputs that have a global name, by it."""
@@ -74,16 +78,14 @@ class Template:
         return {names[name]: value for name, value in outputs.items() if name in names}
 
     @cached_property
-    def results(self) -> frozenset[str]:
+    def results(self) -> set[str]:
         """Tasks whose standard output is asked for."""
-        found = _RESULT.finditer(json.dumps(self.body, default=str).replace('\\"', '"'))
-        return frozenset(match[1] or match[2] for match in found)
+        found = re.finditer(_RESULT, json.dumps(self.body, default=str).replace('\\"', '"'))
+        return {match[1] or match[2] for match in found}
 
     @cached_property
     def targets(self) -> list[str]:
-        """Tasks that a DAG is judged by: those that no other one waits for, unless it says otherwise."""
-        if target := (self.body.get("dag") or {}).get("target"):
-            return str(target).split()
+        """Tasks that a DAG is judged by: those that no other one waits for."""
         needed = {name for task in self.tasks.values() for name in task.depends.tasks}
         return sorted(name for name in self.tasks if name not in needed)
 
@@ -93,32 +95,43 @@ class Template:
         found: dict[str, list[str]] = {}
         for name, task in self.tasks.items():
             queue = [needed for needed in task.depends.tasks if needed in self.tasks]
+            seen = set(queue)
             for needed in queue:
-                queue += [more for more in self.tasks[needed].depends.tasks if more in self.tasks and more not in queue]
-            found[name] = list(dict.fromkeys(queue))
+                more = [o for o in self.tasks[needed].depends.tasks if o in self.tasks and o not in seen]
+                seen.update(more)
+                queue += more
+            found[name] = queue
         return found
 
 
-@dataclass(frozen=True)
 class Program:
-    """All that a run is made of."""
+    """All that a run is made of; templates go by name, those of WorkflowTemplates beside it by ``object/name``."""
 
-    name: str
-    metadata: Manifest
-    spec: Manifest
-    templates: Mapping[str, Template]
-    """By name; those of WorkflowTemplates beside it as ``object/name``."""
-    entrypoint: str
-    config_maps: Mapping[str, Mapping[str, str]]
-    secrets: Mapping[str, Mapping[str, str]]
-    arguments: Mapping[str, str]
-    """The workflow's parameters; tags in them are not replaced yet."""
-    not_applied: tuple[str, ...]
-
-    @property
-    def mutexes(self) -> tuple[str, ...]:
-        """Names of the locks that the workflow holds while it runs."""
-        return _mutexes(self.spec)
+    def __init__(
+        self, main: Manifest, objects: Mapping[str, Mapping[str, Manifest]], entrypoint: str | None,
+        given: Mapping[str, str], found: Found,
+    ) -> None:  # fmt: skip
+        beside = {name: other for name, other in objects["WorkflowTemplate"].items() if other is not main}
+        self.metadata, self.spec = main.get("metadata") or {}, main.get("spec") or {}
+        self.name = self.metadata.get("name") or str(self.metadata.get("generateName", "workflow-")).rstrip("-")
+        if name := (self.spec.get("workflowTemplateRef") or {}).get("name"):
+            if name not in beside:
+                found.refuse("spec.workflowTemplateRef", f"there is no WorkflowTemplate {name!r}")
+            base = (beside.get(name) or {}).get("spec") or {}
+            both = [p for spec in (base, self.spec) for p in (spec.get("arguments") or {}).get("parameters") or ()]
+            self.spec = {**base, **self.spec, "arguments": {"parameters": list({p["name"]: p for p in both}.values())}}
+        self.entrypoint = entrypoint or self.spec.get("entrypoint", "")
+        self.arguments = parameters.arguments(self.spec, given, objects["ConfigMap"], found)
+        """The workflow's parameters; tags in them are not replaced yet."""
+        specs = {"": self.spec, **{name: other.get("spec") or {} for name, other in beside.items()}}
+        templates = [Template(raw, name, found) for name, spec in specs.items() for raw in spec.get("templates") or ()]
+        self.templates = {template.name: template for template in templates}
+        self.config_maps = {
+            name: {key: str(text) for key, text in (m.get("data") or {}).items()}
+            for name, m in objects["ConfigMap"].items()
+        }
+        self.secrets = {name: dict(_secret(name, m, found)) for name, m in objects["Secret"].items()}
+        self.mutexes = mutexes(self.spec)
 
     def deadline(self, started: datetime | None) -> datetime | None:
         """Return when the workflow must have ended, its exit handler apart."""
@@ -130,13 +143,23 @@ class Program:
         both = (*(self.spec.get("volumes") or ()), *(template.body.get("volumes") or ()))
         return {volume.get("name", ""): volume for volume in both}
 
+    def referred(self, source: Manifest) -> tuple[str, Manifest, Mapping[str, str] | None] | None:
+        """Return what a source refers to: kind and name of the object, the reference, and the data if it is there."""
+        for key, reference in source.items():
+            if key.startswith(("configMap", "secret")) and isinstance(reference, dict):
+                name = reference.get("name") or reference.get("secretName") or ""
+                kind, objects = ("Secret", self.secrets) if key.startswith("s") else ("ConfigMap", self.config_maps)
+                return f"{kind} {name!r}", reference, objects.get(name)
+        return None
+
 
 def load(
     manifests: Sequence[Manifest], *, entrypoint: str | None, given: Mapping[str, str], images: Images
-) -> Program:  # fmt: skip
+) -> tuple[Program, list[str]]:
     """Read one Workflow, or one WorkflowTemplate, and the WorkflowTemplates, ConfigMaps and Secrets that it names.
 
-    Raises `ConfigError` with a finding, by its path in the file, for all that is not known or cannot work.
+    Returns the program and the paths of what is not applied.  Raises `ConfigError` with a finding, by its path in the
+    file, for all that is not known or cannot work.
     """
     from workflows.local.checks import problems
 
@@ -152,11 +175,12 @@ def load(
     main: Manifest = runnable[0] if len(runnable) == 1 else {}
     if not main:
         found.refuse("", f"one Workflow or WorkflowTemplate is needed, {len(runnable)} were given")
-    beside = {name: other for name, other in objects["WorkflowTemplate"].items() if other is not main}
-    for name, other in {"": main, **beside}.items():
-        check(other, "WorkflowTemplate", _root(name), found)
+    check(main, "WorkflowTemplate", "", found)
+    for name, other in objects["WorkflowTemplate"].items():
+        if other is not main:
+            check(other, "WorkflowTemplate", root(name), found)
     if not found.refused:
-        program = _program(main, beside, objects, entrypoint, given, found)
+        program = Program(main, objects, entrypoint, given, found)
         found.refused += problems(program, images)
     if found.refused:
         from contracts.errors import ConfigError, Finding  # with pydantic behind it, dearer than a step's start
@@ -167,110 +191,30 @@ def load(
             findings=[Finding(where=where or name, what=what) for where, what in found.refused],
             remedy="docs/local-runner.md lists what is supported",
         )
-    return program
+    return program, found.not_applied
 
 
-def _program(
-    main: Manifest, beside: Mapping[str, Manifest], objects: Mapping[str, Mapping[str, Manifest]],
-    entrypoint: str | None, given: Mapping[str, str], found: Found,
-) -> Program:  # fmt: skip
-    metadata, spec, maps = main.get("metadata") or {}, main.get("spec") or {}, objects["ConfigMap"]
-    if name := (spec.get("workflowTemplateRef") or {}).get("name"):
-        if name not in beside:
-            found.refuse("spec.workflowTemplateRef", f"there is no WorkflowTemplate {name!r}")
-        spec = _merged((beside.get(name) or {}).get("spec") or {}, spec)
-    owners = {"": spec, **{name: other.get("spec") or {} for name, other in beside.items()}}
-    templates = [_template(raw, owner, found) for owner, body in owners.items() for raw in body.get("templates") or ()]
-    return Program(
-        name=metadata.get("name") or str(metadata.get("generateName", "workflow-")).rstrip("-"),
-        metadata=metadata,
-        spec=spec,
-        templates={template.name: template for template in templates},
-        entrypoint=entrypoint or spec.get("entrypoint", ""),
-        config_maps={name: {k: str(v) for k, v in (m.get("data") or {}).items()} for name, m in maps.items()},
-        secrets={name: _secret(name, manifest, found) for name, manifest in objects["Secret"].items()},
-        arguments=parameters.arguments(spec, given, maps, found),
-        not_applied=tuple(found.not_applied),
-    )
-
-
-def _merged(base: Manifest, spec: Manifest) -> dict[str, Any]:
-    """Return the spec of a Workflow over that of the WorkflowTemplate which it refers to."""
-    both = [p for source in (base, spec) for p in (source.get("arguments") or {}).get("parameters") or ()]
-    return {**base, **spec, "arguments": {"parameters": list({p["name"]: p for p in both}.values())}}
-
-
-def _secret(name: str, manifest: Manifest, found: Found) -> dict[str, str]:
-    values = {}
-    for key, text in (manifest.get("data") or {}).items():
-        try:
-            values[key] = base64.b64decode(text, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError, TypeError):
-            found.refuse(f"Secret {name}.data.{key}", "is not base64 of a text")
-    return values | {key: str(text) for key, text in (manifest.get("stringData") or {}).items()}
-
-
-def _template(body: Manifest, owner: str, found: Found) -> Template:
-    path = f"{_root(owner)}{'.' if owner else ''}spec.templates[{body.get('name')}]"
-    groups = [list(group) for group in body.get("steps") or ()]
-    place = "steps" if groups else "dag.tasks"
-    tasks: dict[str, Task] = {}
-    for raw in (*((body.get("dag") or {}).get("tasks") or ()), *(step for group in groups for step in group)):
-        task = _task(raw, owner, f"{path}.{place}[{raw.get('name')}]", found)
-        if task.name in tasks:
-            found.refuse(task.path, "stands twice")
-        tasks[task.name] = task
-    bare = {
-        name: frozenset(BARE) | {p.replace("Error", "Errored") for p in task.continues} for name, task in tasks.items()
-    }
-    for task in tasks.values():
-        task.depends.bare.update(bare)
-        for missing in (name for name in task.depends.tasks if name not in tasks):
-            found.refuse(f"{task.path}.depends", f"there is no task {missing}")
-    return Template(
-        name=_key(owner, body.get("name")),
-        path=path,
-        kind=next((kind for key, kind in KINDS.items() if key in body), ""),
-        body=body,
-        container=body.get("container") or body.get("script") or {},
-        retry_strategy=body.get("retryStrategy") or {},
-        inputs=(body.get("inputs") or {}).get("parameters") or (),
-        outputs=(body.get("outputs") or {}).get("parameters") or (),
-        mutexes=_mutexes(body),
-        tasks=tasks,
-        groups=tuple(tuple(step.get("name", "") for step in group) for group in groups),
-    )
-
-
-def _task(raw: Manifest, owner: str, path: str, found: Found) -> Task:
-    if raw.get("depends") and raw.get("dependencies"):
-        found.refuse(path, "has both depends and dependencies")
-    condition = raw.get("depends") or " && ".join(raw.get("dependencies") or ())
-    depends = Depends((), constant(True))
-    try:
-        depends = compile_depends(condition) if condition else depends
-    except LanguageError as error:
-        found.refuse(f"{path}.depends", str(error))
-    reference, goes_on = raw.get("templateRef") or {}, raw.get("continueOn") or {}
-    body = {key: raw[key] for key in ("arguments", "when", "withItems", "withParam", "withSequence") if key in raw}
-    return Task(
-        name=raw.get("name", ""),
-        path=path,
-        template=_key(reference.get("name", owner), reference.get("template", raw.get("template"))),
-        body=body,
-        depends=depends,
-        continues=frozenset(phase for key, phase in (("error", "Error"), ("failed", "Failed")) if goes_on.get(key)),
-        fans_out=any(key.startswith("with") for key in body),
-    )
-
-
-def _root(owner: str) -> str:
+def root(owner: str) -> str:
+    """Return how paths in an object beside the main one begin."""
     return f"WorkflowTemplate[{owner}]" if owner else ""
+
+
+def mutexes(owner: Manifest) -> list[str]:
+    """Return the names of the locks that a workflow or a template holds while it runs."""
+    return [mutex["name"] for mutex in (owner.get("synchronization") or {}).get("mutexes") or ()]
 
 
 def _key(owner: str, name: str | None) -> str:
     return f"{owner}/{name or ''}" if owner else name or ""
 
 
-def _mutexes(owner: Manifest) -> tuple[str, ...]:
-    return tuple(mutex["name"] for mutex in (owner.get("synchronization") or {}).get("mutexes") or ())
+def _secret(name: str, manifest: Manifest, found: Found) -> Iterator[tuple[str, str]]:
+    import base64
+    import binascii
+
+    for key, text in (manifest.get("data") or {}).items():
+        try:
+            yield key, base64.b64decode(text, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError, TypeError):
+            found.refuse(f"Secret {name}.data.{key}", "is not base64 of a text")
+    yield from ((key, str(text)) for key, text in (manifest.get("stringData") or {}).items())

@@ -17,45 +17,36 @@ ConfigMaps = Mapping[str, Mapping[str, str]]
 
 
 class Unsupplied(ValueError):  # noqa: N818  named for what it tells
-    """A template's input got no value."""
+    """A template's input got no value; the message is Argo's."""
 
 
 def arguments(
-    spec: Mapping[str, Any], given: Mapping[str, str], config_maps: Mapping[str, Mapping[str, Any]], found: Found
+    spec: Mapping[str, Any], given: Mapping[str, str], objects: Mapping[str, Mapping[str, Any]], found: Found
 ) -> dict[str, str]:
-    """Return the workflow's parameters: what was given, else the value, else the ConfigMap's key."""
+    """Return the workflow's parameters: what was given, else the value, else the key of the ConfigMap object."""
     declared = {p.get("name", ""): p for p in (spec.get("arguments") or {}).get("parameters") or ()}
     for name in given.keys() - declared.keys():
         found.refuse(name, f"is no parameter of this workflow; it has {', '.join(declared) or 'none'}")
     values = {}
     for name, parameter in declared.items():
         path = f"spec.arguments.parameters[{name}]"
-        reference = (parameter.get("valueFrom") or {}).get("configMapKeyRef") or {}
-        if name in given:
-            value = given[name]
-        elif "value" in parameter:
-            value = text_of(parameter["value"])
-        elif problem := _problem(reference, config_maps):
-            found.refuse(path, problem)
-            continue
+        reference = (parameter.get("valueFrom") or {}).get("configMapKeyRef")
+        if name in given or "value" in parameter:
+            values[name] = given[name] if name in given else text_of(parameter["value"])
+        elif reference is None:
+            found.refuse(path, "has no value and none was given")
+        elif (config_map := objects.get(reference["name"])) is None:
+            found.refuse(path, f"there is no ConfigMap {reference['name']!r}")
+        elif (config_map["metadata"].get("labels") or {}).get(LABEL) != "Parameter":
+            found.refuse(path, f"ConfigMap {reference['name']!r} needs the label {LABEL}: Parameter")
+        elif reference["key"] not in (config_map.get("data") or {}):
+            found.refuse(path, f"ConfigMap {reference['name']!r} has no key {reference['key']!r}")
         else:
-            value = str(config_maps[reference["name"]]["data"][reference["key"]])
-        if parameter.get("enum") and value not in [text_of(choice) for choice in parameter["enum"]]:
-            found.refuse(path, f"{value!r} is none of {', '.join(map(str, parameter['enum']))}")
-        values[name] = value
+            values[name] = str(config_map["data"][reference["key"]])
+        choices = [text_of(choice) for choice in parameter.get("enum") or ()]
+        if choices and values.get(name, choices[0]) not in choices:
+            found.refuse(path, f"{values[name]!r} is none of {', '.join(choices)}")
     return values
-
-
-def _problem(reference: Mapping[str, Any], config_maps: Mapping[str, Mapping[str, Any]]) -> str:
-    if not reference:
-        return "has no value and none was given"
-    manifest = config_maps.get(reference["name"])
-    if manifest is None:
-        return f"there is no ConfigMap {reference['name']!r}"
-    if (manifest["metadata"].get("labels") or {}).get(LABEL) != "Parameter":
-        return f"ConfigMap {reference['name']!r} needs the label {LABEL}: Parameter"
-    missing = reference["key"] not in (manifest.get("data") or {})
-    return f"ConfigMap {reference['name']!r} has no key {reference['key']!r}" if missing else ""
 
 
 def given(block: Mapping[str, Any], config_maps: ConfigMaps) -> dict[str, str]:
@@ -65,13 +56,7 @@ def given(block: Mapping[str, Any], config_maps: ConfigMaps) -> dict[str, str]:
 
 
 def inputs(declared: Sequence[Mapping[str, Any]], given: Mapping[str, str], config_maps: ConfigMaps) -> dict[str, str]:
-    """Return a template's inputs: the argument, else the value, else the default.
-
-    Raises
-    ------
-    Unsupplied
-        With Argo's message.
-    """
+    """Return a template's inputs: the argument, else the value, else the default; raises `Unsupplied`."""
     values = {}
     for parameter in declared:
         name = parameter["name"]
@@ -83,13 +68,11 @@ def inputs(declared: Sequence[Mapping[str, Any]], given: Mapping[str, str], conf
 
 
 def _own(parameter: Mapping[str, Any], config_maps: ConfigMaps, *keys: str) -> str | None:
-    for key in keys:
-        if parameter.get(key) is not None:
-            return text_of(parameter[key])
     source = parameter.get("valueFrom") or {}
     reference = source.get("configMapKeyRef") or {"name": "", "key": ""}
     found = config_maps.get(reference["name"], {}).get(reference["key"], source.get("default"))
-    return None if found is None else text_of(found)
+    value = next((parameter[key] for key in keys if parameter.get(key) is not None), found)
+    return None if value is None else text_of(value)
 
 
 def outputs(declared: Sequence[Mapping[str, Any]], path_of: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:

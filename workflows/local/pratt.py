@@ -1,7 +1,7 @@
 """Tokens and precedence climbing, shared by the three small languages (`expr`, `when`, `depends`).
 
-A language gives a table of tokens, how an operand begins (`prefix`) and how an operator joins two operands (`infix`).
-The parser answers with a function from an environment to a value; nothing is ever handed to Python's own `eval`.
+A language gives its tokens, its operators' powers, how an operand begins (`prefix`) and how an operator joins two
+(`infix`).  The parser answers with a function from an environment to a value; nothing is handed to Python's `eval`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Evaluate = Callable[[Mapping[str, Any]], Any]
 
@@ -23,13 +22,7 @@ class Undefined(LanguageError):  # noqa: N818  named for what it tells
     """A name has no value yet."""
 
 
-def constant(value: Any) -> Evaluate:
-    """Return what has the same value everywhere."""
-    return lambda _: value
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One word of a text and where it begins."""
 
     kind: str
@@ -37,46 +30,43 @@ class Token:
     at: int
 
 
-def tokenise(text: str, pattern: re.Pattern[str]) -> list[Token]:
-    """Split `text`; each named group of `pattern` is a kind of token, blanks between them are dropped.
-
-    Raises
-    ------
-    LanguageError
-        At the first character that begins no token.
-    """
-    tokens, at = [], 0
-    while at < len(text):
-        if text[at].isspace():
-            at += 1
-            continue
-        match = pattern.match(text, at)
-        if match is None or match.end() == at:
-            raise LanguageError(f"unexpected {text[at]!r} at {at}")
-        tokens.append(Token(match.lastgroup or "", match[0], at))
-        at = match.end()
-    return [*tokens, Token("end", "", len(text))]
+def constant(value: Any) -> Evaluate:
+    """Return what has the same value everywhere."""
+    return lambda _: value
 
 
 class Parser:
-    """Reads one text.  An operator has two binding powers, to its left and right; the stronger one gets the operand."""
+    """Reads one text.  Of two operators, the one of greater power gets the operand between them."""
 
-    def __init__(self, tokens: list[Token]) -> None:
-        self._tokens = tokens
+    TOKENS = ""
+    """A pattern whose named groups are the kinds of tokens; compiled when the first text is read."""
+    OPERATORS: Mapping[str, int] = {}
+    FROM_THE_RIGHT: tuple[str, ...] = ()
+    """Operators that join from the right."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens: list[Token] = []
         self._at = 0
+        for found in re.finditer(rf"(?P<blank>\s+)|{self.TOKENS}|(?P<none>.)", text, re.VERBOSE | re.DOTALL):
+            if found.lastgroup == "none":
+                raise LanguageError(f"unexpected {found[0]!r} at {found.start()}")
+            if found.lastgroup != "blank":
+                self._tokens.append(Token(found.lastgroup or "", found[0], found.start()))
+        self._tokens.append(Token("end", "", len(text)))
 
     def parse(self) -> Evaluate:
         """Read the whole text."""
-        value = self.expression(0)
+        value = self.expression()
         if self.peek().kind != "end":
             raise self.unexpected(self.peek())
         return value
 
-    def expression(self, floor: int) -> Evaluate:
-        """Read operands and operators that bind stronger than `floor`."""
+    def expression(self, floor: int = 0) -> Evaluate:
+        """Read operands and operators of a greater power than `floor`."""
         left = self.prefix(self.take())
-        while (powers := self.powers(self.peek())) is not None and powers[0] > floor:
-            left = self.infix(left, self.take(), powers[1])
+        while (power := self.power(self.peek())) > floor:
+            token = self.take()
+            left = self.infix(left, token, power - (token.text in self.FROM_THE_RIGHT))
         return left
 
     @abstractmethod
@@ -84,12 +74,37 @@ class Parser:
         """Read the operand that begins with `token`."""
 
     @abstractmethod
-    def powers(self, token: Token) -> tuple[int, int] | None:
-        """Return the binding powers of an operator, None where `token` is none."""
-
-    @abstractmethod
     def infix(self, left: Evaluate, token: Token, power: int) -> Evaluate:
         """Join `left` with what follows the operator `token`."""
+
+    def power(self, token: Token) -> int:
+        """Return the power of an operator, 0 where `token` is none."""
+        return self.OPERATORS.get(token.text, 0) if token.kind in ("sign", "name") else 0
+
+    def logical(self, sign: str, left: Evaluate, right: Evaluate) -> Evaluate:
+        """Join by ``&&`` or ``||``; what is settled by the left is not asked of the right."""
+        if sign == "&&":
+            return lambda env: self.truth(left(env), sign) and self.truth(right(env), sign)
+        return lambda env: self.truth(left(env), sign) or self.truth(right(env), sign)
+
+    def truth(self, value: Any, sign: str) -> bool:  # noqa: ARG002  languages with other values say which operator
+        """Return an operand of a logical operator."""
+        return bool(value)
+
+    def group(self, *ends: str) -> Evaluate:
+        """Read up to a closing sign, and take that."""
+        value = self.expression()
+        self.take(*ends)
+        return value
+
+    def listed(self, end: str) -> list[Evaluate]:
+        """Read what stands between commas, up to a closing sign."""
+        items: list[Evaluate] = []
+        while not self.accept(end):
+            if items:
+                self.take(",")
+            items.append(self.expression())
+        return items
 
     def peek(self, ahead: int = 0) -> Token:
         """Return a coming token without taking it."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflows.local.expr import compile_expression
 from workflows.local.pratt import LanguageError
@@ -19,34 +18,21 @@ from workflows.local.templating import Scope
 
 POLICIES = {"Always": ("Failed", "Error"), "OnFailure": ("Failed",), "OnError": ("Error",), "OnTransientError": ()}
 """What is tried again; no failure of a process here is one of those that Argo calls transient."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?"
 _SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(frozen=True)
-class Again:
-    """Try again now."""
+class Decision(NamedTuple):
+    """The Retry node ends in `phase`; or this is decided again at `until`; or, with neither, it is tried again now."""
 
-
-@dataclass(frozen=True)
-class Wait:
-    """Decide again at `until`."""
-
-    until: datetime
-    message: str
-
-
-@dataclass(frozen=True)
-class End:
-    """The Retry node ends so."""
-
-    phase: str
-    message: str
+    phase: str = ""
+    message: str = ""
+    until: datetime | None = None
 
 
 def decide(
     strategy: Mapping[str, Any], attempts: Sequence[Node], *, now: datetime, deadline: datetime | None
-) -> Again | Wait | End:
+) -> Decision:
     """Decide after the last of `attempts` failed.
 
     Parameters
@@ -66,24 +52,24 @@ def decide(
     last = attempts[-1]
     ended = last.finished or now
     if deadline is not None and now > deadline:
-        return End(last.phase, f"retry exceeded workflow deadline {deadline:%Y-%m-%d %H:%M:%S +0000 UTC}")
+        return Decision(last.phase, f"retry exceeded workflow deadline {deadline:%Y-%m-%d %H:%M:%S +0000 UTC}")
     limit = None if strategy.get("limit") is None else int(strategy["limit"])
     if (backoff := strategy.get("backoff")) is not None:
         wait = backoff_wait(backoff, len(attempts))
         if backoff.get("maxDuration"):
             latest = (attempts[0].started or now) + parse_duration(backoff["maxDuration"])
             if now > latest:
-                return End(last.phase, "Max duration limit exceeded")
+                return Decision(last.phase, "Max duration limit exceeded")
             if ended + wait > latest:
-                return End(last.phase, "Backoff would exceed max duration limit")
+                return Decision(last.phase, "Backoff would exceed max duration limit")
         if now < ended + wait and limit is not None and len(attempts) <= limit:
-            return Wait(ended + wait, f"Backoff for {_spoken(wait)}")
+            return Decision("", f"Backoff for {_spoken(wait)}", ended + wait)
     expression = strategy.get("expression", "")
     policy = strategy.get("retryPolicy") or ("Always" if expression else "OnFailure")
     if last.phase not in POLICIES[policy]:
-        return End(last.phase, last.message)
+        return Decision(last.phase, last.message)
     if limit is not None and len(attempts) > limit:
-        return End(last.phase, "No more retries left")
+        return Decision(last.phase, "No more retries left")
     if expression:
         facts = variables(len(attempts) - 1, last) | {"lastRetry.exitCode": last.exit_code or "-1"}
         try:
@@ -91,14 +77,13 @@ def decide(
         except LanguageError as error:
             raise LanguageError(f"unable to evaluate expression '{expression}': {error}") from None
         if again is not True:
-            return End(last.phase, "retryStrategy.expression evaluated to false")
-    return Again()
+            return Decision(last.phase, "retryStrategy.expression evaluated to false")
+    return Decision()
 
 
 def backoff_wait(backoff: Mapping[str, Any], attempts: int) -> timedelta:
     """Return how long to wait after so many attempts: duration x factor^(attempts - 1), at most the cap."""
-    wait = parse_duration(backoff["duration"])
-    factor = int(backoff.get("factor") or 0)
+    wait, factor = parse_duration(backoff["duration"]), int(backoff.get("factor") or 0)
     cap = parse_duration(backoff["cap"]) if backoff.get("cap") else timedelta.max
     try:
         return min(wait * factor ** (attempts - 1) if factor > 0 else wait, cap)
@@ -119,14 +104,8 @@ def variables(retries: int, last: Node | None) -> dict[str, str]:
 
 
 def parse_duration(text: str | int) -> timedelta:
-    """Read Go's durations (``90s``, ``1h30m``) and a plain number of seconds.
-
-    Raises
-    ------
-    ValueError
-        The text is neither.
-    """
-    parts = list(_DURATION.finditer(str(text)))
+    """Read Go's durations (``90s``, ``1h30m``) and a plain number of seconds; raises ValueError for another text."""
+    parts = list(re.finditer(_DURATION, str(text)))
     if not parts or "".join(part[0] for part in parts) != str(text):
         raise ValueError(f"{text!r} is no duration")
     return timedelta(seconds=sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
@@ -134,7 +113,6 @@ def parse_duration(text: str | int) -> timedelta:
 
 def _spoken(wait: timedelta) -> str:
     seconds = int(wait.total_seconds())
-    hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
-    units = [(hours, "hour"), (minutes, "minute"), (rest, "second")]
-    shown = units if hours else units[1:] if minutes else units[2:]
+    units = [(seconds // 3600, "hour"), (seconds % 3600 // 60, "minute"), (seconds % 60, "second")]
+    shown = units[next((index for index, (count, _) in enumerate(units) if count), 2) :]
     return " ".join(f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in shown)

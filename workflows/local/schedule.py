@@ -1,28 +1,25 @@
 """The next state of a run: which nodes come to be, start, wait or are tried again, and how the workflow ends.
 
-Pure: `advance` takes a program, a state, the locks held and the time, and answers with the next state and what is to be
-done about it; `finish` enters how a pod ended.  `runner` does the doing.  What DAGs and steps make of their tasks is in
-`graph` (there `when` is evaluated), whether an attempt is repeated in `retry`.
+Pure: a `Walk` takes a program, a state, the locks held and the time, and `advance` answers with the next state and what
+is to be done about it; `runner` does the doing.  What DAGs and steps make of their tasks is in `graph` (there `when` is
+evaluated), whether an attempt is repeated in `retry`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflows.local import graph, parameters, retry
 from workflows.local.manifest import Program, Template
 from workflows.local.pratt import LanguageError
-from workflows.local.state import BAD, Node, RunState
+from workflows.local.state import BAD, COMPLETED, Node, RunState
 from workflows.local.templating import Scope, paste, substitute
 
 NAMESPACE = "default"
 DEADLINE = "Step exceeded its deadline"
-GIVEN_UP = "template has failed or errored children and failFast enabled"
 Answers = Mapping[str, Mapping[str, str]]
 """Display name of a suspended node to its output parameters."""
 
@@ -31,8 +28,7 @@ class Broken(Exception):  # noqa: N818  named for what it tells
     """A template cannot be executed; who used it says so with this text."""
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """A pod that is to start now."""
 
     node: str
@@ -43,104 +39,80 @@ class Start:
     """Whether its standard output is an output."""
 
 
-@dataclass(frozen=True)
-class Advance:
+class Advance(NamedTuple):
     """What follows from a state."""
 
     run: RunState
-    starts: tuple[Start, ...]
-    wanted: Mapping[str, tuple[str, ...]]
-    """Locks that are needed to go on: names by the node that waits for them."""
-    stop: tuple[str, ...]
+    starts: list[Start]
+    wanted: Mapping[str, list[str]]
+    """Locks that are needed to go on: names by the node that waits for them, the workflow itself being ``""``."""
+    stop: list[str]
     """Running pods whose time is up with the workflow's."""
     wake: datetime | None
     """When to look again although nothing happened."""
 
 
-def advance(
-    program: Program, run: RunState, *, held: frozenset[str], now: datetime, answers: Answers | None = None
-) -> Advance:
-    """Return the state that follows, and what is to start, to lock, to stop.
-
-    Parameters
-    ----------
-    held
-        Ids of the nodes whose locks are held; the empty text stands for the workflow itself.
-    answers
-        What suspended nodes go on with.
-    """
-    return Walk(program, run, held, now, answers or {}).advance()
-
-
-def finish(program: Program, run: RunState, node: Node) -> RunState:
-    """Enter how a pod ended, and its outputs that have a global name."""
-    told = program.templates[node.template].told_to_all(node.outputs)
-    return replace(run, nodes={**run.nodes, node.id: node}, outputs={**run.outputs, **told})
+def moment(time: datetime | None) -> str | None:
+    """Write a time as Kubernetes does."""
+    return None if time is None else f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def global_values(program: Program, run: RunState) -> dict[str, str]:
     """Return what every template may name, the exit handler's own facts apart."""
-    created = run.created.astimezone(UTC)
+    created, metadata, labels = run.created.astimezone(UTC), program.metadata, ("labels", "annotations")
     base = {
         "workflow.name": run.name,
         "workflow.uid": run.uid,
         "workflow.namespace": NAMESPACE,
         "workflow.serviceAccountName": str(program.spec.get("serviceAccountName", "default")),
         "workflow.mainEntrypoint": run.entrypoint,
-        "workflow.creationTimestamp": f"{created:%Y-%m-%dT%H:%M:%SZ}",
-        "workflow.creationTimestamp.RFC3339": f"{created:%Y-%m-%dT%H:%M:%SZ}",
+        **dict.fromkeys(("workflow.creationTimestamp", "workflow.creationTimestamp.RFC3339"), moment(created) or ""),
         "workflow.creationTimestamp.s": str(int(created.timestamp())),
         **{f"workflow.creationTimestamp.{sign}": created.strftime(f"%{sign}") for sign in "YmdHMS"},
-        **{f"workflow.labels.{key}": str(value) for key, value in (program.metadata.get("labels") or {}).items()},
-        **{
-            f"workflow.annotations.{key}": str(value)
-            for key, value in (program.metadata.get("annotations") or {}).items()
-        },
+        **{f"workflow.{what}.{key}": str(text) for what in labels for key, text in (metadata.get(what) or {}).items()},
     }
-    scope = Scope(base)
-    given = {name: paste(value, scope) for name, value in run.parameters.items()}
-    listed = [{"name": name, "value": value} for name, value in given.items()]
+    given = {name: paste(value, Scope(base)) for name, value in run.parameters.items()}
     return {
         **base,
-        "workflow.parameters": json.dumps(listed, separators=(",", ":"), ensure_ascii=False),
+        "workflow.parameters": graph.compact([{"name": name, "value": value} for name, value in given.items()]),
         **{f"workflow.parameters.{name}": value for name, value in given.items()},
-        **{f"workflow.outputs.parameters.{name}": value for name, value in run.outputs.items()},
     }
 
 
 class Walk:
-    """One walk from the root.  Works on copies; the state it was given stays as it was."""
+    """One walk from the root, on copies: the state it was given stays as it was.
 
-    def __init__(self, program: Program, run: RunState, held: frozenset[str], now: datetime, answers: Answers) -> None:
-        self.program = program
-        self.run = run
-        self.held = held
-        self.now = now
-        self.answers = answers
+    `known` is what `global_values` returned, `held` are the nodes whose locks are held.
+    """
+
+    def __init__(
+        self, program: Program, run: RunState, known: Mapping[str, str], *, held: Mapping[str, Any], now: datetime,
+        answers: Answers,
+    ) -> None:  # fmt: skip
+        self.program, self.run, self.held, self.now, self.answers = program, run, held, now, answers
         self.nodes = dict(run.nodes)
         self.outputs = dict(run.outputs)
-        self.globals = global_values(program, run)
+        self.globals = {**known, **_told(run.outputs)}
         self.deadline: datetime | None = None
         self.in_exit = False
         self.starts: list[Start] = []
-        self.wanted: dict[str, tuple[str, ...]] = {}
+        self.wanted: dict[str, list[str]] = {}
         self.wakes: list[datetime] = []
 
     def advance(self) -> Advance:
         """Walk from the root, and over the exit handler once the root has ended."""
         run = self.run
-        if (mutexes := self.program.mutexes) and "" not in self.held:
-            self.wanted[""] = tuple(paste(name, Scope(self.globals)) for name in mutexes)
-            return self._answer(replace(run, message=waiting(self.wanted[""][0])))
+        if self.program.mutexes and "" not in self.held:
+            return self._answer(run._replace(message=self._want("", self.program.mutexes, Scope(self.globals))))
         if run.phase == "Pending":
-            run = replace(run, phase="Running", message="", started=self.now)
+            run = run._replace(phase="Running", message="", started=self.now)
         self.deadline = self.program.deadline(run.started)
         try:
             root = self.execute(run.name, run.entrypoint, self._arguments())
         except Broken as error:
             message = f"error in entry template execution: {error}"
-            return self._answer(replace(run, phase="Error", message=message, finished=self.now))
-        run = replace(run, message=next((node.message for key, node in self.nodes.items() if key in self.wanted), ""))
+            return self._answer(run._replace(phase="Error", message=message, finished=self.now))
+        run = run._replace(message=next((node.message for key, node in self.nodes.items() if key in self.wanted), ""))
         if root is not None and root.fulfilled:
             run = self._conclude(run, root)
         elif self.deadline is not None:
@@ -149,88 +121,74 @@ class Walk:
 
     def _answer(self, run: RunState) -> Advance:
         running = [node.id for node in self.nodes.values() if node.phase == "Running" and node.type == "Pod"]
-        return Advance(
-            run=replace(run, nodes=self.nodes, outputs=self.outputs),
-            starts=tuple(self.starts),
-            wanted=self.wanted,
-            stop=tuple(running if self._late() else ()),
-            wake=min((wake for wake in self.wakes if wake > self.now), default=None),
-        )
+        wake = min((wake for wake in self.wakes if wake > self.now), default=None)
+        run = run._replace(nodes=self.nodes, outputs=self.outputs)
+        return Advance(run, self.starts, self.wanted, running if self._late() else [], wake)
 
     def _conclude(self, run: RunState, root: Node) -> RunState:
         """Run the exit handler, then end the workflow as its root ended, or as a failed exit handler did."""
-        phase, message = root.phase if root.completed else "Succeeded", root.message
+        phase, message = root.phase if root.phase in COMPLETED else "Succeeded", root.message
         if handler := self.program.spec.get("onExit"):
             self.in_exit = True
-            failures = json.dumps(self._failures() or None, separators=(",", ":"))
+            failures = [
+                {"displayName": node.display_name, "message": node.message, "templateName": node.template,
+                 "phase": node.phase, "podName": node.id, "finishedAt": moment(node.finished or self.now)}
+                for node in self.nodes.values() if node.phase in BAD
+            ]  # fmt: skip
             self.globals |= {
                 "workflow.status": phase,
-                "workflow.failures": json.dumps(failures, ensure_ascii=False),  # quoted as Go's strconv.Quote does
+                "workflow.failures": graph.compact(graph.compact(failures or None)),  # quoted, as Go does
                 "workflow.duration": f"{(self.now - (run.started or self.now)).total_seconds():.6f}",
-                **{f"workflow.outputs.parameters.{name}": value for name, value in self.outputs.items()},
+                **_told(self.outputs),
             }
             try:
-                left = self.execute(f"{run.name}.onExit", handler, self._arguments(), flags=("hooked",))
+                left = self.execute(f"{run.name}.onExit", handler, self._arguments(), hooked=True)
             except Broken as error:
                 message = f"error in exit template execution : {error}"
-                return replace(run, phase="Error", message=message, finished=self.now)
+                return run._replace(phase="Error", message=message, finished=self.now)
             if left is None or not left.fulfilled:
                 return run
             if phase == "Succeeded" and left.phase in BAD:
                 phase, message = left.phase, left.message
-        return replace(run, phase=phase, message=message, finished=self.now)
+        return run._replace(phase=phase, message=message, finished=self.now)
 
     def _arguments(self) -> dict[str, str]:
         head = "workflow.parameters."
         return {key.removeprefix(head): value for key, value in self.globals.items() if key.startswith(head)}
 
-    def _failures(self) -> list[dict[str, str]]:
-        return [
-            {
-                "displayName": node.display_name,
-                "message": node.message,
-                "templateName": node.template,
-                "phase": node.phase,
-                "podName": node.id,
-                "finishedAt": f"{(node.finished or self.now).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            }
-            for node in self.nodes.values()
-            if node.phase in BAD
-        ]
+    def _want(self, key: str, mutexes: Sequence[str], scope: Scope) -> str:
+        """Ask for a node's locks; return Argo's words for waiting."""
+        self.wanted[key] = [paste(name, scope) for name in mutexes]
+        return f"Waiting for {NAMESPACE}/Mutex/{self.wanted[key][0]} lock. Lock status: 0/1"
 
     # one template
 
     def execute(
         self, name: str, key: str, arguments: Mapping[str, str], *, boundary: str = "", parents: Sequence[str] = (),
-        flags: tuple[str, ...] = (),
+        hooked: bool = False,
     ) -> Node | None:  # fmt: skip
         """Bring the node of one use of a template as far as it goes; None while it may not begin.
 
-        Raises
-        ------
-        Broken
-            It cannot be executed; its node has ended in Error.
+        Raises `Broken` where it cannot be executed; its node has then ended in Error.
         """
         node, template = self.find(name), self.program.templates[key]
         if node is None:
-            if self._is_full(boundary) or (boundary and self._gives_up(self.nodes[boundary])):
+            if self._is_full(boundary):
                 return None
             try:
                 given = parameters.inputs(template.inputs, arguments, self.program.config_maps)
             except parameters.Unsupplied as error:
-                self.create(name, "Skipped", "Error", key, boundary, message=str(error), parents=parents)
+                self.create(name, "Skipped", "Error", key, boundary, parents, message=str(error))
                 raise Broken(str(error)) from None
             inputs = {parameter: paste(value, Scope(self.globals)) for parameter, value in given.items()}
             kind = "Retry" if template.retry_strategy else template.kind
-            node = self.create(name, kind, "Pending", key, boundary, inputs=inputs, parents=parents, flags=flags)
+            node = self.create(name, kind, "Pending", key, boundary, parents, inputs=inputs, hooked=hooked)
         if node.fulfilled:
             return node
-        scope = Scope(
-            {**self.globals, "node.name": name, **{f"inputs.parameters.{key}": v for key, v in node.inputs.items()}}
-        )
+        own = {f"inputs.parameters.{parameter}": value for parameter, value in node.inputs.items()}
+        scope = Scope({**self.globals, "node.name": name, **own})
         if template.mutexes and node.id not in self.held:
-            self.wanted[node.id] = tuple(paste(mutex, scope) for mutex in template.mutexes)
-            return self.set(node, message=waiting(self.wanted[node.id][0]))
+            return self.set(node, message=self._want(node.id, template.mutexes, scope))
         return self._retry(node, template, scope) if node.type == "Retry" else self._attempt(node, template, scope)
 
     def _attempt(self, node: Node, template: Template, scope: Scope) -> Node:
@@ -245,22 +203,19 @@ class Walk:
                 result = bool(node.boundary) and _task_name(node.name) in self._template_of(node.boundary).results
                 self.starts.append(Start(node.id, template, scope.extended({"pod.name": node.id}), result))
             return node
-        if node.phase == "Pending":
-            node = self.set(node, phase="Running", message="", started=node.started or self.now)
-        if self._gives_up(node):
-            return self.nodes[node.id]
+        node = self._begun(node)
         try:
             return graph.run(self, node, template, scope)
         except LanguageError as error:
-            raise self.broken(node, str(error)) from None
+            raise self._broken(node, str(error)) from None
 
     def _retry(self, node: Node, template: Template, scope: Scope) -> Node:
         """Make attempts until one succeeds or `retry.decide` says that there will be no other."""
-        node = self.set(node, phase="Running", message="", started=node.started or self.now)
+        node = self._begun(node)
         while True:
-            attempts = [self.nodes[child] for child in node.children if "retried" in self.nodes[child].flags]
-            last = attempts[-1] if attempts else None
-            if last is not None and last.fulfilled:
+            attempts = [self.nodes[child] for child in node.children if self.nodes[child].retried]
+            if attempts and attempts[-1].fulfilled:
+                last = attempts[-1]
                 if last.phase not in BAD:
                     return self.end(node, "Succeeded", like=last)
                 strategy = substitute(template.retry_strategy, scope)
@@ -268,22 +223,21 @@ class Walk:
                 try:
                     decision = retry.decide(strategy, attempts, now=self.now, deadline=deadline)
                 except LanguageError as error:
-                    raise self.broken(node, str(error)) from None
-                if isinstance(decision, retry.End):
+                    raise self._broken(node, str(error)) from None
+                if decision.phase:
                     return self.end(node, decision.phase, decision.message, like=last)
-                if isinstance(decision, retry.Wait):
+                if decision.until is not None:
                     self.wakes.append(decision.until)
                     return self.set(node, message=decision.message)
-            if last is None or last.fulfilled:
+            if not attempts or attempts[-1].fulfilled:
                 if self._is_full(""):
                     return node
                 child = self.create(
-                    f"{node.name}({len(attempts)})", template.kind, "Pending", node.template, node.boundary,
-                    inputs=node.inputs, parents=[node.id], flags=(*node.flags, "retried"),
+                    f"{node.name}({len(attempts)})", template.kind, "Pending", node.template, node.boundary, [node.id],
+                    inputs=node.inputs, retried=True, hooked=node.hooked,
                 )  # fmt: skip
             else:
-                child = last
-                attempts.pop()
+                child = attempts.pop()
             known = retry.variables(len(attempts), attempts[-1] if attempts else None)
             try:
                 child = self._attempt(child, template, scope.extended({**known, "node.name": child.name}))
@@ -295,8 +249,7 @@ class Walk:
 
     def _suspend(self, node: Node, template: Template, scope: Scope) -> Node:
         """Wait for the duration, or for an answer; then outputs have the values supplied, else their defaults."""
-        if node.phase == "Pending":
-            node = self.set(node, phase="Running", message="", started=self.now)
+        node = self._begun(node)
         duration = paste(str((template.body["suspend"] or {}).get("duration") or ""), scope)
         until = (node.started or self.now) + retry.parse_duration(duration) if duration else None
         answer = self.answers.get(node.display_name)
@@ -307,12 +260,12 @@ class Walk:
         values = {}
         for output in template.outputs:
             name, source = output["name"], output.get("valueFrom") or {}
-            default = source.get("default", inherited.get(name))
-            if (value := (answer or {}).get(name, default)) is not None:
+            value = (answer or {}).get(name, source.get("default", inherited.get(name)))
+            if value is not None:
                 values[name] = parameters.text_of(value)
             elif answer is None:
                 missing = f"raw output parameter '{name}' has not been set and does not have a default value"
-                raise self.broken(node, missing)
+                raise self._broken(node, missing)
         self.outputs |= template.told_to_all(values)
         return self.end(node, "Succeeded", outputs=values)
 
@@ -321,24 +274,14 @@ class Walk:
 
     def _is_full(self, boundary: str) -> bool:
         """Tell whether as much runs as the workflow, or the DAG or steps around, may run at once."""
-        active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
         limit = self.program.spec.get("parallelism")
-        if limit is not None and sum(n.type == "Pod" and n.id not in self.wanted for n in active) >= int(limit):
-            return True
         own = self._template_of(boundary).body.get("parallelism") if boundary else None
-        siblings = [n for n in active if n.boundary == boundary and n.type in ("Pod", "Steps", "DAG")]
-        return own is not None and len(siblings) >= int(own)
-
-    def _gives_up(self, owner: Node) -> bool:
-        """Tell whether a DAG or steps of the template's own `failFast` begin nothing more; end it once all is quiet."""
-        inner = [n for n in self.nodes.values() if n.boundary == owner.id and n.type in ("Pod", "Steps", "DAG")]
-        if not self._template_of(owner.id).body.get("failFast") or not any(n.phase in BAD for n in inner):
+        if limit is None and own is None:
             return False
-        if not any(n.type == "Pod" and n.phase in ("Pending", "Running") for n in inner):
-            groups = [n for n in self.nodes.values() if n.boundary == owner.id and n.type == "StepGroup"]
-            for node in (*groups[-1:], self.nodes[owner.id]):
-                self.end(node, "Failed", GIVEN_UP)
-        return True
+        active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
+        pods = [node for node in active if node.type == "Pod" and node.id not in self.wanted]
+        siblings = [node for node in active if node.boundary == boundary and node.type in ("Pod", "Steps", "DAG")]
+        return (limit is not None and len(pods) >= int(limit)) or (own is not None and len(siblings) >= int(own))
 
     def _template_of(self, key: str) -> Template:
         return self.program.templates[self.nodes[key].template]
@@ -350,28 +293,27 @@ class Walk:
         return self.nodes.get(self.run.node_id(name))
 
     def create(
-        self, name: str, kind: str, phase: str, template: str, boundary: str, *, message: str = "",
-        inputs: Mapping[str, str] | None = None, parents: Sequence[str] = (), flags: tuple[str, ...] = (),
-    ) -> Node:  # fmt: skip
+        self, name: str, kind: str, phase: str, template: str, boundary: str, parents: Sequence[str], **more: Any
+    ) -> Node:
         """Add a node below its parents."""
-        key = self.run.node_id(name)
-        started = None if phase == "Pending" else self.now
-        inner = name.removeprefix(self.nodes[boundary].name) if boundary else name
-        self.nodes[key] = node = Node(
-            id=key, name=name, display_name=re.sub(r"^(\[\d+\])?\.", "", inner) if boundary else name, type=kind,
-            phase=phase, message=message, template=template, boundary=boundary, started=started,
-            finished=None if phase == "Running" else started, inputs=inputs or {}, flags=flags,
+        key, started = self.run.node_id(name), None if phase == "Pending" else self.now
+        inner = re.sub(r"^(\[\d+\])?\.", "", name.removeprefix(self.nodes[boundary].name)) if boundary else name
+        node = self.nodes[key] = Node(
+            id=key, name=name, display_name=inner, type=kind, phase=phase, template=template, boundary=boundary,
+            started=started, finished=None if phase == "Running" else started, **more,
         )  # fmt: skip
         for parent in parents:
             above = self.nodes[parent]
             if key not in above.children:
-                self.nodes[parent] = replace(above, children=(*above.children, key))
+                self.nodes[parent] = above._replace(children=(*above.children, key))
         return node
 
     def set(self, node: Node, **changes: Any) -> Node:
         """Change a node."""
-        self.nodes[node.id] = changed = replace(self.nodes[node.id], **changes)
-        return changed
+        before = self.nodes[node.id]
+        if any(getattr(before, field) != value for field, value in changes.items()):
+            self.nodes[node.id] = before._replace(**changes)
+        return self.nodes[node.id]
 
     def end(self, node: Node, phase: str, message: str = "", *, like: Node | None = None, **changes: Any) -> Node:
         """End a node; with the outputs of another one where `like` is given."""
@@ -380,7 +322,10 @@ class Walk:
         started = self.nodes[node.id].started or self.now
         return self.set(node, phase=phase, message=message, started=started, finished=self.now, **changes)
 
-    def broken(self, node: Node, message: str) -> Broken:
+    def _begun(self, node: Node) -> Node:
+        return self.set(node, phase="Running", message="", started=node.started or self.now)
+
+    def _broken(self, node: Node, message: str) -> Broken:
         """End a node that cannot be executed; return what to raise."""
         self.end(node, "Error", message)
         return Broken(message)
@@ -396,9 +341,8 @@ class Walk:
         return [key]
 
 
-def waiting(mutex: str) -> str:
-    """Return Argo's words for a lock that somebody else holds."""
-    return f"Waiting for {NAMESPACE}/Mutex/{mutex} lock. Lock status: 0/1"
+def _told(outputs: Mapping[str, str]) -> dict[str, str]:
+    return {f"workflow.outputs.parameters.{name}": value for name, value in outputs.items()}
 
 
 def _task_name(node: str) -> str:

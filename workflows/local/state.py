@@ -1,8 +1,9 @@
 """A run: its nodes as Argo names them, and the one file they are kept in.
 
 ``<home>/runs/<name>/state.json`` is written after every transition, whole and atomically, by the process that holds the
-run's lock (`write`); everybody else reads it.  Beside it lie ``manifest.json`` (frozen at the start, Secrets by name
-only) and ``logs/<node id>.log``.  Parameters, outputs and ConfigMaps are kept as they are: all is for the owner alone.
+run's lock (`StateFile.write`); everybody else reads it.  Beside it lie ``manifest.json`` (frozen at the start, Secrets
+by name only) and ``logs/<node id>.log``.  Parameters, outputs and ConfigMaps are kept as they are: all is for the owner
+alone.
 """
 
 from __future__ import annotations
@@ -10,24 +11,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflows.local.locks import Lock
 
-FORMAT = 2
+FORMAT = 3
 """Version of the state file; another one is refused, never guessed at."""
-
 COMPLETED = ("Succeeded", "Failed", "Error")
 FULFILLED = (*COMPLETED, "Skipped", "Omitted")
 BAD = ("Failed", "Error")
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One node of Argo's tree: a pod, a suspension, what stands for several of them, or a task that never ran."""
 
     id: str
@@ -41,16 +39,18 @@ class Node:
     boundary: str = ""
     started: datetime | None = None
     finished: datetime | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = {}
+    outputs: Mapping[str, str] = {}
     exit_code: str | None = None
     result: str | None = None
     """What it wrote to its standard output, if somebody asks for it."""
     children: tuple[str, ...] = ()
     outbound: tuple[str, ...] = ()
     """Where what follows a DAG or steps is attached."""
-    flags: tuple[str, ...] = ()
-    """``retried``: it is one attempt of a Retry node; ``hooked``: it belongs to an exit handler."""
+    retried: bool = False
+    """It is one attempt of a Retry node."""
+    hooked: bool = False
+    """It belongs to an exit handler."""
     pid: int | None = None
     pid_started: str = ""
     """Identify the process of a running pod, so that a leftover can be ended and no stranger."""
@@ -60,14 +60,8 @@ class Node:
         """It will not change any more."""
         return self.phase in FULFILLED
 
-    @property
-    def completed(self) -> bool:
-        """It ran to an end."""
-        return self.phase in COMPLETED
 
-
-@dataclass(frozen=True, slots=True)
-class RunState:
+class RunState(NamedTuple):
     """One run as a whole.  A new value after each transition."""
 
     name: str
@@ -77,12 +71,12 @@ class RunState:
     entrypoint: str
     parameters: Mapping[str, str]
     created: datetime
-    phase: str = "Pending"
+    phase: str
     message: str = ""
     started: datetime | None = None
     finished: datetime | None = None
-    nodes: Mapping[str, Node] = field(default_factory=dict)
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = {}
+    outputs: Mapping[str, str] = {}
     """Outputs with a `globalName`."""
     not_applied: tuple[str, ...] = ()
     """Fields of the manifest that only a cluster can honour."""
@@ -105,6 +99,13 @@ class RunState:
         """Return the id that Argo gives a node of this name."""
         return self.name if name == self.name else f"{self.name}-{_fnv32a(name)}"
 
+    def with_node(self, node: Node) -> RunState:
+        """Return the run with this node in the place of the one of its id."""
+        return self._replace(nodes={**self.nodes, node.id: node})
+
+
+# on disk
+
 
 def run_folder(home: Path, name: str) -> Path:
     """Return where a run is kept."""
@@ -122,13 +123,7 @@ def is_running(home: Path, name: str) -> bool:
 
 
 def load(home: Path, name: str) -> RunState:
-    """Read a run.
-
-    Raises
-    ------
-    ConfigError
-        There is no such run, or its file is of another format.
-    """
+    """Read a run.  Raises `ConfigError` where there is none, or its file is of another format."""
     from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
 
     path = run_folder(home, name) / "state.json"
@@ -136,7 +131,7 @@ def load(home: Path, name: str) -> RunState:
         return from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no run {name} in {home}", remedy="`retrain status --all` lists them") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read: {error}", remedy="it is of another version of retrain, or damaged"
         ) from None
@@ -163,149 +158,102 @@ def find_unfinished(home: Path, digest: str) -> str | None:
     return None
 
 
-def requeue(run: RunState) -> RunState:
-    """Return the run with its running pods put back: they start again under the same names."""
-    nodes = {
-        key: replace(node, phase="Pending", started=None, message="", pid=None, pid_started="")
-        if node.type == "Pod" and not node.fulfilled
-        else node
-        for key, node in run.nodes.items()
-    }
-    return replace(run, interrupted=False, message="", nodes=nodes)
+class StateFile:
+    """A run's file.  Each node's text is kept, so that writing costs what has changed and not all that there is."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self._path = str(run_folder(home, name) / "state.json")
+        self._texts: dict[str, tuple[Node, str]] = {}
+
+    def write(self, run: RunState) -> None:
+        """Replace the file; a reader sees the old one or the new one, whole."""
+        write_private(f"{self._path}.part", to_json(run, self._texts))
+        os.replace(f"{self._path}.part", self._path)  # noqa: PTH105  on every transition; a third of Path.replace
 
 
-def write(home: Path, run: RunState) -> None:
-    """Replace the run's file; a reader sees the old one or the new one, whole."""
-    folder = run_folder(home, run.name)
-    part = folder / ".state.json.part"
-    write_private(part, to_json(run))
-    os.replace(part, folder / "state.json")  # noqa: PTH105  on every transition; a third of the time of Path.replace
-
-
-def write_private(path: Path, text: str) -> None:
+def write_private(path: str | Path, text: str) -> None:
     """Write a file that only its owner may read."""
     with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(text)
 
 
-# as JSON: Argo's own names, and what resuming needs under "local"
+# as JSON: attribute to its place, which is Argo's own, or below "local" where only resuming needs it
 
 _NODE = {
     "id": "id", "name": "name", "display_name": "displayName", "type": "type", "phase": "phase", "message": "message",
-    "boundary": "boundaryID", "started": "startedAt", "finished": "finishedAt", "children": "children",
-    "outbound": "outboundNodes",
+    "boundary": "boundaryID", "started": "startedAt", "finished": "finishedAt", "inputs": "inputs.parameters",
+    "outputs": "outputs.parameters", "exit_code": "outputs.exitCode", "result": "outputs.result",
+    "children": "children", "outbound": "outboundNodes", "retried": "nodeFlag.retried", "hooked": "nodeFlag.hooked",
+    "template": "local.template", "pid": "local.pid", "pid_started": "local.pidStarted",
 }  # fmt: skip
-_STATUS = {"phase": "phase", "message": "message", "started": "startedAt", "finished": "finishedAt"}
-_LOCAL = {"not_applied": "notApplied", "digest": "digest", "interrupted": "interrupted"}
-_PROCESS = {"pid": "pid", "pid_started": "pidStarted"}
-_SCOPE = "namespaced/"
-"""How Argo says that a template is a WorkflowTemplate's own."""
+_RUN = {
+    "name": "metadata.name", "uid": "metadata.uid", "created": "metadata.creationTimestamp",
+    "workflow_template": "spec.workflowTemplateRef.name", "entrypoint": "spec.entrypoint",
+    "parameters": "spec.arguments.parameters", "phase": "status.phase", "message": "status.message",
+    "started": "status.startedAt", "finished": "status.finishedAt", "outputs": "status.outputs.parameters",
+    "not_applied": "local.notApplied", "digest": "local.digest", "interrupted": "local.interrupted",
+}  # fmt: skip
 
 
-def to_json(run: RunState) -> str:
-    """Write a run as Argo's workflow status, plus what resuming needs."""
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "metadata": {"name": run.name, "uid": run.uid, "creationTimestamp": _plain(run.created)},
-            "spec": {
-                "workflowTemplateRef": {"name": run.workflow_template},
-                "entrypoint": run.entrypoint,
-                "arguments": _parameters(run.parameters),
-            },
-            "status": _fields(run, _STATUS)
-            | _filled(outputs=_parameters(run.outputs))
-            | {"nodes": {node.id: _node_json(node, run) for node in run.nodes.values()}},
-            "local": _fields(run, _LOCAL),
-        },
-        ensure_ascii=False,
-    )
+def to_json(run: RunState, texts: dict[str, tuple[Node, str]] | None = None) -> str:
+    """Write a run as Argo's workflow status, plus what resuming needs; `texts` keeps nodes for the next time."""
+    texts = {} if texts is None else texts
+    for key, node in run.nodes.items():
+        if key not in texts or texts[key][0] is not node:
+            texts[key] = node, json.dumps(_put(node, _NODE) | _template(node, run), ensure_ascii=False)
+    data = {"format": FORMAT, **_put(run, _RUN)}
+    head, status = (json.dumps(part, ensure_ascii=False)[:-1] for part in (data, data.pop("status")))
+    nodes = ", ".join(f'"{key}": {texts[key][1]}' for key in run.nodes)
+    return f'{head}, "status": {status}, "nodes": {{{nodes}}}}}}}'
 
 
 def from_json(text: str) -> RunState:
-    """Read what `to_json` wrote.
-
-    Raises
-    ------
-    ValueError, KeyError
-        The text is something else.
-    """
+    """Read what `to_json` wrote; raises one of the usual errors where the text is something else."""
     data = json.loads(text)
     if data.get("format") != FORMAT:
         raise ValueError(f"format {data.get('format')!r}, this version reads {FORMAT}")
-    status, spec = data["status"], data["spec"]
-    return RunState(
-        name=data["metadata"]["name"],
-        uid=data["metadata"]["uid"],
-        workflow_template=spec["workflowTemplateRef"]["name"],
-        entrypoint=spec["entrypoint"],
-        parameters=_read_parameters(spec["arguments"]),
-        created=datetime.fromisoformat(data["metadata"]["creationTimestamp"]),
-        outputs=_read_parameters(status.get("outputs", {})),
-        nodes={key: _read_node(node) for key, node in status["nodes"].items()},
-        **_read_fields(status, _STATUS),
-        **_read_fields(data["local"], _LOCAL),
-    )
+    nodes = {key: Node(**_take(node, _NODE)) for key, node in data["status"]["nodes"].items()}
+    return RunState(nodes=nodes, **_take(data, _RUN))
 
 
-def _node_json(node: Node, run: RunState) -> dict[str, Any]:
+def _put(record: Node | RunState, places: Mapping[str, str]) -> dict[str, Any]:
+    """Return a record as maps in maps; what has its default is left out."""
+    data: dict[str, Any] = {}
+    for field, place in places.items():
+        value = getattr(record, field)
+        if field in record._field_defaults and value == record._field_defaults[field]:
+            continue
+        *above, last = place.split(".")
+        inner = reduce(lambda outer, key: outer.setdefault(key, {}), above, data)
+        if isinstance(value, datetime):
+            value = value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        inner[last] = [{"name": k, "value": v} for k, v in value.items()] if isinstance(value, Mapping) else value
+    return data
+
+
+def _take(data: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a record that are there."""
+    found: dict[str, Any] = {}
+    for field, place in places.items():
+        value: Any = data
+        for key in place.split("."):
+            value = (value or {}).get(key)
+        if value is not None and field in ("created", "started", "finished"):
+            found[field] = datetime.fromisoformat(value)
+        elif value is not None and place.endswith(".parameters"):
+            found[field] = {item["name"]: item["value"] for item in value}
+        elif value is not None:
+            found[field] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _template(node: Node, run: RunState) -> dict[str, Any]:
+    """Return Argo's way to name a node's template: a reference where it is another object's than that around it."""
     owner, _, name = node.template.rpartition("/")
     around = run.nodes[node.boundary].template.rpartition("/")[0] if node.boundary in run.nodes else ""
-    return _fields(node, _NODE) | _filled(
-        templateName=name if owner == around else None,
-        templateRef={"name": owner, "template": name} if owner not in ("", around) else None,
-        templateScope=f"{_SCOPE}{owner}" if owner and owner == around else None,
-        inputs=_parameters(node.inputs),
-        outputs=_parameters(node.outputs) | _filled(exitCode=node.exit_code) | _result(node.result),
-        nodeFlag=dict.fromkeys(node.flags, True),
-        local=_fields(node, _PROCESS),
-    )
-
-
-def _read_node(data: dict[str, Any]) -> Node:
-    reference, outputs = data.get("templateRef"), data.get("outputs", {})
-    owner = reference["name"] if reference else data.get("templateScope", "").removeprefix(_SCOPE)
-    name = reference["template"] if reference else data.get("templateName", "")
-    return Node(
-        template=f"{owner}/{name}" if owner else name,
-        inputs=_read_parameters(data.get("inputs", {})),
-        outputs=_read_parameters(outputs),
-        exit_code=outputs.get("exitCode"),
-        result=outputs.get("result"),
-        flags=tuple(data.get("nodeFlag", ())),
-        **_read_fields(data, _NODE),
-        **_read_fields(data.get("local", {}), _PROCESS),
-    )
-
-
-def _fields(owner: Node | RunState, names: Mapping[str, str]) -> dict[str, Any]:
-    return _filled(**{key: _plain(getattr(owner, name)) for name, key in names.items()})
-
-
-def _plain(value: Any) -> Any:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
-
-
-def _read_fields(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    found = {name: data[key] for name, key in names.items() if key in data}
-    moments = {name: datetime.fromisoformat(found[name]) for name in ("started", "finished") if name in found}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()} | moments
-
-
-def _filled(**fields: Any) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value not in (None, "", (), {}, [], False)}
-
-
-def _result(result: str | None) -> dict[str, str]:
-    return {} if result is None else {"result": result}
-
-
-def _parameters(values: Mapping[str, str]) -> dict[str, Any]:
-    return {"parameters": [{"name": name, "value": value} for name, value in values.items()]} if values else {}
-
-
-def _read_parameters(data: Mapping[str, Any]) -> dict[str, str]:
-    return {item["name"]: item["value"] for item in data.get("parameters", ())}
+    if owner and owner != around:
+        return {"templateRef": {"name": owner, "template": name}}
+    return {"templateName": name} | ({"templateScope": f"namespaced/{owner}"} if owner else {}) if name else {}
 
 
 @lru_cache(maxsize=8192)

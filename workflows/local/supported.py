@@ -6,7 +6,6 @@ honour it), or else refused with its path.  Called by `manifest`; `workflows.doc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 USED = "used"
@@ -21,16 +20,12 @@ def _shape(used: str = "", cluster: str = "", **inner: str | list[str]) -> Shape
     return {**dict.fromkeys(used.split(), USED), **inner, **dict.fromkeys(cluster.split(), CLUSTER)}
 
 
+_STEP = _shape("name template when withItems withParam", templateRef="TemplateRef", arguments="TaskArguments")
 _CONTAINER = _shape(
     "name image command args workingDir",
     "imagePullPolicy ports securityContext terminationMessagePath terminationMessagePolicy",
     env=["Env"], envFrom=["EnvFrom"], volumeMounts=["VolumeMount"], resources="Resources",
 )  # fmt: skip
-_TASK = _shape(
-    "name template when withItems withParam",
-    templateRef="TemplateRef", arguments="TaskArguments", continueOn="ContinueOn", withSequence="Sequence",
-)  # fmt: skip
-
 SHAPES: dict[str, Shape] = {
     "WorkflowTemplate": _shape("apiVersion kind", "status", metadata="Metadata", spec="WorkflowSpec"),
     "Metadata": _shape("name generateName labels annotations", "namespace"),
@@ -49,7 +44,7 @@ SHAPES: dict[str, Shape] = {
     "ArgumentSource": _shape(configMapKeyRef="KeyRef"),
     "KeyRef": _shape("name key optional"),
     "Template": _shape(
-        "name activeDeadlineSeconds timeout podSpecPatch parallelism failFast",
+        "name activeDeadlineSeconds timeout podSpecPatch parallelism",
         "affinity archiveLocation automountServiceAccountToken executor hostAliases metadata metrics nodeSelector"
         " priorityClassName schedulerName securityContext serviceAccountName tolerations",
         inputs="Inputs", outputs="Outputs", container="Container", script="Script", dag="Dag", steps=["Step"],
@@ -65,12 +60,10 @@ SHAPES: dict[str, Shape] = {
     "OutputSource": _shape("path parameter expression default supplied"),
     "RetryStrategy": _shape("limit retryPolicy expression", "affinity", backoff="Backoff"),
     "Backoff": _shape("duration factor cap maxDuration"),
-    "Dag": _shape("failFast target", tasks=["Task"]),
-    "Task": {**_TASK, **_shape("depends dependencies")},
-    "Step": _TASK,
+    "Dag": _shape("failFast", tasks=["Task"]),
+    "Task": {**_STEP, **_shape("depends dependencies")},
+    "Step": _STEP,
     "TemplateRef": _shape("name template", "clusterScope"),
-    "ContinueOn": _shape("error failed"),
-    "Sequence": _shape("count start end format"),
     "TaskArguments": _shape(parameters=["TaskArgument"]),
     "TaskArgument": _shape("name value", valueFrom="ArgumentSource"),
     "Suspend": _shape("duration"),
@@ -92,45 +85,36 @@ SHAPES: dict[str, Shape] = {
 }  # fmt: skip
 
 
-@dataclass
 class Found:
     """What a walk along the table found: (path, what is wrong), and paths of fields that are not applied."""
 
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    not_applied: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.refused: list[tuple[str, str]] = []
+        self.not_applied: list[str] = []
 
     def refuse(self, path: str, what: str) -> None:
         """Enter a finding."""
         self.refused.append((path, what))
 
 
-def check(value: Any, shape: str, path: str, found: Found) -> None:
-    """Compare a piece of manifest with its shape."""
-    if shape == "Step" and isinstance(value, list):  # steps are lists of lists
-        _check_list(value, [shape], path, found)
+def check(value: Any, rule: str | list[str], path: str, found: Found) -> None:
+    """Compare a piece of manifest with its rule in the table."""
+    kind = list if isinstance(rule, list) else dict
+    if rule == CLUSTER:
+        found.not_applied.append(path)
+    elif rule == USED or (value is None and rule in ("Suspend", "EmptyDir")):
         return
-    if value is None and shape in ("Suspend", "EmptyDir"):
-        return
-    if not isinstance(value, dict):
-        found.refuse(path, f"should be a map, not {type(value).__name__}")
-        return
-    for key, item in value.items():
-        where = f"{path}.{key}" if path else str(key)
-        rule = SHAPES[shape].get(key)
-        if rule is None:
-            found.refuse(where, "is not supported by the local runner")
-        elif rule == CLUSTER:
-            found.not_applied.append(where)
-        elif isinstance(rule, list):
-            _check_list(item, rule, where, found)
-        elif rule != USED:
-            check(item, rule, where, found)
-
-
-def _check_list(items: Any, shape: list[str], path: str, found: Found) -> None:
-    if not isinstance(items, list):
-        found.refuse(path, f"should be a list, not {type(items).__name__}")
-        return
-    for index, element in enumerate(items):
-        named = element.get("name") if isinstance(element, dict) else None
-        check(element, shape[0], f"{path}[{named or index}]", found)
+    elif not isinstance(value, kind):
+        found.refuse(path, f"should be a {'map' if kind is dict else 'list'}, not {type(value).__name__}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            group = rule == ["Step"] and isinstance(item, list)  # steps are lists of lists
+            named = item.get("name") if isinstance(item, dict) else None
+            check(item, rule if group else rule[0], f"{path}[{named or index}]", found)
+    else:
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key in SHAPES[str(rule)]:
+                check(item, SHAPES[str(rule)][key], where, found)
+            else:
+                found.refuse(where, "is not supported by the local runner")

@@ -13,12 +13,12 @@ from typing import Any
 from workflows.local.expr import compile_expression, go_text
 from workflows.local.pratt import LanguageError
 
-_TAG = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
-_NESTED = re.compile(r"\{\{(?:(?!\}\}).)*\{\{", re.DOTALL)
+_TAG = r"(?s)\{\{((?:(?!\{\{|\}\}).)*)\}\}"
+_NESTED = r"(?s)\{\{(?:(?!\}\}).)*\{\{"
 
 
 class Scope:
-    """What names mean at one place: dotted names to texts.  Values are made only for those who ask."""
+    """What names mean at one place: dotted names to texts."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = values
@@ -32,10 +32,9 @@ class Scope:
             *path, last = [*head.split("."), "parameters", parameter] if mark else dotted.split(".")
             place = nested
             for key in path:
-                inner = place.get(key)
-                if not isinstance(inner, dict):  # where a name is also the head of others, the others win
-                    inner = place[key] = {}
-                place = inner
+                if not isinstance(place.get(key), dict):  # where a name is also the head of others, the others win
+                    place[key] = {}
+                place = place[key]
             if not isinstance(place.get(last), dict):
                 place[last] = value
         return nested
@@ -49,27 +48,25 @@ def paste(text: str, scope: Scope) -> str:
     """Replace the tags of one text, inner ones first."""
     if "{{" not in text:
         return text
-    replaced = _TAG.sub(lambda match: _value(match, scope), text)
-    if _NESTED.search(text) and replaced != text:
-        return _TAG.sub(lambda match: _value(match, scope), replaced)
+    replaced = re.sub(_TAG, lambda match: _value(match, scope), text)
+    if replaced != text and re.search(_NESTED, text):
+        return re.sub(_TAG, lambda match: _value(match, scope), replaced)
     return replaced
 
 
 def substitute(value: Any, scope: Scope) -> Any:
     """Replace the tags in all texts of a piece of manifest."""
-    if isinstance(value, str):
-        return paste(value, scope)
     if isinstance(value, dict):
         return {key: substitute(item, scope) for key, item in value.items()}
     if isinstance(value, list):
         return [substitute(item, scope) for item in value]
-    return value
+    return paste(value, scope) if isinstance(value, str) else value
 
 
 def tags(value: Any) -> Iterator[str]:
     """Return what stands between the braces of each tag, in all texts of a piece of manifest."""
     if isinstance(value, str):
-        yield from (match[1].strip() for match in _TAG.finditer(value))
+        yield from (match[1].strip() for match in re.finditer(_TAG, value)) if "{{" in value else ()
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from tags(item)
