@@ -227,5 +227,4 @@ def test_doctor_tells_a_controller_that_is_not_ours(platform: Cluster) -> None:
     lines = {line["what"]: line for line in json.loads(done.stdout)}
 
     assert lines["platform"]["state"] == "ok"
-    assert lines["controller"]["state"] == "ok"
     assert "not ours: its settings are left alone" in lines["controller"]["found"]
