@@ -86,7 +86,7 @@ class Tracking:
 
         With `workflow`, only a run that this workflow made counts.
         """
-        for run in self._runs(train_key):
+        for run in self._search(f"tags.`{TRAIN_KEY}` = '{train_key}'"):
             if run.info.status == "FINISHED" and workflow in ("", run.data.tags.get(WORKFLOW)):
                 return str(run.info.run_id)
         return None
@@ -94,11 +94,11 @@ class Tracking:
     def begin(self, train_key: str, workflow: str, tags: Mapping[str, str], now: datetime) -> str:
         """Start a run and return its id.
 
-        Runs of the same key that an earlier attempt of this workflow left unfinished are marked KILLED, and so are
-        those of other workflows that are older than a training may last.
+        Trainings that an earlier attempt of this workflow left unfinished are marked KILLED, and so are those of other
+        workflows that are older than a training may last, whatever they trained.
         """
-        for run in self._runs(train_key):
-            if run.info.status == "RUNNING" and (run.data.tags.get(WORKFLOW) == workflow or _is_dead(run, now)):
+        for run in self._search(f"attributes.status = 'RUNNING' AND tags.`{TRAIN_KEY}` LIKE '%'"):
+            if run.data.tags.get(WORKFLOW) == workflow or _is_dead(run, now):
                 self.end(run.info.run_id, "KILLED")
         with mlflow_errors(self._settings):
             run = self._client.create_run(
@@ -252,11 +252,11 @@ class Tracking:
             described = Path(download_artifacts(f"{location}/python_env.yaml", dst_path=str(target)))
         return requirements, str(yaml.safe_load(described.read_bytes())["python"])
 
-    def _runs(self, train_key: str) -> list[Run]:
+    def _search(self, condition: str) -> list[Run]:
         with mlflow_errors(self._settings):
             found: list[Run] = self._client.search_runs(
                 [self._experiment_id],
-                f"tags.`{TRAIN_KEY}` = '{train_key}'",
+                condition,
                 max_results=_RESULTS,
                 order_by=["attributes.start_time ASC"],
             )

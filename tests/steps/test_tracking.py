@@ -49,7 +49,7 @@ def test_beginning_again_ends_what_the_same_workflow_or_a_dead_one_left(tmp_path
     others = tracking.begin("key", "w2", {}, NOW)
     tracking.begin("key", "w3", {}, NOW + timedelta(hours=1))
     assert tracking.record(others).status == "RUNNING"
-    tracking.begin("key", "w3", {}, NOW + timedelta(hours=9))
+    tracking.begin("another", "w4", {}, NOW + timedelta(hours=9))
     assert tracking.record(others).status == "KILLED"
 
 
