@@ -94,7 +94,7 @@ def run_to_the_end(desk: SmallDesk, plan: Plan, *words: str) -> Told:
     for _ in range(MOST_RUNS):
         code, summary, error = _run(desk, pending, told, (*words, *([] if plan.warm else ["--no-warm"])))
         told.lines.append(f"exit code {code}")
-        assert code in EXPECTED, f"exit code {code}: {error}"
+        assert code in EXPECTED, f"exit code {code}: {summary} {error}"
         assert "Traceback" not in error, error
         if summary.get("version") and summary.get("run_id"):
             assert told.runs.setdefault(summary["run_id"], summary["version"]) == summary["version"]
