@@ -22,11 +22,11 @@ stop: .venv/.runtime ## End the server that `make run` left
 	@.venv/bin/retrain stop
 
 test: .venv/.dev ## Pass the tests
-	@$(PYTHON) -m pytest -n 2 --dist loadfile
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # FAULT_SEEDS=17,23 repeats runs with kills; FAULT_SECONDS=600 takes fresh seeds for so long in place of the fixed ones.
-test-faults: .venv/.dev ## Kill processes, break endpoints, fill disks: all of it (about half an hour)
-	@$(PYTHON) -m pytest -m faults tests/faults tests/badinput -rP -n $(if $(FAULT_SECONDS),0,2)
+test-faults: .venv/.dev ## All that takes long: processes killed, endpoints broken, disks filled (about half an hour)
+	@$(PYTHON) -m pytest -m faults -rP -n $(if $(FAULT_SECONDS),0,2)
 
 test-cluster: .venv/.dev ## Try the platform and a run on the cluster of KUBECONFIG
 	@$(PYTHON) -m pytest -m cluster tests/cluster

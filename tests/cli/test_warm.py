@@ -94,6 +94,7 @@ def test_the_parent_has_one_thread_when_it_forks(parent: WarmParent) -> None:
     assert len(list(Path(f"/proc/{parent.pid}/task").iterdir())) == 1
 
 
+@pytest.mark.faults
 def test_a_fork_trains_what_a_fresh_process_trains(
     parent: WarmParent, start: Callable[..., Process], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_commit_that_is_gone_is_an_error_and_here_says_what_is_not_restored(tr
     assert "not restored: commit: 0123456, rebuilt" in answer.output
 
 
+@pytest.mark.faults
 def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained) -> None:
     path = local_path(trained.code)
     assert path is not None
