@@ -8,10 +8,22 @@ do there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from contracts.stages import BY_NAME, Need
+from contracts.stages import (
+    Build,
+    Deploy,
+    Evaluate,
+    Features,
+    Ingest,
+    Need,
+    Notify,
+    Preflight,
+    Promote,
+    Register,
+    Train,
+)
 
 KANIKO = "kaniko"
 SERVING = "serving"
@@ -61,7 +73,7 @@ class Access:
     mlflow: tuple[tuple[str, str], ...] = ()
     """(resource type, permission) beyond MLflow's default, which is to read."""
     ledger: LedgerRole | None = None
-    serving: tuple[Rule, ...] = field(default=())
+    serving: tuple[Rule, ...] = ()
     """What its token may do in the namespace of serving; only a stage with rules has a token."""
 
     @property
@@ -102,54 +114,51 @@ RELEASE_RULES: tuple[Rule, ...] = (
     Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),
 )
 
-
-def _stage(name: str, **given: object) -> Access:
-    return Access(needs=BY_NAME[name].needs, **given)  # type: ignore[arg-type]  # checked by the dataclass's users
-
-
 ACCESS: dict[str, Access] = {
-    "preflight": _stage(
-        "preflight", read=(DATA, _REPORTS, _CODE), write=(_REPORTS,), mlflow=(_NO_REGISTRY,), ledger=LedgerRole.READER
+    Preflight.name: Access(
+        Preflight.needs,
+        read=(DATA, _REPORTS, _CODE), write=(_REPORTS,), mlflow=(_NO_REGISTRY,), ledger=LedgerRole.READER,
     ),
-    "ingest": _stage("ingest", read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
-    "features": _stage(
-        "features", read=(_DATASETS, _SPLITS, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS)
+    Ingest.name: Access(Ingest.needs, read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
+    Features.name: Access(
+        Features.needs, read=(_DATASETS, _SPLITS, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS),
     ),
-    "train": _stage(
-        "train",
+    Train.name: Access(
+        Train.needs,
         read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS, MODELS),
         write=(_CACHE, _REPORTS, MODELS),
         mlflow=(_CREATE, _RUNS, _NO_REGISTRY),
     ),
-    "evaluate": _stage(
-        "evaluate", read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS, _NO_REGISTRY)
+    Evaluate.name: Access(
+        Evaluate.needs,
+        read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS, _NO_REGISTRY),
     ),
-    "register": _stage(
-        "register",
+    Register.name: Access(
+        Register.needs,
         read=(_REPORTS, MODELS), write=(_REPORTS,), mlflow=(_CREATE, _RUNS, _REGISTRY), ledger=LedgerRole.WRITER,
     ),
-    "promote": _stage(
-        "promote",
+    Promote.name: Access(
+        Promote.needs,
         read=(_DATASETS, _SPLITS, _REPORTS, MODELS),
         write=(_REPORTS, MODELS),
         mlflow=(_RUNS, _REGISTRY),
         ledger=LedgerRole.WRITER,
     ),
-    "build": _stage("build", read=(_BUILDS, _REPORTS, MODELS), write=(_BUILDS, _REPORTS)),
-    KANIKO: Access(needs=frozenset({Need.STORE, Need.IMAGES}), read=(_BUILDS,)),
-    "deploy": _stage(
-        "deploy",
+    Build.name: Access(Build.needs, read=(_BUILDS, _REPORTS, MODELS), write=(_BUILDS, _REPORTS)),
+    KANIKO: Access(frozenset({Need.STORE, Need.IMAGES}), read=(_BUILDS,)),
+    Deploy.name: Access(
+        Deploy.needs,
         read=(_REPORTS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
         serving=RELEASE_RULES,
     ),
-    "notify": _stage("notify", read=(_REPORTS,), write=(_REPORTS,)),
-    SUBMIT: Access(needs=frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
+    Notify.name: Access(Notify.needs, read=(_REPORTS,), write=(_REPORTS,)),
+    SUBMIT: Access(frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
     ASK: Access(
-        needs=frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS),
+        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS),
         ledger=LedgerRole.READER,
     ),
-    LOGS: Access(needs=frozenset({Need.STORE}), write=(_LOGS,)),
-    SERVING: Access(needs=frozenset({Need.STORE}), read=(MODELS,)),
+    LOGS: Access(frozenset({Need.STORE}), write=(_LOGS,)),
+    SERVING: Access(frozenset({Need.STORE}), read=(MODELS,)),
 }  # fmt: skip
 """Stage, `kaniko`, `submit`, `ask`, `logs` or `serving` -> what it may do."""
 
