@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import tarfile
-from pathlib import Path
 
 from contracts.errors import ConfigError, Finding
 from contracts.references import ModelManifest
@@ -22,7 +21,6 @@ from steps.images import digest
 from steps.world import World
 
 REFERENCE = "reference"
-_MANIFEST = "package.json"
 
 
 def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
@@ -37,12 +35,16 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
     """
     if world.settings.build == REFERENCE:
         return Build.Outputs(image=REFERENCE, summary=f"the reference image serves version {inputs.version}")
+    from serving.model import read_manifest  # with numpy; at the desk there is nothing to read
+
     require_images(world.settings)
     run_id = world.registry.run_of(inputs.version)
     package = world.tracking.package(run_id, world.scratch)
-    manifest = ModelManifest.model_validate_json((package / _MANIFEST).read_bytes())
-    files = {f"model/{file.relative_to(package).as_posix()}": file.read_bytes() for file in _files(package)}
-    files["Dockerfile"] = dockerfile(world.settings.serving_image, manifest, inputs.version, run_id).encode()
+    base = world.settings.serving_image
+    files = {"Dockerfile": dockerfile(base, read_manifest(package), inputs.version, run_id).encode()}
+    for file in package.rglob("*"):
+        if file.is_file():
+            files[f"model/{file.relative_to(package).as_posix()}"] = file.read_bytes()
     context = pack(files)
     sha256 = hashlib.sha256(context).hexdigest()
     repository = f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}"
@@ -95,7 +97,3 @@ def pack(files: dict[str, bytes]) -> bytes:
             entry.size, entry.mode = len(content), 0o644
             tar.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
