@@ -120,11 +120,7 @@ def _strategy(release: Release) -> dict[str, Any]:
 
 def _pod(version: Version, release: Release, settings: Settings) -> dict[str, Any]:
     drain = int(release.drain_timeout.total_seconds())
-    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108  the container's own
-    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
-    if version.package:
-        mounts.append({"name": "model", "mountPath": MODEL})
-        volumes.append({"name": "model", "emptyDir": {}})
+    mounts = _mounts(version)
     server = {
         "name": "server",
         "image": version.image,
@@ -136,11 +132,7 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
         # one core answers one request; more servers answer more
         "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        # no limit of CPU: it would slow the start, and answers, while the node has time to spare
-        "resources": {
-            "requests": {"cpu": f"{settings.serving_cpu}m", "memory": f"{settings.serving_memory}Mi"},
-            "limits": {"memory": f"{settings.serving_memory}Mi"},
-        },
+        "resources": _resources(settings),
         # It starts for as long as the release waits: what ends it is the release's own verdict, not the kubelet's.
         "startupProbe": _probe("/readyz", 1, failures=2 * int(release.ready_timeout.total_seconds())),
         "readinessProbe": _probe("/readyz", 2, failures=3),
@@ -166,7 +158,7 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
         ],
         **({"initContainers": [_fetch(version, settings)]} if version.package else {}),
         "containers": [server],
-        "volumes": volumes,
+        "volumes": [{"name": mount["name"], "emptyDir": {}} for mount in mounts],
     }
 
 
@@ -188,13 +180,21 @@ def _fetch(version: Version, settings: Settings) -> dict[str, Any]:
         "image": version.image,
         "command": ["python", "-m", "serving.fetch", version.package, MODEL, f"--sha256={version.package_sha256}"],
         "env": env,
-        "resources": {
-            "requests": {"cpu": f"{settings.serving_cpu}m", "memory": f"{settings.serving_memory}Mi"},
-            "limits": {"memory": f"{settings.serving_memory}Mi"},
-        },
+        "resources": _resources(settings),
         "securityContext": _RESTRICTED,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "model", "mountPath": MODEL}],  # noqa: S108
+        "volumeMounts": _mounts(version),
     }
+
+
+def _mounts(version: Version) -> list[dict[str, Any]]:
+    scratch = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  the container's own
+    return [scratch, *([{"name": "model", "mountPath": MODEL}] if version.package else [])]
+
+
+def _resources(settings: Settings) -> dict[str, Any]:
+    # no limit of CPU: it would slow the start, and answers, while the node has time to spare
+    memory = f"{settings.serving_memory}Mi"
+    return {"requests": {"cpu": f"{settings.serving_cpu}m", "memory": memory}, "limits": {"memory": memory}}
 
 
 def _probe(path: str, period: int, *, failures: int) -> dict[str, Any]:
