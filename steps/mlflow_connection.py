@@ -93,25 +93,9 @@ def mlflow_errors(settings: Settings, *, absent: bool = False) -> Iterator[None]
     ConfigError
         No permission, no such object, no room, or a database that can't be opened or written.
     """
-    import requests
-    import sqlalchemy.exc
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except StageError:
-        raise
-    except (
-        MlflowException,
-        requests.RequestException,
-        sqlalchemy.exc.SQLAlchemyError,
-        ClientError,
-        BotoCoreError,
-        Boto3Error,
-        OSError,
-    ) as error:
+    except Exception as error:
         code = getattr(error, "error_code", "")
         if absent and code in _ABSENT:
             return
@@ -123,12 +107,18 @@ def mlflow_errors(settings: Settings, *, absent: bool = False) -> Iterator[None]
 
 def _translate(error: Exception, code: str, settings: Settings) -> StageError | None:
     """Choose by error code and by the types of what lies beneath; message texts may hold secrets and are left out."""
+    # here, where something was raised: a stage that works without S3 would import boto3 for nothing
     import requests
+    import sqlalchemy.exc
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
 
     from steps.storage import NO_ROOM, client_error
 
+    kinds = (MlflowException, sqlalchemy.exc.SQLAlchemyError, ClientError, BotoCoreError, Boto3Error, OSError)
+    if not isinstance(error, kinds):
+        return None
     where = f"MLflow ({place(settings.tracking_uri)})"
     for cause in _causes(error):
         if isinstance(cause, sqlite3.Error):
