@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-__all__ = ["RunRecord", "Tracking", "mlflow_client", "mlflow_errors"]
-
 PACKAGE = "package"
 """Name of the packaged model's folder among the artifacts of MLflow's model."""
 TRAIN_KEY = tag("train_key")
@@ -229,28 +227,26 @@ class Tracking:
 
     def package_uri(self, run_id: str) -> str:
         """Return where the packaged model of a run lies."""
-        model_uri = self.record(run_id).model_uri
-        if not model_uri:
-            raise ConfigError(f"run {run_id} has no model", remedy="train again")
-        with mlflow_errors(self._settings):
-            location = self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
-        return f"{location}/artifacts/{PACKAGE}"
+        return f"{self._model_location(run_id)}/artifacts/{PACKAGE}"
 
     def environment(self, run_id: str, folder: Path) -> tuple[Path, str]:
         """Return the requirements file kept with a run's model, fetched into `folder`, and its Python version."""
         import yaml
         from mlflow.artifacts import download_artifacts
 
-        model_uri = self.record(run_id).model_uri
-        if not model_uri:
-            raise ConfigError(f"run {run_id} has no model", remedy="train again")
-        target = folder / f"{run_id}-environment"
+        location, target = self._model_location(run_id), folder / f"{run_id}-environment"
         target.mkdir(parents=True, exist_ok=True)
         with mlflow_errors(self._settings):
-            location = self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
             requirements = Path(download_artifacts(f"{location}/requirements.txt", dst_path=str(target)))
             described = Path(download_artifacts(f"{location}/python_env.yaml", dst_path=str(target)))
         return requirements, str(yaml.safe_load(described.read_bytes())["python"])
+
+    def _model_location(self, run_id: str) -> str:
+        model_uri = self.record(run_id).model_uri
+        if not model_uri:
+            raise ConfigError(f"run {run_id} has no model", remedy="train again")
+        with mlflow_errors(self._settings):
+            return str(self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location)
 
     def _search(self, condition: str) -> list[Run]:
         with mlflow_errors(self._settings):
