@@ -40,7 +40,12 @@ def go_text(value: Any) -> str:
         return {True: "true", False: "false", None: "<nil>"}[value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return str(int(value))
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return go_json(value)
+
+
+def go_json(value: Any, *, sort_keys: bool = False) -> str:
+    """Write JSON as Go does."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys, ensure_ascii=False)
 
 
 def _whole(value: Any) -> int:
@@ -69,7 +74,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "trim": ("t", str.strip),
     "split": ("t", str.split),
     "join": ("lt", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
-    "toJson": ("a", lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)),
+    "toJson": ("a", go_json),
     "sprig.trim": ("t", str.strip),
     "sprig.lower": ("t", str.lower),
     "sprig.upper": ("t", str.upper),

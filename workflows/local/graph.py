@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from workflows.local import parameters
 from workflows.local.depends import results
-from workflows.local.expr import compile_expression, go_text
+from workflows.local.expr import compile_expression, go_json, go_text
 from workflows.local.manifest import Task, Template
 from workflows.local.pratt import LanguageError, Undefined
 from workflows.local.state import BAD, COMPLETED, Node
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from workflows.local.schedule import Walk
 
 Body = Mapping[str, Any]
+
+
+class Broken(Exception):  # noqa: N818  named for what it tells
+    """A template cannot be executed; who used it says so with this text."""
 
 
 def run(walk: Walk, node: Node, template: Template, scope: Scope) -> Node:
@@ -156,8 +161,6 @@ def _steps(walk: Walk, steps: Node, template: Template, scope: Scope) -> Node:
 
 
 def _step_group(walk: Walk, steps: Node, tasks: Sequence[Task], group: Node, scope: Scope) -> Node:
-    from workflows.local.schedule import Broken
-
     entered: list[Node | None] = []
     for task in tasks:
         full_name = f"{group.name}.{task.name}"
@@ -290,21 +293,14 @@ def _decoded(text: str) -> Any:
         raise LanguageError(odd if error.pos < len(text) else "unexpected end of JSON input") from None
 
 
-def compact(value: Any) -> str:
-    """Write JSON as Go does."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
 def _item_text(value: Any) -> str:
     """Write an item as Go's String does: JSON, without the quotes of a text."""
-    text = json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    text = go_json(value, sort_keys=True)
     return text[1:-1] if isinstance(value, str) else text
 
 
 def _enter(walk: Walk, owner: Node, task: Task, name: str, body: Body, parents: Sequence[str]) -> Node | None:
     """Begin a task or step if its condition holds, or go on with it; None while it may not begin."""
-    from workflows.local.schedule import Broken
-
     if walk.find(name) is None:
         condition = body.get("when", "")
         try:
@@ -328,18 +324,21 @@ def _never(walk: Walk, owner: Node, task: Task, name: str, phase: str, message: 
 # what nodes say
 
 
+def moment(time: datetime | None) -> str | None:
+    """Write a time as Kubernetes does."""
+    return None if time is None else f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def _said_of(walk: Walk, head: str, node: Node, items: Sequence[Node]) -> dict[str, str]:
     """Return what may be said of one node; of a Retry node, what its last attempt says; of a fan-out, lists besides.
 
     The lists are JSON, of what those that succeeded left, in their order.
     """
-    from workflows.local.schedule import moment
-
     said: dict[str, str] = {}
     done = [item for item in items if item.phase == "Succeeded"]
     if items:
-        said["outputs.result"] = compact([_decoded(item.result) for item in done if item.result is not None])
-        said["outputs.parameters"] = compact([dict(sorted(item.outputs.items())) for item in done if item.outputs])
+        said["outputs.result"] = go_json([_decoded(item.result) for item in done if item.result is not None])
+        said["outputs.parameters"] = go_json([dict(sorted(item.outputs.items())) for item in done if item.outputs])
     for name in dict.fromkeys(key for item in done for key in item.outputs):
         values = [item.outputs[name] for item in done if name in item.outputs]
         try:
@@ -347,7 +346,7 @@ def _said_of(walk: Walk, head: str, node: Node, items: Sequence[Node]) -> dict[s
         except ValueError:
             decoded = []
         nested = decoded and all(isinstance(value, list | dict) for value in decoded)
-        said[f"outputs.parameters.{name}"] = compact(decoded if nested else values)
+        said[f"outputs.parameters.{name}"] = go_json(decoded if nested else values)
     attempts = [child for child in node.children if walk.nodes[child].retried]
     if node.type == "Retry" and attempts:
         node = walk.nodes[attempts[-1]]

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from workflows.local import graph, parameters, retry
+from workflows.local.expr import go_json
+from workflows.local.graph import Broken, moment
 from workflows.local.manifest import Program, Template
 from workflows.local.pratt import LanguageError
 from workflows.local.state import BAD, COMPLETED, Node, RunState
@@ -22,10 +24,6 @@ NAMESPACE = "default"
 DEADLINE = "Step exceeded its deadline"
 Answers = Mapping[str, Mapping[str, str]]
 """Display name of a suspended node to its output parameters."""
-
-
-class Broken(Exception):  # noqa: N818  named for what it tells
-    """A template cannot be executed; who used it says so with this text."""
 
 
 class Start(NamedTuple):
@@ -52,11 +50,6 @@ class Advance(NamedTuple):
     """When to look again although nothing happened."""
 
 
-def moment(time: datetime | None) -> str | None:
-    """Write a time as Kubernetes does."""
-    return None if time is None else f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
 def global_values(program: Program, run: RunState) -> dict[str, str]:
     """Return what every template may name, the exit handler's own facts apart."""
     created, metadata, labels = run.created.astimezone(UTC), program.metadata, ("labels", "annotations")
@@ -74,7 +67,7 @@ def global_values(program: Program, run: RunState) -> dict[str, str]:
     given = {name: paste(value, Scope(base)) for name, value in run.parameters.items()}
     return {
         **base,
-        "workflow.parameters": graph.compact([{"name": name, "value": value} for name, value in given.items()]),
+        "workflow.parameters": go_json([{"name": name, "value": value} for name, value in given.items()]),
         **{f"workflow.parameters.{name}": value for name, value in given.items()},
     }
 
@@ -137,7 +130,7 @@ class Walk:
             ]  # fmt: skip
             self.globals |= {
                 "workflow.status": phase,
-                "workflow.failures": graph.compact(graph.compact(failures or None)),  # quoted, as Go does
+                "workflow.failures": go_json(go_json(failures or None)),  # quoted, as Go does
                 "workflow.duration": f"{(self.now - (run.started or self.now)).total_seconds():.6f}",
                 **_told(self.outputs),
             }
