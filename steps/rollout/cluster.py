@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.errors import ConfigError, NetworkError, StageError
 
 if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api
     from kubernetes.dynamic import DynamicClient
 
 Object = dict[str, Any]
@@ -112,12 +114,11 @@ class Cluster:
 
     def log(self, pod: str, container: str, *, previous: bool, lines: int = 12) -> list[str]:
         """Return the last lines of a container, or of the one before it in the same pod; none when gone."""
-        from kubernetes.client import CoreV1Api
         from kubernetes.client.exceptions import ApiException
 
         with self._errors("get", "the log of pod", pod):
             try:
-                text = CoreV1Api(self._client.client).read_namespaced_pod_log(
+                text = self._pods.read_namespaced_pod_log(
                     pod, self.namespace, container=container, previous=previous, tail_lines=lines,
                     _request_timeout=_TIMEOUT,
                 )  # fmt: skip
@@ -165,6 +166,12 @@ class Cluster:
             raise NetworkError(f"the API server did not answer for {what}: {type(error).__name__}") from None
 
     @cached_property
+    def _pods(self) -> CoreV1Api:
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(self._client.client)
+
+    @cached_property
     def _client(self) -> DynamicClient:
         from kubernetes import client, config
         from kubernetes.config import ConfigException
@@ -194,8 +201,6 @@ def _own_namespace() -> str:
 
 def _message(error: Any) -> str:
     """Return what the API server says, which is for people and holds no secret."""
-    import json
-
     try:
         return str(json.loads(error.body)["message"])
     except (ValueError, KeyError, TypeError):

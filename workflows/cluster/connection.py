@@ -14,7 +14,6 @@ from contracts.errors import ConfigError
 from steps.rollout.cluster import Cluster
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Api
     from kubernetes.dynamic import DynamicClient
 
 
@@ -76,7 +75,7 @@ class Namespace(Cluster):
 
         with self._errors("attach to", "pod", pod):
             pipe = stream(
-                self.core.connect_get_namespaced_pod_attach, pod, self.namespace,
+                self._pods.connect_get_namespaced_pod_attach, pod, self.namespace,
                 stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False,
             )  # fmt: skip
             try:
@@ -87,13 +86,6 @@ class Namespace(Cluster):
                 raise OSError(str(error)) from None
             finally:
                 pipe.close()
-
-    @cached_property
-    def core(self) -> CoreV1Api:
-        """The API of pods."""
-        from kubernetes.client import CoreV1Api
-
-        return CoreV1Api(self._client.client)
 
     @cached_property
     def _client(self) -> DynamicClient:
