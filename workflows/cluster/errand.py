@@ -13,13 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from contracts import names
-from contracts.errors import BY_EXIT_CODE, CODE, ErrorClass, NetworkError, StageError
+from contracts.errors import (
+    ConfigError,
+    DataError,
+    InfrastructureError,
+    NetworkError,
+    ResourcesError,
+    StageError,
+    StorageError,
+)
 from contracts.settings import variable
 from workflows.cluster.connection import Namespace
 
 _PATIENCE_SECONDS = 180
 _CHUNK = 256 * 1024
 _MEMORY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+
+_ERRORS: dict[int, type[StageError]] = {
+    kind.row.exit_code: kind
+    for kind in (NetworkError, StorageError, ResourcesError, InfrastructureError, DataError, ConfigError)
+}
 
 # A network policy takes hold a moment after its pod has an address.
 _FRAME = """
@@ -71,15 +84,9 @@ def errand(
         namespace.delete("Pod", name)
     if ended["status"]["phase"] == "Failed":
         codes = [s["state"].get("terminated", {}).get("exitCode") for s in ended["status"].get("containerStatuses", ())]
-        row = BY_EXIT_CODE.get(codes[0], CODE) if codes else CODE
         last = said.strip().splitlines()[-1:] or ["it ended without a word"]
-        raise _error(row, f"{duty} on the cluster: {last[0]}")
+        raise _ERRORS.get(codes[0] if codes else 0, StageError)(f"{duty} on the cluster: {last[0]}")
     return said
-
-
-def _error(row: ErrorClass, message: str) -> StageError:
-    kinds = {kind.row.name: kind for kind in StageError.__subclasses__()}
-    return kinds.get(row.name, StageError)(message)
 
 
 def _pod(
