@@ -14,6 +14,7 @@ import yaml
 from contracts import names
 from contracts.pipeline import Pipeline, parse_pipeline
 from contracts.pipeline.reading import read_pipeline_text
+from workflows.documents import documents
 from workflows.graph import workflow_template
 from workflows.triggers import triggers
 
@@ -49,7 +50,7 @@ def write(path: Path, folder: Path) -> None:
 
 def load_manifests(folder: Path) -> dict[str, dict[str, Any]]:
     """Read a folder of compiled manifests: file name -> document."""
-    return {file.name: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.yaml"))}
+    return {file.name: documents(file.read_text(encoding="utf-8"))[0] for file in sorted(folder.glob("*.yaml"))}
 
 
 def _text(manifest: dict[str, Any], path: Path) -> str:

@@ -16,7 +16,7 @@ from contracts.errors import ConfigError
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
 from workflows.cli.display import result, stage_nodes
 from workflows.cli.main import app
-from workflows.cli.submit import where
+from workflows.cli.options import where
 from workflows.cluster import runs, submission
 from workflows.cluster.connection import Namespace
 from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline

@@ -20,7 +20,7 @@ from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import find_home, variable
 from workflows.cli.desk import SECRETS_FILE, desk_settings
-from workflows.cli.submit import CONTEXT, NAMESPACE
+from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from contracts.settings import Settings

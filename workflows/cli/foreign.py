@@ -19,6 +19,8 @@ import yaml
 from contracts.errors import ConfigError, class_of_failure
 from contracts.settings import find_home, local_images
 from workflows.cli.display import Progress, console
+from workflows.cli.options import pairs
+from workflows.documents import documents
 
 if TYPE_CHECKING:
     from workflows.local.state import RunState
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 EXIT_SUSPENDED = 4
 """The run waits for somebody's answer."""
 _ARGO = "argoproj.io/"
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_manifests(file: Path) -> list[dict[str, Any]]:
@@ -35,7 +36,7 @@ def read_manifests(file: Path) -> list[dict[str, Any]]:
         text = file.read_text(encoding="utf-8")
         if _ARGO not in text:
             return []
-        found = [part for part in yaml.load_all(text, Loader=_LOADER) if part is not None]
+        found = documents(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []
     objects = [part for part in found if isinstance(part, dict)]
@@ -93,14 +94,6 @@ def _exit_code(final: RunState, out: Any) -> int:
     if final.phase == "Succeeded":
         return 0
     return class_of_failure(bad[-1].phase, bad[-1].message).exit_code if bad else ConfigError("").row.exit_code
-
-
-def pairs(words: Sequence[str]) -> dict[str, str]:
-    """Read NAME=VALUE, as often as given."""
-    for word in words:
-        if "=" not in word:
-            raise typer.BadParameter(f"{word} is not NAME=VALUE", param_hint="-p")
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def _answers(words: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.submit import CONTEXT, NAMESPACE
+from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage

@@ -6,30 +6,34 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from contracts import names
 from contracts.access import ACCESS
-from contracts.errors import EXIT_NOT_PROMOTED, ConfigError
-from contracts.outcomes import Outcome
+from contracts.errors import ConfigError
 from contracts.pipeline import Pipeline, load_pipeline
-from contracts.pipeline.source import credential_in
 from contracts.settings import Settings, find_home, secret_fields, sizes, variable
-from contracts.stages import Cache
 from workflows.cli.desk import desk_environment, desk_settings
 from workflows.cli.display import Progress, console
+from workflows.cli.options import (
+    AS_OF,
+    NO_CACHE,
+    REQUIRE_PROMOTED,
+    RESULT_AS_JSON,
+    RETRAIN,
+    SOURCE,
+    VERSION,
+    check_options,
+)
+from workflows.cli.request import packed_code, run_name, run_parameters
+from workflows.documents import documents
 
 if TYPE_CHECKING:
-    from workflows.cli.summary import Records
     from workflows.local.state import RunState
-
-GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
 
 
 def run(
@@ -37,21 +41,19 @@ def run(
     entrypoint: Annotated[
         str, typer.Option(help="retrain (the whole way) or release (a version already there); a manifest's template.")
     ] = "",
-    source: Annotated[str, typer.Option(help="Read this instead of the file's source.")] = "",
-    as_of: Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")] = "",
-    version: Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Take nothing from earlier runs.")] = False,
+    source: SOURCE = "",
+    as_of: AS_OF = "",
+    version: VERSION = None,
+    no_cache: NO_CACHE = False,
     new: Annotated[bool, typer.Option("--new", help="Start anew even when a run of this file was cut off.")] = False,
-    require_promoted: Annotated[
-        bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
-    ] = False,
+    require_promoted: REQUIRE_PROMOTED = False,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="Of a manifest: NAME=VALUE, as often as needed.")
     ] = None,
     answer: Annotated[
         list[str] | None, typer.Option(help="Of a suspended manifest: NODE or NODE:OUTPUT=VALUE to go on with.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json_output: RESULT_AS_JSON = False,
     warm: Annotated[
         bool,
         typer.Option(envvar=variable("warm"), help="Fork the steps from a process that has the imports done (Linux)."),
@@ -83,7 +85,7 @@ def run(
         )  # fmt: skip
     if parameter or answer:
         raise typer.BadParameter("go with a manifest of Argo's", param_hint="-p, --answer")
-    entrypoint = entrypoint or "retrain"
+    entrypoint = entrypoint or RETRAIN
     from workflows.cli.warm import warm_parent
     from workflows.local import pods, runner, state
 
@@ -91,14 +93,9 @@ def run(
     check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)
     desk = Desk.open(file, pipeline)
     parameters = {
-        "source": _source(source),
+        **run_parameters(source=_source(source), as_of=as_of, version=version, no_cache=no_cache),
         "code": desk.pack_code(),
-        "cache": (Cache.REFUSE if no_cache else Cache.USE).value,
-        "version": "" if version is None else str(version),
-        "requested-by": requester(),
     }
-    if as_of:
-        parameters["as-of"] = as_of
     out = console(stderr=json_output)
     manifests = desk.manifests()
     digest = hashlib.sha256(repr((manifests, entrypoint, sorted(parameters.items()))).encode()).hexdigest()
@@ -121,52 +118,14 @@ def run(
     finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 
 
-def check_options(entrypoint: str, *, source: str, as_of: str, version: int | None, no_cache: bool) -> None:
-    """Refuse options that do not go together.
-
-    Raises
-    ------
-    typer.BadParameter
-        With the first of them.
-    """
-    if entrypoint not in ("retrain", "release"):
-        raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
-    if entrypoint == "release" and version is None:
-        raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
-    if entrypoint == "retrain" and version is not None:
-        raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
-    if entrypoint == "release" and (source or as_of or no_cache):
-        raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
-    if what := credential_in(source):
-        raise ConfigError(
-            f"--source holds {what}, and parameters are written down",
-            remedy="name the URL in source.uri with {{secret:NAME}}, and set NAME in secrets.env",
-        )
-
-
 def finish(final: RunState, desk: Desk, out: Console, *, require_promoted: bool, json_output: bool) -> None:
     """Print the summary and leave with the right exit code."""
-    from workflows.cli.summary import at_desk
+    from workflows.cli.summary import at_desk, conclude
 
     if final.interrupted:
         out.print(f"{final.name} was interrupted; the same command goes on with it")
         raise typer.Exit(130)
     conclude(final, at_desk(desk.home), out, require_promoted=require_promoted, json_output=json_output)
-
-
-def conclude(final: RunState, records: Records, out: Console, *, require_promoted: bool, json_output: bool) -> None:
-    """Print what a run came to and leave with its exit code."""
-    from workflows.cli.summary import exit_code, show, summarise
-
-    summary = summarise(final, records)
-    if json_output:
-        typer.echo(summary.model_dump_json(indent=2))
-    else:
-        show(summary, out, records.options)
-    code = exit_code(summary)
-    if code == 0 and require_promoted and summary.outcome not in GOOD:
-        code = EXIT_NOT_PROMOTED
-    raise typer.Exit(code)
 
 
 @dataclass(frozen=True)
@@ -206,10 +165,7 @@ class Desk:
         """Return the compiled manifests, and the ConfigMap and Secret that this environment renders."""
         from workflows.compile import compile_pipeline
 
-        compiled = [
-            yaml.load(text, Loader=_LOADER)  # noqa: S506  the safe loader, in C
-            for text in compile_pipeline(self.file).values()
-        ]
+        compiled = [manifest for text in compile_pipeline(self.file).values() for manifest in documents(text)]
         wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
         # whatever else stands in secrets.env is a secret too: a DSN, or what a URL's {{secret:...}} names
         plain = {variable(f) for f in Settings.model_fields if f not in secret_fields()} | sizes().keys()
@@ -233,33 +189,11 @@ class Desk:
         return {names.STEPS_IMAGE: [sys.executable]}
 
 
-def packed_code(file: Path, pipeline: Pipeline) -> bytes:
-    """Return the user's modules beside a pipeline file as an archive, empty when there are none."""
-    if not (pipeline.user_modules or pipeline.code):
-        return b""
-    from serving.user_code import pack
-    from steps.provenance import git_state
-
-    stems = [module.replace(".", "/") for module in pipeline.user_modules]
-    code = [f"{stem}{ending}" for stem in stems for ending in (".py", "/__init__.py")]
-    # what makes the tree dirty is the code, not a data file or a home beside it
-    commit = git_state(file.parent, file, (file.name, *code, *pipeline.code)).commit
-    return pack(file.parent, pipeline.user_modules, pipeline.code, commit)
-
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:
     field = "stringData" if kind == "Secret" else "data"
     # Argo reads parameters only from a ConfigMap with this label.
     labels = {"workflows.argoproj.io/configmap-type": "Parameter"}
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "labels": labels}, field: data}
-
-
-def run_name(pipeline: str) -> str:
-    """Return a new run's name."""
-    return f"{pipeline}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
 def _source(source: str) -> str:
@@ -269,15 +203,3 @@ def _source(source: str) -> str:
         if not source or "://" in source or source.startswith(("sql:", "python:"))
         else str(Path(source).absolute())
     )
-
-
-def requester() -> str:
-    """Return who asks for a run: ``RETRAIN_USER``, else the user's name."""
-    import getpass
-
-    if name := os.environ.get(variable("user"), ""):
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user id, as in some containers
-        return f"uid {os.getuid()}"

@@ -16,7 +16,7 @@ from rich.table import Table
 from contracts.errors import ConfigError
 from contracts.settings import find_home
 from workflows.cli.display import console
-from workflows.cli.submit import CONTEXT, NAMESPACE, where
+from workflows.cli.options import CONTEXT, NAMESPACE, where
 
 if TYPE_CHECKING:
     from workflows.cli.summary import Records

@@ -7,36 +7,38 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from contracts.pipeline import load_pipeline
 from contracts.settings import variable
-from contracts.stages import Cache
 from workflows.cli.display import Progress, console
-from workflows.cli.foreign import pairs
-from workflows.cli.run import check_options, conclude, packed_code, requester, run_name
-
-NAMESPACE = Annotated[
-    str,
-    typer.Option(
-        "--namespace", "-n", envvar=variable("namespace"), help="A namespace of a cluster; that of KUBECONFIG."
-    ),
-]
-CONTEXT = Annotated[str, typer.Option(help="A context of KUBECONFIG; the current one.")]
+from workflows.cli.options import (
+    AS_OF,
+    CONTEXT,
+    NAMESPACE,
+    NO_CACHE,
+    REQUIRE_PROMOTED,
+    RESULT_AS_JSON,
+    RETRAIN,
+    SOURCE,
+    VERSION,
+    check_options,
+    pairs,
+    where,
+)
+from workflows.cli.request import packed_code, run_name, run_parameters
+from workflows.documents import documents
 
 
 def submit(
     file: Annotated[Path, typer.Argument(help="The pipeline file.")],
     entrypoint: Annotated[
         str, typer.Option(help="retrain (the whole way) or release (a version already there).")
-    ] = "retrain",
-    source: Annotated[str, typer.Option(help="Read this instead of the file's source.")] = "",
-    as_of: Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")] = "",
-    version: Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Take nothing from earlier runs.")] = False,
-    require_promoted: Annotated[
-        bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
-    ] = False,
+    ] = RETRAIN,
+    source: SOURCE = "",
+    as_of: AS_OF = "",
+    version: VERSION = None,
+    no_cache: NO_CACHE = False,
+    require_promoted: REQUIRE_PROMOTED = False,
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", help="Another parameter of the template: train-memory=4096."),
@@ -44,7 +46,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
-    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json_output: RESULT_AS_JSON = False,
 ) -> None:
     """Run a pipeline on a cluster; a source and modules of this machine go to its buckets.
 
@@ -58,6 +60,7 @@ def submit(
 
       retrain submit churn.yaml -n mlops --entrypoint release --version 12
     """
+    from workflows.cli.summary import conclude
     from workflows.cluster import runs, submission
     from workflows.cluster.connection import Namespace
     from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
@@ -66,15 +69,11 @@ def submit(
     check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)
     manifests = compile_pipeline(file)
     given = {
-        "source": source,
-        "cache": (Cache.REFUSE if no_cache else Cache.USE).value,
-        "version": "" if version is None else str(version),
-        "requested-by": requester(),
-        **({"as-of": as_of} if as_of else {}),
+        **run_parameters(source=source, as_of=as_of, version=version, no_cache=no_cache),
         **pairs(parameter or ()),
     }
-    submission.check(given, yaml.safe_load(manifests[WORKFLOW_TEMPLATE]))
-    retraining = entrypoint == "retrain"
+    submission.check(given, documents(manifests[WORKFLOW_TEMPLATE])[0])
+    retraining = entrypoint == RETRAIN
     data = submission.local_source(given["source"], file, pipeline) if retraining else None
     code = packed_code(file.resolve(), pipeline) if retraining else b""
 
@@ -99,8 +98,3 @@ def submit(
         raise typer.Exit(130) from None
     left = runs.records(cluster, options)
     conclude(final, left, out, require_promoted=require_promoted, json_output=json_output)
-
-
-def where(namespace: str, context: str) -> str:
-    """Return the options that name a cluster's namespace, with a space at their end."""
-    return "".join(f"{option} {value} " for option, value in (("-n", namespace), ("--context", context)) if value)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from pydantic import Field
 from rich.console import Console
 
 from contracts.base import Contract
-from contracts.errors import BY_NAME, CODE, ErrorReport, Finding, class_of_failure
+from contracts.errors import BY_NAME, CODE, EXIT_NOT_PROMOTED, ErrorReport, Finding, class_of_failure
 from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
 
 R = TypeVar("R", bound=Contract)
+_GOOD = (Outcome.PROMOTED, Outcome.UNCHANGED)
 
 
 class Gate(Contract):
@@ -137,6 +139,19 @@ def _promotion(report: PromotionReport | None, decision: str) -> Gate | None:
     if decision == Promotion.UNCHANGED:  # the report is of the day when it was let through
         return Gate(decision=decision, reason=f"version {report.version} serves already", checks=report.checks)
     return Gate(decision=report.decision, reason=report.reason, checks=report.checks)
+
+
+def conclude(final: RunState, records: Records, out: Console, *, require_promoted: bool, json_output: bool) -> None:
+    """Print what a run came to and leave with its exit code."""
+    summary = summarise(final, records)
+    if json_output:
+        typer.echo(summary.model_dump_json(indent=2))
+    else:
+        show(summary, out, records.options)
+    code = exit_code(summary)
+    if code == 0 and require_promoted and summary.outcome not in _GOOD:
+        code = EXIT_NOT_PROMOTED
+    raise typer.Exit(code)
 
 
 def exit_code(summary: Summary) -> int:

@@ -63,14 +63,17 @@ class WarmParent:
         """The parent's process id."""
         return self._process.pid
 
-    def spawn(self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int) -> Process:
+    def spawn(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int,
+        result: Path | None = None,
+    ) -> Process:  # fmt: skip
         """Fork a step, or start it afresh where a fork would not be the same."""
-        if tuple(command[: len(self._start)]) == self._start and self._same(env):
+        if result is None and tuple(command[: len(self._start)]) == self._start and self._same(env):
             request = {"words": list(command[len(self._start) :]), "environment": dict(env), "cwd": str(cwd)}
             with contextlib.suppress(OSError):  # the parent is gone, or the request is too long
                 if (forked := self._ask(json.dumps(request).encode(), log, guard)) is not None:
                     return forked
-        return spawn(command, env=env, cwd=cwd, log=log, guard=guard)
+        return spawn(command, env=env, cwd=cwd, log=log, guard=guard, result=result)
 
     def close(self) -> None:
         """End the parent."""

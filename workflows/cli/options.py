@@ -1,0 +1,66 @@
+"""Options that several commands share, and which of them go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from contracts.errors import ConfigError
+from contracts.pipeline.source import credential_in
+from contracts.settings import variable
+
+RETRAIN, RELEASE = "retrain", "release"
+
+SOURCE = Annotated[str, typer.Option(help="Read this instead of the file's source.")]
+AS_OF = Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")]
+VERSION = Annotated[int | None, typer.Option(help="With --entrypoint release: the version to release.")]
+NO_CACHE = Annotated[bool, typer.Option("--no-cache", help="Take nothing from earlier runs.")]
+REQUIRE_PROMOTED = Annotated[
+    bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
+]
+RESULT_AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NAMESPACE = Annotated[
+    str,
+    typer.Option(
+        "--namespace", "-n", envvar=variable("namespace"), help="A namespace of a cluster; that of KUBECONFIG."
+    ),
+]
+CONTEXT = Annotated[str, typer.Option(help="A context of KUBECONFIG; the current one.")]
+
+
+def check_options(entrypoint: str, *, source: str, as_of: str, version: int | None, no_cache: bool) -> None:
+    """Refuse options that do not go together.
+
+    Raises
+    ------
+    typer.BadParameter
+        With the first of them.
+    """
+    if entrypoint not in (RETRAIN, RELEASE):
+        raise typer.BadParameter("retrain or release", param_hint="--entrypoint")
+    if entrypoint == RELEASE and version is None:
+        raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
+    if entrypoint == RETRAIN and version is not None:
+        raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
+    if entrypoint == RELEASE and (source or as_of or no_cache):
+        raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
+    if what := credential_in(source):
+        raise ConfigError(
+            f"--source holds {what}, and parameters are written down",
+            remedy="name the URL in source.uri with {{secret:NAME}}, and set NAME in secrets.env",
+        )
+
+
+def where(namespace: str, context: str) -> str:
+    """Return the options that name a cluster's namespace, with a space at their end."""
+    return "".join(f"{option} {value} " for option, value in (("-n", namespace), ("--context", context)) if value)
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE, as often as given."""
+    for word in words:
+        if "=" not in word:
+            raise typer.BadParameter(f"{word} is not NAME=VALUE", param_hint="-p")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
