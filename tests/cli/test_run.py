@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from contracts.settings import PREFIX
+from tests import churn_table
 
 pytestmark = pytest.mark.slow
 
@@ -84,14 +85,8 @@ class Desk:
         return {p for p in (self.folder / "home" / "store" / part).rglob("*") if p.is_file()}
 
 
-def write_rows(file: Path, *, seed: int, noise: float = 12, rows: int = 500, leaving: str = "basic") -> None:
-    draw = random.Random(seed)
-    lines = ["age,plan,churned"]
-    for _ in range(rows):
-        age, plan = draw.randint(18, 85), draw.choice(["basic", "plus", "team"])
-        churned = "yes" if age + 20 * (plan == leaving) + draw.gauss(0, noise) > 60 else "no"
-        lines.append(f"{age},{plan},{churned}")
-    file.write_text("\n".join([*lines, "95,team,yes"]) + "\n")
+# three plans, and a customer who is older than the schema allows
+write_rows = partial(churn_table.write_rows, rows=500, plans=["basic", "plus", "team"], more=["95,team,yes"])
 
 
 @pytest.fixture(scope="module")

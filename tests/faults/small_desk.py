@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from contracts.names import ALIAS_PRODUCTION
 from contracts.outcomes import State
 from contracts.settings import PREFIX
 from steps.ledger import Ledger
+from tests import churn_table
 
 NAME = "churn"
 CLI = "workflows.cli.main"
@@ -50,15 +51,7 @@ release: {drain_timeout: 2s}
 """
 
 
-def write_rows(file: Path, *, seed: int, rows: int = 300) -> None:
-    """Write a table from which churn can be told; another seed gives other rows of the same kind."""
-    draw = random.Random(seed)
-    lines = ["age,plan,churned"]
-    for _ in range(rows):
-        age, plan = draw.randint(18, 85), draw.choice(["basic", "plus"])
-        churned = "yes" if age + 20 * (plan == "basic") + draw.gauss(0, 12) > 60 else "no"
-        lines.append(f"{age},{plan},{churned}")
-    file.write_text("\n".join(lines) + "\n")
+write_rows = partial(churn_table.write_rows, rows=300, plans=["basic", "plus"])
 
 
 @dataclass(frozen=True)
