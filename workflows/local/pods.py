@@ -74,14 +74,20 @@ class Process(Protocol):
 class Spawn(Protocol):
     """Starts a step.  Another one may fork it from a process that is warm already."""
 
-    def __call__(self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int) -> Process:
-        """Start `command`, its output appended to `log`; say ``+ pid`` into `guard` before it runs (see `guard`)."""
+    def __call__(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int,
+        result: Path | None = None,
+    ) -> Process:  # fmt: skip
+        """Start `command`; say ``+ pid`` into `guard` before it runs (see `guard`).
+
+        Its output is appended to `log`; standard output to `result` where that is asked for.
+        """
 
 
 def spawn(
     command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int, result: Path | None = None
 ) -> Process:
-    """Start a step as a fresh process; `result` takes its standard output where that is asked for."""
+    """Start a step as a fresh process."""
     with log.open("ab") as errors, (result or log).open("ab") as out:
         return subprocess.Popen(
             Guard.wrap(command), stdin=guard, stdout=out, stderr=errors, cwd=cwd, env=env, process_group=0
@@ -266,10 +272,10 @@ class Pods:
         Raises `CannotStart` where the machine refuses.
         """
         self._guard.revive([other.process.pid for other in self.running.values()])
-        how: dict[str, Any] = {"env": pod.environment, "cwd": pod.folder, "log": pod.log, "guard": self._guard.stdin}
         try:
-            pod.process = self._spawn(pod.command, **how) if pod.result is None else spawn(
-                pod.command, **how, result=pod.result
+            pod.process = self._spawn(
+                pod.command, env=pod.environment, cwd=pod.folder, log=pod.log, guard=self._guard.stdin,
+                result=pod.result,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise CannotStart(str(error)) from None
