@@ -36,6 +36,10 @@ class Conflict(StageError):  # noqa: N818  it says what happened
     """The object was changed by someone else since it was read."""
 
 
+class NotThere(ConfigError):  # noqa: N818  it says what was found
+    """There is no such object, or no such namespace."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Objects of one namespace.
@@ -67,11 +71,9 @@ class Cluster:
 
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, None when there is none."""
-        from kubernetes.dynamic.exceptions import NotFoundError
-
         try:
             return self._call("get", kind, name, lambda api: api.get(name=name, namespace=self.namespace))
-        except NotFoundError:
+        except NotThere:
             return None
 
     def select(self, kind: str, labels: Mapping[str, str] | None = None) -> list[Object]:
@@ -107,9 +109,7 @@ class Cluster:
 
     def delete(self, kind: str, name: str) -> None:
         """Remove an object and what belongs to it; one that is not there is no error."""
-        from kubernetes.dynamic.exceptions import NotFoundError
-
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(NotThere):
             self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace))
 
     def log(self, pod: str, container: str, *, previous: bool, lines: int = 12) -> list[str]:
@@ -142,11 +142,9 @@ class Cluster:
         what = f"{kind} {name}".strip()
         try:
             yield
-        except NotFoundError:
-            if verb in ("get", "delete"):
-                raise
-            raise ConfigError(
-                f"there is no namespace {self.namespace} for {what}", remedy="is its name right?"
+        except NotFoundError as error:
+            raise NotThere(
+                f"{what} in namespace {self.namespace}: {_message(error)}", remedy="is the namespace's name right?"
             ) from None
         except ResourceNotFoundError:
             raise ConfigError(f"the cluster has no {kind} of {VERSIONS[kind]}") from None
