@@ -18,7 +18,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from contracts import names
-from contracts.errors import CODE, CONFIG, EXIT_USAGE, RESOURCES, ConfigError, ErrorReport, ResourcesError, StageError
+from contracts.errors import EXIT_USAGE, ConfigError, ResourcesError, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import load_settings, variable
 from contracts.stages import STAGES, Stage, StageOutputs, choices, decode, encode, findings, type_name
@@ -50,31 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         inputs = decode(stage.Inputs, texts)
         outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
         _hand_on(stage, outputs)
-    except ValidationError as error:
-        return _fail(
-            world,
-            ErrorReport(
-                error_class=CONFIG.name,
-                stage=stage.name,
-                message="parameters do not fit",
-                findings=tuple(findings(error)),
-                remedy=CONFIG.remedy,
-            ),
-            CONFIG.exit_code,
-        )
-    except StageError as error:
-        return _fail(world, error.report(stage.name), error.row.exit_code)
-    except MemoryError:
-        traceback.print_exc()
-        return _fail(world, ResourcesError("out of memory").report(stage.name), RESOURCES.exit_code)
     except Exception as error:  # noqa: BLE001  the table's last row: any other exception is class code
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            full = ConfigError(f"no room: {error}", remedy="make room on that disk, then run again")
-            return _fail(world, full.report(stage.name), CONFIG.exit_code)
-        report = ErrorReport(
-            error_class=CODE.name, stage=stage.name, message=_unexpected(error, world), remedy=CODE.remedy
-        )
-        return _fail(world, report, CODE.exit_code)
+        return _fail(world, stage, _of_the_table(error, world))
     LOG.info("%s", outputs.summary)
     return 0
 
@@ -96,6 +73,22 @@ def share_processors() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def _of_the_table(error: Exception, world: World | None) -> StageError:
+    """Return the error of the table that stands for whatever was raised; print a traceback of what nobody expected."""
+    match error:
+        case StageError():
+            return error
+        case ValidationError():
+            return ConfigError("parameters do not fit", findings=findings(error))
+        case MemoryError():
+            traceback.print_exc()
+            return ResourcesError("out of memory")
+        case OSError() if error.errno in NO_ROOM:
+            return ConfigError(f"no room: {error}", remedy="make room on that disk, then run again")
+        case _:
+            return StageError(_unexpected(error, world))
+
+
 def _unexpected(error: Exception, world: World | None) -> str:
     """Print a traceback and return what the error says; its place alone where its text may hold a sensitive cell."""
     if world is None or not any(column.sensitive for column in world.pipeline.table.columns):
@@ -108,7 +101,8 @@ def _unexpected(error: Exception, world: World | None) -> str:
     return f"{type(error).__name__} in {place}; its text may hold cells of sensitive columns, and is not shown"
 
 
-def _fail(world: World | None, report: ErrorReport, code: int) -> int:
+def _fail(world: World | None, stage: type[Stage], error: StageError) -> int:
+    report = error.report(stage.name)
     LOG.error("%s: %s", report.error_class, report.message)
     for finding in report.findings:
         LOG.error("  %s", finding)
@@ -117,9 +111,9 @@ def _fail(world: World | None, report: ErrorReport, code: int) -> int:
     if world is not None:
         try:
             world.storage.write(error_report_uri(world, report.stage), report.model_dump_json().encode())
-        except StageError as error:
-            LOG.warning("the report could not be stored: %s", error.message)
-    return code
+        except StageError as another:
+            LOG.warning("the report could not be stored: %s", another.message)
+    return error.row.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
