@@ -56,15 +56,14 @@ def candidate_findings(pipeline: Pipeline, code: UserCode) -> Iterator[Finding]:
     for number, candidate in enumerate(pipeline.training.candidates):
         known = _known(candidate, pipeline.target.task is not Task.REGRESSION, scopes)
         where = f"training.candidates[{number}]"
-        named = [f"parameters.{name}" for name in candidate.parameters]
-        named += [f"search.space.{name}" for name in (candidate.search.space if candidate.search else ())]
-        for key in named:
-            name = key.rpartition("space." if key.startswith("search") else "parameters.")[2]
+        named = [("parameters", name) for name in candidate.parameters]
+        named += [("search.space", name) for name in (candidate.search.space if candidate.search else ())]
+        for key, name in named:
             remedy = did_you_mean(name, sorted(known or ()))
             # XGBoost tells nobody all that it knows, so there only what looks like another word is wrong
             if known is not None and name not in known and (remedy or candidate.estimator != "xgboost"):
                 what = f"{candidate.estimator} knows no such parameter"
-                yield Finding(where=f"{where}.{key}", what=what, remedy=remedy or "mend or remove it")
+                yield Finding(where=f"{where}.{key}.{name}", what=what, remedy=remedy or "mend or remove it")
 
 
 def scope_of(tree: ast.Module) -> Scope | None:
@@ -81,15 +80,10 @@ def scope_of(tree: ast.Module) -> Scope | None:
                 if "*" in names:
                     return None
                 scope |= dict.fromkeys(names, part)
-            case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While() | ast.Match() | ast.TryStar():
-                scope |= {
-                    n.id: part for n in ast.walk(part) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-                }
-                waiting += [inner for inner in ast.walk(part) if inner is not part and isinstance(inner, _DEFINING)]
             case _:
-                scope |= {
-                    n.id: part for n in ast.walk(part) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-                }
+                inside = list(ast.walk(part))
+                scope |= {n.id: part for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+                waiting += [inner for inner in inside if isinstance(inner, _DEFINING)]
     return None if "__getattr__" in scope or _changes_itself(tree) else scope
 
 

@@ -17,7 +17,17 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from contracts.errors import CONFIG, ConfigError, ErrorClass, Finding, NetworkError, StageError, StorageError
+from contracts.errors import (
+    CONFIG,
+    NETWORK,
+    STORAGE,
+    ConfigError,
+    ErrorClass,
+    Finding,
+    NetworkError,
+    StageError,
+    StorageError,
+)
 from contracts.pipeline.table import ColumnType
 from contracts.settings import variable
 from contracts.stages import Parameters, Preflight, contract, decode, findings
@@ -266,8 +276,8 @@ def _collect(
 def _raise(found: list[Found]) -> NoReturn:
     """Raise what was found: a passing fault alone keeps its class, so that it is tried again; else class config."""
     message = f"{len(found)} finding{'s' if len(found) > 1 else ''} before the start"
-    rows = {row.name for row, _ in found}
-    for kind in (NetworkError, StorageError):
-        if rows <= {NetworkError.row.name, StorageError.row.name} and kind.row.name in rows:
-            raise kind(message, findings=[finding for _, finding in found])
-    raise ConfigError(message, findings=[finding for _, finding in found])
+    rows = {row for row, _ in found}
+    kind: type[StageError] = ConfigError
+    if rows <= {NETWORK, STORAGE}:
+        kind = NetworkError if NETWORK in rows else StorageError
+    raise kind(message, findings=[finding for _, finding in found])
