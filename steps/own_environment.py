@@ -113,6 +113,11 @@ def score(interpreter: str, package: Path, rows: pa.Table, folder: Path) -> Pred
     return from_table(pq.read_table(answered))
 
 
+def last_line(output: str) -> str:
+    """Return the last line of what a process that failed wrote, which is where most of them say why."""
+    return next((line.strip()[:300] for line in reversed(output.splitlines()) if line.strip()), "it says nothing")
+
+
 def minor(python: str) -> str:
     """Return a Python version without its patch: ``3.11.4`` -> ``3.11``."""
     return ".".join(python.split(".")[:2])
@@ -156,8 +161,7 @@ def _run(
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{what} took longer than {seconds} s") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        message = f"{what} ended with {done.returncode}: {lines[-1][:300] if lines else 'it says nothing'}"
+        message = f"{what} ended with {done.returncode}: {last_line(done.stderr)}"
         if command[1] in ("venv", "pip") and any(sign in done.stderr.lower() for sign in _NETWORK_SIGNS):
             raise NetworkError(f"the package index did not answer: {message}")
         raise ConfigError(message)

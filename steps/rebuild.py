@@ -30,6 +30,7 @@ from contracts.settings import PREFIX, Settings, variable
 from contracts.stages import Features, Stage, Train
 from serving.model import MANIFEST_FILE
 from steps.assessment import References
+from steps.own_environment import last_line
 from steps.reports import read_error_report
 from steps.tracking import PACKAGE
 from steps.world import World
@@ -141,6 +142,5 @@ def _environment(settings: Settings, own: Mapping[str, str]) -> dict[str, str]:
 def _failure(stage: str, code: int, report: ErrorReport | None, output: str) -> StageError:
     kind = next((kind for kind in _CLASSES if kind.row.exit_code == code), StageError)
     if report is None:
-        lines = output.strip().splitlines()
-        return kind(f"training again: {stage} ended with {code}: {lines[-1][:300] if lines else 'it says nothing'}")
+        return kind(f"training again: {stage} ended with {code}: {last_line(output)}")
     return kind(f"training again: {stage}: {report.message}", findings=report.findings, remedy=report.remedy)

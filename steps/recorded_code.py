@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from contracts.errors import ConfigError
+from steps.own_environment import last_line
 from steps.provenance import CODE, HOME, LARGEST_DIFF, CodeState
 
 HERE = "`retrain reproduce --here` rebuilds with today's code and libraries instead"
@@ -98,7 +99,7 @@ def _checked(home: Path, commit: str) -> str:
             remedy=f"run this in a clone of retrain; {HERE}",
         )
     if _git(home, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
-        shallow = found.stdout.strip() == b"true"
+        shallow = found.stdout.strip() == "true"
         raise ConfigError(
             f"commit {commit[:12]} is not in the repository of {home}" + (", a shallow clone" if shallow else ""),
             remedy=f"`git fetch{' --unshallow' if shallow else ''}` there, if it still exists; {HERE}",
@@ -110,7 +111,7 @@ def _unpack(home: Path, commit: str, folder: Path) -> None:
     packed = folder.with_suffix(".zip")
     done = _git(home, "archive", "--format=zip", "-o", str(packed), commit)
     if done.returncode:
-        raise ConfigError(f"git archive of commit {commit[:12]} failed: {_last_line(done.stderr)}", remedy=HERE)
+        raise ConfigError(f"git archive of commit {commit[:12]} failed: {last_line(done.stderr)}", remedy=HERE)
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(folder)
     packed.unlink()
@@ -127,22 +128,17 @@ def _apply(home: Path, diff: bytes, folder: Path) -> str:
         return ""  # new files only
     patch = folder.with_suffix(".diff")
     patch.write_bytes(diff[start:])
-    depth = _git(home, "rev-parse", "--show-prefix").stdout.count(b"/")  # of retrain in a larger repository
+    depth = _git(home, "rev-parse", "--show-prefix").stdout.count("/")  # of retrain in a larger repository
     # the ceiling: a temporary folder may lie in some repository, which `git apply` would take for its own
     ceiling = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     done = _git(folder, "apply", f"-p{1 + depth}", "--whitespace=nowarn", str(patch), variables=ceiling)
-    return f"its diff does not apply: {_last_line(done.stderr)}" if done.returncode else ""
+    return f"its diff does not apply: {last_line(done.stderr)}" if done.returncode else ""
 
 
 def _git(
     folder: Path, *arguments: str, variables: Mapping[str, str] = MappingProxyType({})
-) -> subprocess.CompletedProcess[bytes]:
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, check=False, timeout=_GIT_SECONDS,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", **variables},
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", check=False,
+        timeout=_GIT_SECONDS, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", **variables},
     )  # fmt: skip
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it says nothing"
