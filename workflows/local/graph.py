@@ -200,15 +200,14 @@ def _begin(walk: Walk, owner: Node, task: Task, name: str, scope: Scope, parents
     body = _resolved(task, scope, "failed to resolve references: " if owner.type == "Steps" else "")
     if not task.fans_out:
         return [_enter(walk, owner, task, name, body, parents)]
-    expanded = _expanded(task, body, scope)
+    expanded = _expanded(walk, name, body, scope)
     group = walk.find(name)
     if not expanded:
         return [group or _never(walk, owner, task, name, "Skipped", "Skipped, empty params", parents)]
     if owner.type == "DAG":
         group = group or walk.create(name, "TaskGroup", "Running", task.template, owner.id, parents)
         parents = [group.id]
-    around = name.removesuffix(task.name)
-    nodes = [_enter(walk, owner, task, f"{around}{item}", one, parents) for item, one in expanded.items()]
+    nodes = [_enter(walk, owner, task, item, one, parents) for item, one in expanded.items()]
     if group is not None and all(node is not None and node.fulfilled for node in nodes):
         bad = [node.phase for node in nodes if node and node.phase in BAD]
         walk.end(group, bad[-1] if bad else "Succeeded")
@@ -247,8 +246,8 @@ def _expect_all(value: Any, scope: Scope) -> None:
             raise LanguageError(f"{{{{{tag}}}}} {never}")
 
 
-def _expanded(task: Task, body: Body, scope: Scope) -> dict[str, Body]:
-    """Return the tasks that a fan-out makes, by name."""
+def _expanded(walk: Walk, name: str, body: Body, scope: Scope) -> dict[str, Body]:
+    """Return the tasks that a fan-out makes, by the names of their nodes; what has begun needs no body any more."""
     once = {key: value for key, value in body.items() if not key.startswith("with")}
     try:
         idle = not holds(body.get("when", ""))
@@ -260,18 +259,26 @@ def _expanded(task: Task, body: Body, scope: Scope) -> dict[str, Body]:
         if not idle:
             raise
         items = []
-    made = {}
+    made: dict[str, Body] = {}
     for index, item in enumerate(items):
-        values = {"item": item if isinstance(item, str) else _item_text(item)}
         described = f"[{' '.join(map(_item_text, item))}]" if isinstance(item, list) else _item_text(item)
         if isinstance(item, dict):
-            values |= {f"item.{key}": _item_text(value) for key, value in item.items()}
             described = ",".join(sorted(f"{key}:{_item_text(value)}" for key, value in item.items()))
-        one = substitute(once, scope.extended(values))
-        for tag in () if idle else tags(one):
-            raise LanguageError(f"failed to resolve {{{{{tag}}}}}")
-        made[f"{task.name}({index}:{described.replace('(', '').replace(')', '')})"] = one
+        full_name = f"{name}({index}:{described.replace('(', '').replace(')', '')})"
+        made[full_name] = {}
+        if walk.find(full_name) is None:
+            made[full_name] = substitute(once, scope.extended(_said_of_item(item)))
+            for tag in () if idle else tags(made[full_name]):
+                raise LanguageError(f"failed to resolve {{{{{tag}}}}}")
     return made
+
+
+def _said_of_item(item: Any) -> dict[str, str]:
+    inner = item.items() if isinstance(item, dict) else ()
+    return {
+        "item": item if isinstance(item, str) else _item_text(item),
+        **{f"item.{key}": _item_text(value) for key, value in inner},
+    }
 
 
 def _listed(text: str) -> list[Any]:
