@@ -25,9 +25,11 @@ UNROUTE_SECONDS = 5
 _MARGIN_SECONDS = 10
 _READY_SECONDS = 3
 _SCALE_IN_SECONDS = 120
-_RESTRICTED = {
+RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
 }  # fmt: skip
+"""What Pod Security `restricted` asks, and a root file system that stays as it was built."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
         "readinessProbe": _probe("/readyz", 2, failures=3),
         "livenessProbe": _probe("/healthz", 10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": UNROUTE_SECONDS}}},
-        "securityContext": _RESTRICTED,
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": mounts,
     }  # fmt: skip
     return {
@@ -146,7 +148,7 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": UNROUTE_SECONDS + drain + _MARGIN_SECONDS,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": RESTRICTED_POD,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -181,7 +183,7 @@ def _fetch(version: Version, settings: Settings) -> dict[str, Any]:
         "command": ["python", "-m", "serving.fetch", version.package, MODEL, f"--sha256={version.package_sha256}"],
         "env": env,
         "resources": _resources(settings),
-        "securityContext": _RESTRICTED,
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": _mounts(version),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from contracts.errors import (
     StorageError,
 )
 from contracts.settings import variable
+from steps.rollout.objects import RESTRICTED_CONTAINER, RESTRICTED_POD
 from workflows.cluster.connection import Namespace
 
 _PATIENCE_SECONDS = 180
 _CHUNK = 256 * 1024
-_MEMORY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_SIZES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 
 _ERRORS: dict[int, type[StageError]] = {
     kind.row.exit_code: kind
@@ -59,9 +60,7 @@ except StageError as error:
 """
 
 
-def errand(
-    namespace: Namespace, duty: str, program: str, *arguments: str, files: Iterable[Path | bytes] = ()
-) -> str:  # fmt: skip
+def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files: Sequence[Path | bytes] = ()) -> str:
     """Run a program in a pod of a duty, hand it files on its standard input one after the other; return its answer.
 
     Raises
@@ -71,7 +70,6 @@ def errand(
     NetworkError
         The pod did not start, or did not end.
     """
-    files = list(files)
     name = f"retrain-{duty}-{os.urandom(4).hex()}"
     namespace.create(_pod(namespace, duty, name, program, arguments, stdin=bool(files)))
     try:
@@ -91,7 +89,7 @@ def errand(
 
 def _pod(
     namespace: Namespace, duty: str, name: str, program: str, arguments: tuple[str, ...], *, stdin: bool
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     indented = "\n".join(f"    {line}" for line in program.strip().splitlines())
     container = {
         "name": "main",
@@ -103,10 +101,8 @@ def _pod(
             {"configMapRef": {"name": names.SETTINGS_CONFIGMAP}},
             {"secretRef": {"name": names.STAGE_SECRET.format(stage=duty)}},
         ],
-        "resources": _MEMORY,
-        "securityContext": {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-        },
+        "resources": _SIZES,
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  in the container
     }  # fmt: skip
     return {
@@ -118,7 +114,7 @@ def _pod(
             "serviceAccountName": names.STEP_SERVICE_ACCOUNT.format(stage=duty),
             "automountServiceAccountToken": False,
             "activeDeadlineSeconds": 3600,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": RESTRICTED_POD,
             "containers": [container],
             "volumes": [{"name": "tmp", "emptyDir": {}}],
         },
@@ -144,7 +140,7 @@ def _reason(pod: dict[str, Any]) -> str:
     return "; ".join([*found, *(c["message"] for c in pod["status"].get("conditions", []) if c.get("message"))])
 
 
-def _chunks(file: Path | bytes) -> Iterable[bytes]:
+def _chunks(file: Path | bytes) -> Iterator[bytes]:
     if isinstance(file, bytes):
         for start in range(0, len(file), _CHUNK):
             yield file[start : start + _CHUNK]
