@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from contracts import names
@@ -25,6 +24,7 @@ from contracts.stages import Parameters, decode, findings
 from steps.rollout.cluster import Conflict
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
+from workflows.documents import documents
 
 _BUCKET = ("platform-provision", "retrain/data-bucket")
 _SETTLE_SECONDS = 5.0
@@ -82,7 +82,7 @@ def apply(namespace: Namespace, manifests: Mapping[str, str]) -> float:
     Return from when on a run may start, on the monotonic clock.
     """
     ready = time.monotonic()
-    for wanted in (yaml.safe_load(text) for text in manifests.values()):
+    for wanted in (document for text in manifests.values() for document in documents(text)):
         if wanted["kind"] == "ConfigMap" and namespace.get("ConfigMap", wanted["metadata"]["name"]) is None:
             with contextlib.suppress(Conflict):  # someone submits the same file; its name is its hash
                 namespace.create(wanted)
