@@ -138,16 +138,21 @@ def _run(program: Program, run: RunState, home: Path, images: Images, options: O
 
         raise ConfigError(f"{run.name} is running already", remedy="`retrain status` shows it")
     try:
-        run = run._replace(interrupted=False, message="")
-        for node in run.nodes.values():
-            if node.type == "Pod" and not node.fulfilled:  # what a killed runner left is ended, and starts again
-                if node.pid is not None and node.pid_started and process_start(node.pid) == node.pid_started:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(node.pid, signal.SIGKILL)
-                run = run.with_node(node._replace(phase="Pending", started=None, message="", pid=None, pid_started=""))
+        nodes = {key: _set_back(node) for key, node in run.nodes.items()}
+        run = run._replace(interrupted=False, message="", nodes=nodes)
         return _Runner(program, run, home, images, options).loop()
     finally:
         own.free()
+
+
+def _set_back(node: Node) -> Node:
+    """End what a killed runner left of a pod, which starts again; any other node stays as it is."""
+    if node.type != "Pod" or node.fulfilled:
+        return node
+    if node.pid is not None and node.pid_started and process_start(node.pid) == node.pid_started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+    return node._replace(phase="Pending", started=None, message="", pid=None, pid_started="")
 
 
 class _Runner:
