@@ -91,10 +91,10 @@ class Parser:
         """Return an operand of a logical operator."""
         return bool(value)
 
-    def group(self, *ends: str) -> Evaluate:
+    def group(self, end: str) -> Evaluate:
         """Read up to a closing sign, and take that."""
         value = self.expression()
-        self.take(*ends)
+        self.take(end)
         return value
 
     def listed(self, end: str) -> list[Evaluate]:
@@ -110,10 +110,10 @@ class Parser:
         """Return a coming token without taking it."""
         return self._tokens[min(self._at + ahead, len(self._tokens) - 1)]
 
-    def take(self, *texts: str) -> Token:
-        """Take the next token, which must be one of `texts` when some are given."""
+    def take(self, text: str | None = None) -> Token:
+        """Take the next token, which must be `text` where that is given."""
         token = self.peek()
-        if texts and (token.text not in texts or token.kind in ("string", "end")):
+        if text is not None and (token.text != text or token.kind == "string"):
             raise self.unexpected(token)
         self._at += 1
         return token

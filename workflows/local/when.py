@@ -98,11 +98,11 @@ class _When(Parser):
 
 
 def _moment(text: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text) if re.fullmatch(_MOMENT, text) else None
-    except ValueError:
+    if re.fullmatch(_MOMENT, text) is None:
         return None
-    if moment is None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
         return None
     return float(int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()))
 
