@@ -34,7 +34,7 @@ def chart_contracts() -> str:
         },
         "buckets": list(BUCKETS),
         "ledger": {"owner": LEDGER_OWNER, "reader": LedgerRole.READER.value, "writer": LedgerRole.WRITER.value},
-        "rules": {"executor": _rules(EXECUTOR_RULES), "sensor": _rules(SENSOR_RULES)},
+        "rules": {"executor": policy_rules(EXECUTOR_RULES), "sensor": policy_rules(SENSOR_RULES)},
         "sizes": sizes(),
         "stages": {
             name: {
@@ -43,7 +43,7 @@ def chart_contracts() -> str:
                 "s3": {"read": list(access.read), "write": list(access.write)},
                 "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
                 "ledger": access.ledger.value if access.ledger else "",
-                "rules": _rules(access.serving),
+                "rules": policy_rules(access.serving),
             }
             for name, access in ACCESS.items()
         },
@@ -51,8 +51,8 @@ def chart_contracts() -> str:
     return _NOTE + yaml.safe_dump(content, sort_keys=False, width=120)
 
 
-def _rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
-    """Name the groups as Kubernetes does."""
+def policy_rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    """Return rules as Kubernetes writes them."""
     return [
         {"apiGroups" if key == "groups" else key: list(value) for key, value in asdict(rule).items()} for rule in rules
     ]

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,23 @@ class Cluster:
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Make objects, or change them to what is given."""
+        whole = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(whole))
+
     def get(self, *arguments: str) -> Any:
         """Return an object, or a list's items, as kubectl gives it."""
         found = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found["items"] if found["kind"] == "List" else found
+
+
+def until(found: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
+    """Ask until the answer is true, and return it; what it was in the end when it never is."""
+    deadline = time.monotonic() + seconds
+    while not (answer := found()) and time.monotonic() < deadline:
+        time.sleep(pause)
+    return answer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -156,7 +170,7 @@ def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False)
             "volumes": [{"name": "tmp", "emptyDir": {}}],
         },
     }  # fmt: skip
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    cluster.apply(manifest)
     try:
         cluster.kubectl(
             "wait", f"pod/{name}", "--timeout=170s",

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from contracts.access import EXECUTOR_RULES
 from contracts.outcomes import Outcome
 from contracts.settings import variable
 from contracts.stages import Build
@@ -23,9 +24,10 @@ from steps.build import build
 from steps.deploy import deploy
 from steps.images import digest
 from steps.world import World
-from tests.cluster.conftest import ROOT, Cluster
+from tests.cluster.conftest import ROOT, Cluster, until
 from tests.cluster.test_rollout import KEY, SECRET, Place, bucket, minio, serving_image
 from tests.steps.registered import make_settings, make_world
+from workflows.platform import policy_rules
 
 NAMESPACE = os.environ.get("BUILD_NAMESPACE", "build-test")
 MANIFEST = ROOT / "argo" / "adult-income" / "workflowtemplate.yaml"
@@ -34,7 +36,6 @@ MANIFEST = ROOT / "argo" / "adult-income" / "workflowtemplate.yaml"
 def accounts(settings: dict[str, str]) -> list[dict[str, Any]]:
     """What the chart gives the stage: its account and secret, and the executor's, with a token."""
     token = "retrain-executor-token"
-    rule = {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
     rbac = "rbac.authorization.k8s.io"
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "retrain-kaniko"}},
@@ -42,7 +43,8 @@ def accounts(settings: dict[str, str]) -> list[dict[str, Any]]:
             "name": "retrain-executor", "annotations": {"workflows.argoproj.io/service-account-token.name": token}}},
         {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token", "metadata": {
             "name": token, "annotations": {"kubernetes.io/service-account.name": "retrain-executor"}}},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "executor"}, "rules": [rule]},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "executor"},
+         "rules": policy_rules(EXECUTOR_RULES)},
         {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": "executor"},
          "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "executor"},
          "subjects": [{"kind": "ServiceAccount", "name": "retrain-executor", "namespace": NAMESPACE}]},
@@ -86,15 +88,11 @@ class Builder:
         return list(found.values())
 
     def ended(self, workflow: str, seconds: float = 300) -> str:
-        phase = ""
-
-        def over() -> bool:
-            nonlocal phase
+        def ending() -> str:
             phase = self.place.get("workflow", workflow).get("status", {}).get("phase", "")
-            return phase in ("Succeeded", "Failed", "Error")
+            return phase if phase in ("Succeeded", "Failed", "Error") else ""
 
-        self.place.until(over, seconds)
-        return phase
+        return str(until(ending, seconds))
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +109,7 @@ def builder(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             variable("s3_endpoint"): endpoint, variable("kaniko_image"): "gcr.io/kaniko-project/executor:v1.24.0",
             variable("build_memory"): "1024", variable("build_cpu"): "200",
         }  # fmt: skip
-        for each in (*minio(), *accounts(settings)):
-            here.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+        here.apply(*minio(), *accounts(settings))
         here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
         s3 = bucket(endpoint)
         folder = tmp_path_factory.mktemp("build")
@@ -173,7 +170,7 @@ def test_a_push_that_fails_is_tried_again_as_class_network(builder: Builder) -> 
             pods = [node for node in builder.nodes(workflow) if node["type"] == "Pod"]
             return sorted(pods, key=lambda node: str(node["displayName"]))
 
-        assert builder.place.until(lambda: len(attempts()) >= 2, 180), builder.nodes(workflow)
+        assert until(lambda: len(attempts()) >= 2, 180), builder.nodes(workflow)
         assert "exit code 1" in attempts()[0]["message"]
     finally:
         builder.place.cluster.kubectl("delete", "workflow", workflow, "--wait=false")

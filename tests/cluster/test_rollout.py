@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from steps.rollout import lease, objects
 from steps.rollout.cluster import FIELD_MANAGER
 from steps.rollout.cluster import Cluster as ReleaseCluster
 from steps.world import World
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, until
 from tests.cluster.load import Load
 from tests.model_packages import package
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
@@ -142,14 +142,6 @@ class Place:
         deployment = self.get("deployment", self.base.pipeline.name)
         return str(deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"])
 
-    def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1)
-        return True
-
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -158,8 +150,7 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     here.run("kubectl", "create", "namespace", NAMESPACE)
     here.run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     try:
-        for each in minio():
-            here.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+        here.apply(*minio())
         here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
         endpoint = f"http://minio.{NAMESPACE}:9000"
         s3 = bucket(endpoint)
@@ -335,7 +326,7 @@ def test_exported_objects_are_watched_until_someone_applies_them(place: Place, t
     done: list[Deploy.Outputs] = []
     releasing = threading.Thread(target=lambda: done.append(deploy(approved, world=world)))
     releasing.start()
-    assert place.until(lambda: (folder / "horizontalpodautoscaler.yaml").exists(), 60)
+    assert until(lambda: (folder / "horizontalpodautoscaler.yaml").exists(), 60)
     time.sleep(2)
     assert place.serves() == 8, "nobody applied it yet"
     place.cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(folder))
@@ -361,8 +352,8 @@ def test_load_adds_servers_and_its_end_takes_them_away(place: Place) -> None:
         return int(place.get("deployment", name)["status"].get("readyReplicas", 0))
 
     with Load(place.host, rate=400, rows=30) as load:
-        grew = place.until(lambda: replicas() > 1, 180)
+        grew = until(lambda: replicas() > 1, 180)
     print(f"scaled out to {replicas()} under {load.rate:.0f} requests a second: {dict(load.seen)}")
     assert grew
     assert not load.failed
-    assert place.until(lambda: replicas() == 1, 300), "in again, after the window of 120 s"
+    assert until(lambda: replicas() == 1, 300), "in again, after the window of 120 s"

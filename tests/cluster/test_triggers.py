@@ -25,9 +25,9 @@ import yaml
 from contracts.access import EXECUTOR_RULES, SENSOR_RULES
 from contracts.pipeline import Pipeline, parse_pipeline
 from contracts.pipeline.operation import Schedule
-from tests.cluster.conftest import ROOT, Cluster
+from tests.cluster.conftest import ROOT, Cluster, until
 from workflows.graph import run_parameters
-from workflows.platform import _rules as rules
+from workflows.platform import policy_rules
 from workflows.triggers import cron_workflow, event_bus, triggers
 
 NAME = "adult-income"
@@ -49,14 +49,10 @@ def space(cluster: Cluster) -> Iterator[Cluster]:
     found = replace(cluster, namespace=NAMESPACE)
     if not there:
         found.kubectl("create", "namespace", NAMESPACE)
-    apply(found, *accounts(), stub("0s"))
+    found.apply(*accounts(), stub("0s"))
     yield found
     if not there:
         found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
-def apply(space: Cluster, *objects: dict[str, Any]) -> None:
-    space.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
 
 def accounts() -> list[dict[str, Any]]:
@@ -66,7 +62,7 @@ def accounts() -> list[dict[str, Any]]:
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "retrain-webhook"}, "stringData": {"token": TOKEN}},
         {
             "apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "triggers"},
-            "rules": rules((*SENSOR_RULES, *EXECUTOR_RULES)),
+            "rules": policy_rules((*SENSOR_RULES, *EXECUTOR_RULES)),
         },
         {
             "apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": {"name": "triggers"},
@@ -97,13 +93,6 @@ def stub(lasts: str) -> dict[str, Any]:
 
 def workflows(space: Cluster, label: str) -> list[dict[str, Any]]:
     return list(space.get("workflows", "-l", label))
-
-
-def until(found: Callable[[], Any], seconds: float, pause: float = 1) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := found()) and time.monotonic() < deadline:
-        time.sleep(pause)
-    return answer
 
 
 def given(workflow: dict[str, Any]) -> dict[str, str]:
@@ -137,7 +126,7 @@ def scheduled(pipeline: Pipeline, name: str, cron: tuple[str, ...], zone: str, *
 @contextmanager
 def cron(space: Cluster, manifest: dict[str, Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     name = manifest["metadata"]["name"]
-    apply(space, manifest)
+    space.apply(manifest)
     try:
         yield lambda: workflows(space, f"workflows.argoproj.io/cron-workflow={name}")
     finally:
@@ -160,7 +149,7 @@ def test_a_schedule_fires_in_its_time_zone_and_the_run_stands_for_its_scheduled_
 
 
 def test_a_schedule_forbids_two_at_once_and_can_be_suspended_and_resumed(space: Cluster, pipeline: Pipeline) -> None:
-    apply(space, stub("75s"))  # longer than from one firing to the next
+    space.apply(stub("75s"))  # longer than from one firing to the next
     try:
         with cron(space, scheduled(pipeline, "minutely", ("* * * * *",), "UTC", suspended=True)) as runs:
             time.sleep(65)
@@ -177,10 +166,14 @@ def test_a_schedule_forbids_two_at_once_and_can_be_suspended_and_resumed(space: 
             time.sleep(65)
             assert len(runs()) == 1  # suspended again
     finally:
-        apply(space, stub("0s"))
+        space.apply(stub("0s"))
 
 
 # the webhook
+
+
+def sensor_log(space: Cluster) -> str:
+    return space.kubectl("logs", "-l", f"sensor-name={NAME}", "--tail=-1")
 
 
 @dataclass(frozen=True)
@@ -202,7 +195,7 @@ class Door:
         return {given(run)["requested-by"]: run for run in found}
 
     def sensor_log(self) -> str:
-        return self.space.kubectl("logs", "-l", f"sensor-name={NAME}", "--tail=-1")
+        return sensor_log(self.space)
 
 
 @contextmanager
@@ -235,11 +228,10 @@ def door(space: Cluster, pipeline: Pipeline) -> Iterator[Door]:
     del bus["spec"]["jetstream"]["persistence"]  # a volume outlives the test
     found = triggers(pipeline)
     there = space.run("kubectl", "-n", space.namespace, "get", "eventbus", "retrain").returncode == 0
-    apply(space, *([] if there else [bus]), found["eventsource.yaml"], found["sensor.yaml"])
+    space.apply(*([] if there else [bus]), found["eventsource.yaml"], found["sensor.yaml"])
     for selector in ("eventbus-name=retrain", f"eventsource-name={NAME}", f"sensor-name={NAME}"):
         assert until(lambda wanted=selector: ready(space, wanted), 180, 2), selector
-    log = lambda: space.kubectl("logs", "-l", f"sensor-name={NAME}", "--tail=-1")  # noqa: E731
-    assert until(lambda: log().count("started subscribing") == 3, 60)
+    assert until(lambda: sensor_log(space).count("started subscribing") == 3, 60)
     with forwarded(space, f"service/{NAME}-eventsource-svc", 12000) as port:
         yield Door(space, port)
 
@@ -367,7 +359,7 @@ def bucket(door: Door) -> Iterator[Any]:
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }  # fmt: skip
     spec = {"containers": [container], "volumes": [{"name": "data", "emptyDir": {}}]}
-    apply(door.space, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "minio"}, "spec": spec})
+    door.space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "minio"}, "spec": spec})
     try:
         door.space.kubectl("wait", "pod/minio", "--for=condition=Ready", "--timeout=120s", timeout=130)
         with forwarded(door.space, "pod/minio", 9000) as port:
