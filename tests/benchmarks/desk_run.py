@@ -1,14 +1,11 @@
 """How long `retrain run` takes, fresh and with nothing changed: seconds of each stage, and of all.
 
-``python -m tests.benchmarks.desk_run [--runs N] [--pipeline FILE]`` prints a table and then one line of JSON.  Every
-fresh run has a home of its own, and the run after it in the same home is the unchanged one.
+Called by the part `run`.  Every fresh run has a home of its own, and the run after it in the same home is the
+unchanged one.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import re
 import resource
 import statistics
@@ -17,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.benchmarks.measure import clean
 
 COMMAND = [str(Path(sys.executable).with_name("retrain"))]
 DONE = re.compile(r"^(\w+)\s+Succeeded\s+([\d.]+) s", re.MULTILINE)
@@ -37,8 +36,7 @@ def timed(pipeline: Path, environment: dict[str, str]) -> Seconds:
 def measure(pipeline: Path) -> tuple[Seconds, Seconds]:
     """Return the seconds of a fresh run and of the unchanged one after it."""
     with tempfile.TemporaryDirectory() as home:
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        environment |= {"RETRAIN_HOME": home, "RETRAIN_SERVER_PORT": "0"}
+        environment = clean(RETRAIN_HOME=home, RETRAIN_SERVER_PORT="0")
         try:
             return timed(pipeline, environment), timed(pipeline, environment)
         finally:
@@ -50,19 +48,6 @@ def ratios(fresh: Seconds, unchanged: Seconds) -> str:
     return f"{unchanged['total'] / fresh['total']:.2f} ({unchanged['cpu'] / fresh['cpu']:.2f})"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--pipeline", type=Path, default=Path("adult.yaml"))
-    options = parser.parse_args()
-    fresh, unchanged = medians(options.pipeline, options.runs)
-    print(f"{'':10} {'fresh':>9} {'unchanged':>9}   s, median of {options.runs}")
-    for name, seconds in fresh.items():
-        print(f"{name:10} {seconds:9.1f} {unchanged.get(name, 0.0):9.1f}")
-    print(json.dumps({"runs": options.runs, "cores": os.cpu_count(), "fresh": fresh, "unchanged": unchanged}))
-
-
 def medians(pipeline: Path, runs: int) -> tuple[Seconds, Seconds]:
     """Return the median seconds of fresh and of unchanged runs."""
     fresh, unchanged = zip(*(measure(pipeline) for _ in range(runs)), strict=True)
@@ -72,7 +57,3 @@ def medians(pipeline: Path, runs: int) -> tuple[Seconds, Seconds]:
 def middle(runs: tuple[Seconds, ...]) -> Seconds:
     """Return the median of each row."""
     return {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
-
-
-if __name__ == "__main__":
-    main()
