@@ -132,13 +132,17 @@ def sizes(stage: str) -> str:
     return json.dumps({"containers": [{"name": "main", "resources": resources}]}, separators=(",", ":"))
 
 
+def no_privileges() -> dict[str, Any]:
+    """Return `NO_PRIVILEGES` as Kubernetes writes it, for what is not one of Hera's models."""
+    return NO_PRIVILEGES.model_dump(by_alias=True, exclude_none=True)
+
+
 def argo_containers() -> str:
     """Return the podSpecPatch of all pods: no privileges for Argo's own containers, which Pod Security looks at too.
 
     A controller can be told the same, but it may be another's.
     """
-    privileges = NO_PRIVILEGES.dict(exclude_none=True, by_alias=True)
-    init, wait = ({"name": name, "securityContext": privileges} for name in ("init", "wait"))
+    init, wait = ({"name": name, "securityContext": no_privileges()} for name in ("init", "wait"))
     return json.dumps({"initContainers": [init], "containers": [wait]}, separators=(",", ":"))
 
 

@@ -19,7 +19,7 @@ from hera.workflows.models import WorkflowTemplateRef
 from contracts import names
 from contracts.pipeline import Pipeline
 from contracts.pipeline.operation import Objects, Schedule, Webhook
-from workflows.stages import NO_PRIVILEGES
+from workflows.stages import no_privileges
 
 _PAYLOAD_LIMIT = 64 * 1024
 _RUNS_PER_MINUTE = 6
@@ -123,7 +123,7 @@ def event_source(pipeline: Pipeline, webhook: Webhook) -> dict[str, Any]:
     spec = {
         "eventBusName": names.EVENT_BUS,
         "service": {"ports": [{"name": "http", "port": webhook.port, "targetPort": webhook.port}]},
-        "template": {"container": {"securityContext": _no_privileges()}},
+        "template": {"container": {"securityContext": no_privileges()}},
         "webhook": endpoints,
     }
     return _object("EventSource", pipeline.name, _labels(pipeline), spec)
@@ -158,7 +158,7 @@ def sensor(pipeline: Pipeline, webhook: Webhook) -> dict[str, Any]:
         "eventBusName": names.EVENT_BUS,
         "template": {
             "serviceAccountName": names.SENSOR_SERVICE_ACCOUNT,
-            "container": {"securityContext": _no_privileges()},
+            "container": {"securityContext": no_privileges()},
         },
         "dependencies": dependencies,
         "triggers": found,
@@ -224,7 +224,3 @@ def _object(kind: str, name: str, labels: dict[str, str], spec: dict[str, Any]) 
 
 def _labels(pipeline: Pipeline) -> dict[str, str]:
     return {names.LABEL_PIPELINE: pipeline.name}
-
-
-def _no_privileges() -> dict[str, Any]:
-    return NO_PRIVILEGES.model_dump(by_alias=True, exclude_none=True)
