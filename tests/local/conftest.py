@@ -38,6 +38,14 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """Return a folder where steps leave word of themselves, and are told to go on."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def execute(home: Path) -> Callable[..., RunState]:
     """Run manifests to their end under the name ``wf``."""
 

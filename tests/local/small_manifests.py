@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from workflows.local.state import Node, RunState
@@ -31,6 +33,17 @@ def pod(name: str, script: str, **more: Any) -> Manifest:
     if "inputs" in more:
         body["inputs"] = {"parameters": [i if isinstance(i, dict) else {"name": i} for i in more.pop("inputs")]}
     return {**body, **more}
+
+
+def counted(name: str, mark: Path, script: str = "true", **more: Any) -> Manifest:
+    """Return a template that notes each of its starts in a file before its script."""
+    return pod(name, f"echo x >>{mark}/{name}; {script}", **more)
+
+
+def waits(mark: Path) -> str:
+    """Return a script that leaves its process ids and goes on only once there is a file ``go``."""
+    # Kubernetes reads $$ as an escaped $, so the shell's own $$ is written twice.
+    return f"[ -e {mark}/go ] || {{ echo $$$$ >{mark}/pid; sleep 60 & echo $! >{mark}/child; wait; }}"
 
 
 def task(name: str, template: str = "", **more: Any) -> Manifest:
@@ -64,3 +77,17 @@ def phases(run: RunState) -> dict[str, str]:
 
 def node(run: RunState, display_name: str) -> Node:
     return next(node for node in run.nodes.values() if node.display_name == display_name)
+
+
+def starts(mark: Path, name: str) -> int:
+    """Return how often a `counted` template began."""
+    path = mark / name
+    return path.read_text().count("x") if path.exists() else 0
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 15) -> None:
+    """Ask until it is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

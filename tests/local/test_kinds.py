@@ -14,19 +14,23 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ConfigError
-from tests.local.small_manifests import IMAGES, Manifest, node, phases, pod, task, workflow
-from tests.local.test_runner import WAITS, counted, starts, wait_for
+from tests.local.small_manifests import (
+    IMAGES,
+    Manifest,
+    counted,
+    node,
+    phases,
+    pod,
+    starts,
+    task,
+    wait_for,
+    waits,
+    workflow,
+)
 from workflows.local import runner, state
 
 Execute = Callable[..., state.RunState]
 Spawn = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def mark(tmp_path: Path) -> Path:
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
 
 
 def steps(*groups: list[Manifest], **more: object) -> Manifest:
@@ -139,10 +143,10 @@ def test_a_suspension_with_a_duration_goes_on_by_itself(execute: Execute) -> Non
 
 def kinds(mark: Path) -> dict[str, Manifest]:
     """Workflows whose pod `b` waits in the middle of each kind, after `a`."""
-    a, b, c = counted("a", mark), counted("b", mark, WAITS.format(mark=mark)), counted("c", mark)
+    a, b, c = counted("a", mark), counted("b", mark, waits(mark)), counted("c", mark)
     script = {"name": "b", "script": {"image": "sh", "command": ["sh"], "source": ""}}
-    script["script"]["source"] = f"echo x >>{mark}/b; " + WAITS.format(mark=mark).replace("$$$$", "$$") + "; echo out"
-    fan = counted("b", mark, f"[ '{{{{inputs.parameters.i}}}}' = 0 ] || {{ {WAITS.format(mark=mark)}; }}", inputs=["i"])
+    script["script"]["source"] = f"echo x >>{mark}/b; " + waits(mark).replace("$$$$", "$$") + "; echo out"
+    fan = counted("b", mark, f"[ '{{{{inputs.parameters.i}}}}' = 0 ] || {{ {waits(mark)}; }}", inputs=["i"])
     use = [task("a"), task("b", depends="a"), task("c", depends="b", when="'{{tasks.b.outputs.result}}' == 'out'")]
     chain = [task("a"), task("b", depends="a"), task("c", depends="b")]
     fanned = [task("a"), task("b", depends="a", withItems=[0, 1], given={"i": "{{item}}"}), task("c", depends="b")]
@@ -172,9 +176,7 @@ def test_a_killed_runner_goes_on_in_the_middle_of_every_kind(spawn: Spawn, home:
 
 def test_volumes_are_gone_when_the_runner_is_killed(spawn: Spawn, home: Path, mark: Path) -> None:
     mounts = [{"name": "s", "mountPath": "/secret"}]
-    step = counted(
-        "a", mark, WAITS.format(mark=mark), mounts=mounts, volumes=[{"name": "s", "secret": {"secretName": "s"}}]
-    )
+    step = counted("a", mark, waits(mark), mounts=mounts, volumes=[{"name": "s", "secret": {"secretName": "s"}}])
     secret = {"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"p": "planted-secret"}}
     process = spawn(workflow(step), secret)
     wait_for((mark / "child").exists)

@@ -14,39 +14,27 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ConfigError
-from tests.local.small_manifests import IMAGES, Manifest, node, phases, pod, task, workflow
+from tests.local.small_manifests import (
+    IMAGES,
+    Manifest,
+    counted,
+    node,
+    phases,
+    pod,
+    starts,
+    task,
+    wait_for,
+    waits,
+    workflow,
+)
 from workflows.local import guard, pods, runner, state
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 Execute = Callable[..., state.RunState]
 
 
-def counted(name: str, mark: Path, script: str = "true", **more: object) -> Manifest:
-    """A template that notes each of its starts in a file before its script."""
-    return pod(name, f"echo x >>{mark}/{name}; {script}", **more)
-
-
-def starts(mark: Path, name: str) -> int:
-    path = mark / name
-    return path.read_text().count("x") if path.exists() else 0
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def gone(pid: int) -> bool:
     return guard.process_start(pid) == "" or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-
-
-@pytest.fixture
-def mark(tmp_path: Path) -> Path:
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
 
 
 def chain(mark: Path, middle: str) -> Manifest:
@@ -58,14 +46,10 @@ def chain(mark: Path, middle: str) -> Manifest:
     )
 
 
-# Kubernetes reads $$ as an escaped $, so the shell's own $$ is written twice.
-WAITS = "[ -e {mark}/go ] || {{ echo $$$$ >{mark}/pid; sleep 60 & echo $! >{mark}/child; wait; }}"
-
-
 def test_a_killed_runner_takes_its_steps_along_and_a_resume_redoes_no_finished_one(
     spawn: Spawn, home: Path, mark: Path
 ) -> None:
-    process = spawn(chain(mark, WAITS.format(mark=mark)))
+    process = spawn(chain(mark, waits(mark)))
     wait_for((mark / "child").exists)
     wait_for(lambda: node(state.load(home, "wf"), "b").pid)
     process.send_signal(signal.SIGKILL)
@@ -83,7 +67,7 @@ def test_a_killed_runner_takes_its_steps_along_and_a_resume_redoes_no_finished_o
 
 
 def test_a_leftover_that_lost_its_guard_is_ended_by_the_resume(spawn: Spawn, home: Path, mark: Path) -> None:
-    process = spawn(chain(mark, WAITS.format(mark=mark)))
+    process = spawn(chain(mark, waits(mark)))
     wait_for((mark / "child").exists)
     wait_for(lambda: node(state.load(home, "wf"), "b").pid)
     guards = subprocess.run(
@@ -150,7 +134,7 @@ def test_a_killed_guard_is_replaced(execute: Execute, monkeypatch: pytest.Monkey
 
 
 def test_ctrl_c_ends_the_steps_and_leaves_a_state_that_resumes(spawn: Spawn, home: Path, mark: Path) -> None:
-    process = spawn(chain(mark, "trap '' TERM; " + WAITS.format(mark=mark)))
+    process = spawn(chain(mark, "trap '' TERM; " + waits(mark)))
     wait_for((mark / "child").exists)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
@@ -202,9 +186,7 @@ def test_the_second_run_waits_for_the_mutex_and_says_so(spawn: Spawn, home: Path
 
 
 def test_the_mutex_of_a_killed_run_is_free_and_a_resume_takes_it_again(spawn: Spawn, home: Path, mark: Path) -> None:
-    graph = workflow(
-        counted("a", mark, WAITS.format(mark=mark)), tasks=[task("a")], synchronization={"mutexes": [{"name": "m"}]}
-    )
+    graph = workflow(counted("a", mark, waits(mark)), tasks=[task("a")], synchronization={"mutexes": [{"name": "m"}]})
     process = spawn(graph)
     wait_for((mark / "child").exists)
     process.kill()
@@ -327,7 +309,7 @@ def test_no_secret_is_kept_and_a_resume_asks_for_it_again(spawn: Spawn, home: Pa
     step = counted(
         "a",
         mark,
-        WAITS.format(mark=mark),
+        waits(mark),
         env=[{"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}}],
     )
     secret = {"kind": "Secret", "metadata": {"name": "s"}, "data": {"p": "cGxhbnRlZC1zZWNyZXQ="}}
@@ -386,7 +368,7 @@ def test_a_run_is_found_by_its_digest_only_while_it_is_cut_off(spawn: Spawn, exe
 
 
 def test_a_run_is_not_resumed_twice_at_once(spawn: Spawn, home: Path, mark: Path) -> None:
-    process = spawn(chain(mark, WAITS.format(mark=mark)))
+    process = spawn(chain(mark, waits(mark)))
     wait_for((mark / "child").exists)
     with pytest.raises(ConfigError, match="running already"):
         runner.resume(home, "wf", images=IMAGES)
