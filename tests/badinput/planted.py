@@ -8,17 +8,15 @@ from __future__ import annotations
 import base64
 import io
 import random
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-CELL = "cell-0815"
-"""Every cell of a sensitive text column begins with it."""
+from tests.badinput.refusals import CELL
+from tests.loopback import Handler, serving
+
 PAY = "48150815"
 """A cell of a sensitive column of numbers, far above the others."""
 SECRETS = {
@@ -74,7 +72,7 @@ def make():
 
 
 def rows(*, pay: str = PAY) -> bytes:
-    """Write a table; its last row breaks the two rules that warn."""
+    """Write a table whose sensitive texts begin with `CELL`; its last row breaks the two rules that warn."""
     draw = random.Random(1)
     lines = ["patient,age,pay,diagnosis,returned"]
     for number in range(300):
@@ -89,7 +87,7 @@ def clinic() -> Iterator[int]:
     """Serve the rows to who knows the words, and take notifications; yield the port."""
     word = base64.b64encode(f"ann:{SECRETS['SOURCE_WORD']}".encode()).decode()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Clinic(Handler):
         def do_GET(self) -> None:
             known = self.headers["Authorization"] == f"Basic {word}" and SECRETS["SOURCE_TOKEN"] in self.path
             body = rows() if known else b"no"
@@ -104,14 +102,8 @@ def clinic() -> Iterator[int]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with serving(Clinic) as port:
+        yield port
 
 
 def secrets(port: int) -> dict[str, str]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-
 from tests.badinput.refusals import SECRET, Case
+from tests.loopback import Handler
 
 PAGE = b"<html>\n<title>Please sign in</title></html>\n"
 DENIED = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
@@ -17,7 +12,7 @@ NO_BUCKET = b"<Error><Code>NoSuchBucket</Code><Message>no</Message></Error>"
 NO_KEYS = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></ListBucketResult>'
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(Handler):
     """Answers by the last part of the path."""
 
     protocol_version = "HTTP/1.1"
@@ -59,18 +54,6 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
 
 
 def web(name: str, what: str, exit_code: int, *says: str) -> Case:

@@ -17,7 +17,8 @@ from contracts.settings import PREFIX
 from serving.user_code import pack
 from steps.__main__ import main
 from steps.rollout.process import Server
-from tests.badinput.planted import CELL, SECRET, clinic, lay_out, leaks, leaks_in, secrets
+from tests.badinput.planted import SECRET, clinic, lay_out, leaks, leaks_in, secrets
+from tests.badinput.refusals import CELL
 from tests.datasets.desk_stages import run_stages
 
 DATA_AND_MODELS = (

@@ -110,12 +110,13 @@ def cases() -> Iterator[tuple[str, Key, dict[str, Any]]]:
             name = f"{title} " + ".".join(map(str, key))
             for what, wrong in wrong_values(key) if key else ():
                 yield f"{name}: {what}", key, changed(right, key, wrong)
-            if isinstance(value, dict) and any("properties" in spec for spec in ways(key)):
+            specs = ways(key)
+            if isinstance(value, dict) and any("properties" in spec for spec in specs):
                 yield f"{name}: an unknown key", (*key, STRANGER), changed(right, (*key, STRANGER), 1)
-                required = {n for spec in ways(key) for n in spec.get("required", ())}
-                for gone in (
-                    required & value.keys() if not any("Rule" in str(spec.get("title")) for spec in ways(key)) else ()
-                ):
+                required = {n for spec in specs for n in spec.get("required", ())}
+                if any("Rule" in str(spec.get("title")) for spec in specs):
+                    continue
+                for gone in sorted(required & value.keys()):
                     yield f"{name}: without {gone}", (*key, gone), changed(right, (*key, gone), ...)
 
 

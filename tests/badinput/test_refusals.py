@@ -16,9 +16,10 @@ from steps.table.assembly import assemble
 from tests.badinput.parquet_cases import PARQUET
 from tests.badinput.place_cases import PLACES
 from tests.badinput.refusals import OUTSIDE, SECRET, Case, answer, laid_out, packed
-from tests.badinput.server_cases import SERVERS, serving
+from tests.badinput.server_cases import SERVERS, Answers
 from tests.badinput.text_cases import TEXT
 from tests.badinput.value_cases import VALUES
+from tests.loopback import serving
 
 CASES: tuple[Case, ...] = (*TEXT, *VALUES, *PARQUET, *PLACES, *SERVERS)
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with serving() as number:
+    with serving(Answers) as number:
         yield number
 
 

@@ -22,11 +22,12 @@ def cells(*values: str) -> bytes:
 def bad(cause: str, name: str, kind: str, good: str, wrong: str, rule: str = "type", /, says: tuple[str, ...] = (), **rules: Any) -> Case:  # fmt: skip
     """The second row of two breaks a rule."""
     return Case(
-        cause, name, cells(good, wrong), ("column v", f"{rule}", "1 row breaks it", "row 2", *says), columns=one(kind, **rules)
+        cause, name, cells(good, wrong), ("column v", rule, "1 row breaks it", "row 2", *says), columns=one(kind, **rules)
     )  # fmt: skip
 
 
 HIDDEN = {"sensitive": True}
+FRESH = {"freshness": {"column": "v", "max_age": "7d"}}
 ROWS = "\n".join(["k,v", *(f"{i % 2},{i}" for i in range(40)), ""])
 STAGES = ("ingest", "features")
 
@@ -89,10 +90,10 @@ VALUES = (
     bad("not allowed", "a sensitive one", "string", "red", CELL, "allowed", says=("***",), allowed=["red"], **HIDDEN),
     bad("not matched", "a pattern", "string", "AB-1", "AB1", "pattern (matches [A-Z]+-[0-9]+)", says=("'AB1'",), pattern="[A-Z]+-[0-9]+"),
     bad("not matched", "a line break behind it", "string", "AB-1", '"AB-1\n"', "pattern", pattern="[A-Z]+-[0-9]+"),
-    Case("freshness", "too old", cells("2025-01-01", "2025-01-02"), ("column v", "freshness", "2025-01-02", "at most 1w before 2026-03-01"), columns=one("date"), schema={"freshness": {"column": "v", "max_age": "7d"}}),
-    Case("freshness", "no value", cells("", ""), ("column v", "freshness", "holds no value"), columns=one("date"), schema={"freshness": {"column": "v", "max_age": "7d"}}),
-    Case("freshness", "in the future", cells("2026-02-28", "2062-03-01"), ("column v", "freshness", "2062-03-01", "after"), columns=one("date"), schema={"freshness": {"column": "v", "max_age": "7d"}}),
-    Case("freshness", "a sensitive one", cells("2025-01-01", "2025-01-02"), ("column v", "freshness", "***"), columns=one("date", **HIDDEN), schema={"freshness": {"column": "v", "max_age": "7d"}}),
+    Case("freshness", "too old", cells("2025-01-01", "2025-01-02"), ("column v", "freshness", "2025-01-02", "at most 1w before 2026-03-01"), columns=one("date"), schema=FRESH),
+    Case("freshness", "no value", cells("", ""), ("column v", "freshness", "holds no value"), columns=one("date"), schema=FRESH),
+    Case("freshness", "in the future", cells("2026-02-28", "2062-03-01"), ("column v", "freshness", "2062-03-01", "after"), columns=one("date"), schema=FRESH),
+    Case("freshness", "a sensitive one", cells("2025-01-01", "2025-01-02"), ("column v", "freshness", "***"), columns=one("date", **HIDDEN), schema=FRESH),
     Case("several rules", "all of them in one answer", b"k,v\n1,x\n5,\n", ("breaks 3 rules", "column k: max", "column v: type", "column v: nullable"), columns=({"name": "k", "type": "integer", "max": 1}, {"name": "v", "type": "number", "nullable": False})),
     Case("rule does not fit", "a bound of another type", cells("2026-01-01"), ("schema.columns v", "'tomorrow' is no date"), exit_code=78, columns=one("date", min="tomorrow")),
     Case("rule does not fit", "an allowed value of another type", cells("1"), ("schema.columns v", "'one' is no integer"), exit_code=78, columns=one("integer", allowed=["one"])),

@@ -105,12 +105,6 @@ def faulty(upstream: int = 0, fault: Fault = Fault.NONE) -> Iterator[FaultyEndpo
         endpoint.close()
 
 
-def free_port() -> int:
-    """Return a port that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):

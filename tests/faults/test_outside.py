@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from contracts.errors import NETWORK, STORAGE, ErrorClass
-from tests.faults.endpoints import Fault, FaultyEndpoint, faulty, free_port
+from tests.faults.endpoints import Fault, FaultyEndpoint, faulty
 from tests.faults.rehearsal import exit_codes, rehearse
 from tests.faults.small_desk import SmallDesk
+from tests.loopback import free_port
 from workflows.local.state import RunState
 
 pytestmark = pytest.mark.faults

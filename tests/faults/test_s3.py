@@ -15,7 +15,8 @@ from contracts.errors import ConfigError, NetworkError, StageError, StorageError
 from contracts.settings import Settings
 from steps import storage as module
 from steps.storage import Storage
-from tests.faults.endpoints import Fault, faulty, free_port
+from tests.faults.endpoints import Fault, faulty
+from tests.loopback import free_port
 
 URI = "s3://bucket/object"
 ACTS: dict[str, Callable[[Storage, Path], object]] = {

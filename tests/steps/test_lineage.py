@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.world import World
+from tests.loopback import Handler, serving
 from tests.steps.registered import NOW, finished_run, make_world
 from workflows.cli.lineage import render
 
@@ -222,7 +221,7 @@ def test_people_read_the_same_answer(world: World) -> None:
         assert part in text
 
 
-class _Api(BaseHTTPRequestHandler):
+class _Api(Handler):
     """As much of an API server as knows one Deployment."""
 
     version = "1"
@@ -254,9 +253,6 @@ class _Api(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
-        """Keep the test's output clean."""
-
 
 @pytest.mark.parametrize(
     ("version", "ready", "answers", "note"),
@@ -266,23 +262,18 @@ def test_on_a_cluster_the_deployment_says_what_answers(
     version: str, ready: int, answers: bool, note: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release(world)
-    api = ThreadingHTTPServer(("127.0.0.1", 0), type("Api", (_Api,), {"version": version, "ready": ready}))
-    threading.Thread(target=api.serve_forever, daemon=True).start()
-    (tmp_path / "kubeconfig").write_text(json.dumps({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}],
-        "users": [{"name": "u", "user": {}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }))  # fmt: skip
     # where the libraries look is decided when they are imported, so KUBECONFIG comes too late
     for module in ("kubernetes.config", "kubernetes.config.kube_config"):
         monkeypatch.setattr(f"{module}.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     changed = {"deploy_target": "kubernetes", "serving_namespace": "models"}
     settings = Settings.model_validate(world.settings.model_dump() | changed)
-    try:
+    with serving(type("Api", (_Api,), {"version": version, "ready": ready})) as port:
+        (tmp_path / "kubeconfig").write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }))  # fmt: skip
         found = lineage(Archive.open(settings, MODEL), "production")
-    finally:
-        api.shutdown()
-        api.server_close()
 
     assert found.serving is not None
     assert found.serving.answers is answers

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from contracts.stages import Notify
 from steps.notify import Failure, conclude, failed_stages, notify
 from steps.reports import error_report_uri
 from steps.world import World
+from tests.loopback import Handler, serving
 from tests.steps.ingesting import column, run_ingest, world_for
 
 UNSET = "{{=workflow.outputs.parameters['outcome']}}"
@@ -37,22 +36,16 @@ class Service:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    class Handler(BaseHTTPRequestHandler):
+    class Hook(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             made.received.append(json.loads(body))
             self.send_response(made.status)
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Service(f"json://ann:hidden-word@127.0.0.1:{server.server_port}/hook")
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield made
-    server.shutdown()
-    server.server_close()
+    with serving(Hook) as port:
+        made = Service(f"json://ann:hidden-word@127.0.0.1:{port}/hook")
+        yield made
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from contracts.stages import Preflight, contract
 from serving.user_code import pack
 from steps.preflight import _raise, preflight
 from steps.world import World
+from tests.loopback import Handler, free_port, serving
 from tests.steps.ingesting import AS_OF, column, world_for
 
 PASSWORD = "correct-horse-battery"
@@ -71,33 +70,19 @@ def wrong(world: World, exit_code: int = 78, **inputs: str) -> dict[str, Finding
     return {finding.where: finding for finding in refused.value.findings}
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @contextmanager
 def answering(status: int) -> Iterator[str]:
     """An HTTP server that gives every request the same answer."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Same(Handler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Same) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_world_in_order_passes_and_leaves_no_object_behind(world: World, tmp_path: Path) -> None:

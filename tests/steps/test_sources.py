@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from serving.user_code import pack
 from steps.dataset import read_manifest, read_table
 from steps.sources import probe
 from steps.sources.uris import fill, kind, path_of, shown
+from tests.loopback import Handler, serving
 from tests.steps.ingesting import AS_OF, column, run_ingest, world_for
 
 COLUMNS = [column("k", "integer"), column("a", "string")]
@@ -99,7 +98,7 @@ def test_s3_globs_with_dates_come_from_the_endpoint(s3: str, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
+    class Files(Handler):
         def do_GET(self) -> None:
             name = self.path.split("?")[0].strip("/")
             body = b"k,a\n1,x\n"
@@ -108,13 +107,8 @@ def http() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://user:{{{{secret:TEST_WORD}}}}@127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Files) as port:
+        yield f"http://user:{{{{secret:TEST_WORD}}}}@127.0.0.1:{port}"
 
 
 def test_http_files_are_fetched_and_their_credentials_not_kept(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from contracts.errors import ConfigError, NetworkError, StageError, StorageError
 from contracts.settings import variable
 from steps.mlflow_connection import mlflow_client, mlflow_errors, place
 from steps.tracking import Tracking
+from tests.loopback import Handler, serving
 from tests.steps.registered import NOW, make_settings, make_world
 
 PROGRAM = """
@@ -120,18 +119,13 @@ def test_a_database_that_can_not_be_opened_is_a_config_error(tmp_path: Path) -> 
 
 @pytest.fixture(params=[401, 403, 429, 500, 503])
 def broken_server(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
-    class Answer(BaseHTTPRequestHandler):
+    class Answer(Handler):
         def do_GET(self) -> None:
             self.send_response(request.param)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield request.param, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Answer) as port:
+        yield request.param, f"http://127.0.0.1:{port}"
 
 
 def test_a_server_that_refuses_is_config_and_one_that_fails_is_network(
