@@ -19,7 +19,9 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from contracts.access import EXECUTOR_RULES
 from tests.conformance.case import Case, all_cases, normalise
+from workflows.platform import policy_rules
 
 GROUP = {"group": "argoproj.io", "version": "v1alpha1"}
 HEAD = "# What Argo {version} did with {name}, written by tests.conformance.record.\n"
@@ -40,12 +42,7 @@ class Cluster:
     def prepare(self) -> None:
         """Make the namespace, and let its pods report to Argo."""
         metadata = {"name": "executor", "namespace": self.namespace}
-        role = {
-            "metadata": metadata,
-            "rules": [
-                {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
-            ],
-        }
+        role = {"metadata": metadata, "rules": policy_rules(EXECUTOR_RULES)}
         binding = {
             "metadata": metadata,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "executor"},
