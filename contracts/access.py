@@ -36,10 +36,11 @@ LOGS = "logs"
 """Argo's executor where it keeps a pod's log; no stage of the graph."""
 
 DATA = "retrain-data"
+"""The bucket of sources."""
 STORE = "retrain-store"
+"""The bucket of datasets, splits, reports, code and build contexts."""
 MODELS = "retrain-models"
-BUCKETS = (DATA, STORE, MODELS)
-"""Sources; datasets, splits, reports, code and build contexts; MLflow's artifacts."""
+"""The bucket of MLflow's artifacts."""
 
 
 class LedgerRole(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, BUCKETS, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
+from contracts.access import ACCESS, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
 from contracts.settings import sizes, variable
 
 FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts.yaml"
@@ -28,11 +28,9 @@ def chart_contracts() -> str:
             "stageAccount": names.STEP_SERVICE_ACCOUNT.format(stage="%s"),
             "stageSecret": names.STAGE_SECRET.format(stage="%s"),
             "stageLabel": names.LABEL_STAGE,
-            "pipelineLabel": names.LABEL_PIPELINE,
             "executor": names.EXECUTOR_SERVICE_ACCOUNT,
             "sensor": names.SENSOR_SERVICE_ACCOUNT,
         },
-        "buckets": list(BUCKETS),
         "ledger": {"owner": LEDGER_OWNER, "reader": LedgerRole.READER.value, "writer": LedgerRole.WRITER.value},
         "rules": {"executor": policy_rules(EXECUTOR_RULES), "sensor": policy_rules(SENSOR_RULES)},
         "sizes": sizes(),
