@@ -116,16 +116,6 @@ def run(platform: Cluster) -> str:
     return str(json.loads(submitted.stdout)["workflow"])
 
 
-@pytest.fixture
-def pod(platform: Cluster, request: pytest.FixtureRequest) -> Callable[..., str]:
-    """Run Python in a pod with a stage's label and account, as the network policies see it; return its output."""
-
-    def run(stage: str, program: str, env_from: bool = False) -> str:
-        return run_as(platform, stage, program, secrets=env_from)
-
-    return run
-
-
 # A network policy takes hold a moment after a pod has its address; the store is what every stage may reach.
 _SETTLE = """
 import os, socket, time
@@ -144,6 +134,7 @@ time.sleep(2)
 
 
 def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False) -> str:
+    """Run Python in a pod with a stage's label and account, as the network policies see it; return its output."""
     settings = cluster.get("configmap", "retrain-settings")["data"]
     name = f"probe-{stage}-{os.urandom(3).hex()}"
     sources = [{"configMapRef": {"name": "retrain-settings"}}]

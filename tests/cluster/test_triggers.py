@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -230,7 +231,7 @@ def door(space: Cluster, pipeline: Pipeline) -> Iterator[Door]:
     there = space.run("kubectl", "-n", space.namespace, "get", "eventbus", "retrain").returncode == 0
     space.apply(*([] if there else [bus]), found["eventsource.yaml"], found["sensor.yaml"])
     for selector in ("eventbus-name=retrain", f"eventsource-name={NAME}", f"sensor-name={NAME}"):
-        assert until(lambda wanted=selector: ready(space, wanted), 180, 2), selector
+        assert until(partial(ready, space, selector), 180, 2), selector
     assert until(lambda: sensor_log(space).count("started subscribing") == 3, 60)
     with forwarded(space, f"service/{NAME}-eventsource-svc", 12000) as port:
         yield Door(space, port)
@@ -255,10 +256,9 @@ def test_a_body_starts_a_run_with_its_values_and_the_same_event_again_starts_non
     assert door.post(asked) == 200
     run = until(lambda: door.runs().get(f"webhook {asked['id']}"), 60)
     assert door.post(asked) == 200
-    lost = lambda: [line for line in door.sensor_log().splitlines() if asked["id"] in line]  # noqa: E731
 
     assert (given(run)["source"], given(run)["as-of"]) == (asked["source"], asked["as_of"])
-    assert until(lost, 90)  # the second is said in the log, with its content
+    assert until(lambda: asked["id"] in door.sensor_log(), 90)  # the second is said in the log, with its content
     assert "already exists" in door.sensor_log()
     assert [g for g in map(given, workflows(door.space, "retrain/pipeline")) if asked["id"] in g["requested-by"]] == [
         given(run)
@@ -288,7 +288,9 @@ HOSTILE = [
 
 
 def test_what_is_no_request_starts_nothing_and_is_said_and_counted(door: Door) -> None:
-    said = lambda: door.sensor_log().count('"triggeredBy":["refused"]')  # noqa: E731
+    def said() -> int:
+        return door.sensor_log().count('"triggeredBy":["refused"]')
+
     runs, said_before, counted_before = door.runs().keys(), said(), counted(door, "refused")
     wrong: list[Any] = [body() | more for more in HOSTILE]
     wrong += [[], "retrain", 7, None, {"type": "retrain"}, {**body(), "source": ["s3://b/x"]}, {**body(), "id": 7}]
