@@ -21,7 +21,7 @@ import yaml
 from contracts.errors import ErrorReport
 from contracts.settings import desk
 from serving.user_code import pack
-from steps.__main__ import main
+from tests.datasets.desk_stages import run_stage, said_in
 
 AS_OF = "2026-03-01T12:00:00+00:00"
 SECRET = "swordfish-4711"
@@ -129,17 +129,17 @@ def answer(case: Case, folder: Path, environment: pytest.MonkeyPatch, caplog: py
         *before, last = case.stages
         kept: set[str] = set()
         for stage in before:
-            assert _run(stage, given) == 0, caplog.text
-            given |= {path.name: path.read_text() for path in (folder / "outputs").iterdir()}
+            assert run_stage(stage, given) == 0, caplog.text
+            given |= said_in(folder / "outputs")
             kept = _objects(home)
-        outputs = _outputs(folder)
-        exit_code = _run(last, given)
+        outputs = said_in(folder / "outputs")
+        exit_code = run_stage(last, given)
         error = home / "store" / "reports" / "bad-1" / f"{last}.error.json"
         report = ErrorReport.model_validate(json.loads(error.read_text())) if error.exists() else None
         said = caplog.text + (str(report) if report else "")
         if exit_code:
             assert _objects(home) - kept <= {f"reports/bad-1/{last}.error.json"}, "something was written"
-            assert _outputs(folder) == outputs, "outputs were written"
+            assert said_in(folder / "outputs") == outputs, "outputs were written"
         gc.collect()  # a world that an error's frames still hold goes with them
         assert not list(folder.glob("retrain-*")), "scratch was left"
         assert "Traceback" not in said
@@ -158,22 +158,9 @@ def packed(case: Case, folder: Path) -> dict[str, str]:
     return {"code": (folder / "code.zip").as_uri()}
 
 
-def _run(stage: str, given: Mapping[str, str]) -> int:
-    from contracts.names import parameter
-    from contracts.stages import BY_NAME
-
-    wanted = [parameter(field) for field in BY_NAME[stage].Inputs.model_fields]
-    return main([stage, *(word for name in wanted if name in given for word in (f"--{name}", given[name]))])
-
-
 def _objects(home: Path) -> set[str]:
     store = home / "store"
     return {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
-
-
-def _outputs(folder: Path) -> dict[str, str]:
-    places = (folder / "outputs").iterdir() if (folder / "outputs").is_dir() else ()
-    return {path.name: path.read_text() for path in places}
 
 
 @contextmanager

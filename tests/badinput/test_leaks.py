@@ -15,11 +15,10 @@ import pytest
 
 from contracts.settings import PREFIX
 from serving.user_code import pack
-from steps.__main__ import main
 from steps.rollout.process import Server
 from tests.badinput.planted import SECRET, clinic, lay_out, leaks, leaks_in, secrets
 from tests.badinput.refusals import CELL
-from tests.datasets.desk_stages import run_stages
+from tests.datasets.desk_stages import run_stage, run_stages, said_in
 
 DATA_AND_MODELS = (
     "*.csv",
@@ -62,18 +61,16 @@ def test_stages_that_pass_fail_and_refuse_say_no_secret_and_no_sensitive_cell(
         Server(home / "server" / "clinic", "127.0.0.1", 0).stop()
 
     monkeypatch.setenv("RETRAIN_WORKFLOW", "broken")
-    assert main(["ingest", "--as-of", said["as-of"], "--source", str(tmp_path / "broken.csv")]) == 65
+    assert run_stage("ingest", {"as-of": said["as-of"], "source": str(tmp_path / "broken.csv")}) == 65
     assert told("Failed", failure("ingest", 65), {}) == 0
 
     monkeypatch.setenv("RETRAIN_PIPELINE", str(tmp_path / "own.yaml"))
     monkeypatch.setenv("RETRAIN_WORKFLOW", "own")
     monkeypatch.setenv("RETRAIN_OUTPUTS", str(tmp_path / "own-outputs"))
     (home / "code.zip").write_bytes(pack(tmp_path, ["own_model"]))
-    given = {key: said[key] for key in ("as-of", "dataset", "dataset-sha256")}
-    assert main(["features", *words({k: v for k, v in given.items() if k != "as-of"})]) == 0
-    split = {p.name: p.read_text() for p in (tmp_path / "own-outputs").iterdir()}
-    train = main(["train", *words(known("train", said | split | {"code": (home / "code.zip").as_uri()}))])
-    assert train == 70
+    assert run_stage("features", said) == 0
+    split = said_in(tmp_path / "own-outputs")
+    assert run_stage("train", said | split | {"code": (home / "code.zip").as_uri()}) == 70
     assert told("Failed", failure("train", 70), {}) == 0
 
     out, error = capfd.readouterr()
@@ -85,19 +82,7 @@ def test_stages_that_pass_fail_and_refuse_say_no_secret_and_no_sensitive_cell(
 
 
 def told(status: str, failures: str, said: dict[str, str]) -> int:
-    return main(["notify", *words(known("notify", said) | {"status": status, "failures": failures})])
-
-
-def known(stage: str, said: dict[str, str]) -> dict[str, str]:
-    from contracts.names import parameter
-    from contracts.stages import BY_NAME
-
-    wanted = {parameter(field) for field in BY_NAME[stage].Inputs.model_fields}
-    return {name: value for name, value in said.items() if name in wanted}
-
-
-def words(given: dict[str, str]) -> list[str]:
-    return [word for name, value in given.items() for word in (f"--{name}", value)]
+    return run_stage("notify", said | {"status": status, "failures": failures})
 
 
 def failure(stage: str, code: int) -> str:

@@ -5,6 +5,7 @@ The runner starts a process a stage, which costs seconds of imports each; tests/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,17 @@ def run_stages(file: Path, home: Path, environment: pytest.MonkeyPatch) -> dict[
     for stage in WAY:
         outputs = home / "outputs" / stage
         environment.setenv("RETRAIN_OUTPUTS", str(outputs))
-        wanted = [parameter(field) for field in BY_NAME[stage].Inputs.model_fields]
-        given = [word for name in wanted if name in said for word in (f"--{name}", said[name])]
-        assert main([stage, *given]) == 0, stage
-        said |= {path.name: path.read_text(encoding="utf-8") for path in outputs.iterdir()}
+        assert run_stage(stage, said) == 0, stage
+        said |= said_in(outputs)
     return said
+
+
+def run_stage(stage: str, said: Mapping[str, str]) -> int:
+    """Run a stage on what it takes of all that was said, and return its exit code."""
+    wanted = [parameter(field) for field in BY_NAME[stage].Inputs.model_fields]
+    return main([stage, *(word for name in wanted if name in said for word in (f"--{name}", said[name]))])
+
+
+def said_in(outputs: Path) -> dict[str, str]:
+    """Return the outputs in a folder by parameter name; none where no stage has made it."""
+    return {path.name: path.read_text(encoding="utf-8") for path in outputs.iterdir()} if outputs.is_dir() else {}
