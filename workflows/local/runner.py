@@ -39,7 +39,7 @@ CUT_OFF = pods.Fate("interrupted; a resume goes on from here")
 class Options(TypedDict, total=False):
     """How a run is run."""
 
-    environment: Mapping[str, str] | None
+    environment: Mapping[str, str]
     """What steps inherit; this process's own environment when left out."""
     on_change: Callable[[RunState], None] | None
     """Called with the state after each transition."""
@@ -203,7 +203,7 @@ class _Runner:
         while True:
             now = datetime.now(UTC)
             step = schedule.Walk(
-                self.program, self.run, self.known, held=self.locks, now=now, answers=self.options.get("answers") or {}
+                self.program, self.run, self.known, held=self.locks, now=now, answers=self.options.get("answers", {})
             ).advance()
             if step.run != self.run:
                 self.run = step.run
@@ -221,9 +221,9 @@ class _Runner:
 
     def _start(self, start: schedule.Start) -> bool:
         """Start a pod; False when it could not and its node has ended in Error."""
-        node, now, inherited = self.run.nodes[start.node], datetime.now(UTC), self.options.get("environment")
+        node, now = self.run.nodes[start.node], datetime.now(UTC)
+        environment = self.options.get("environment", os.environ)
         try:
-            environment = os.environ if inherited is None else inherited
             pod = pods.Pod(start, self.program, self.images, self.folder, self.volumes, environment)
             self.pods.start(pod)
         except (pods.CannotStart, OSError) as error:
