@@ -7,12 +7,12 @@ docs/release.md shows the objects, docs/rights.md the permissions that this need
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,25 +45,27 @@ class Kubernetes:
 
     world: World
     cluster: Cluster
-    exports: bool
     lost: threading.Event = field(default_factory=threading.Event)
     """Set when another release took this one's turn."""
 
     @classmethod
     def of(cls, world: World) -> Kubernetes:
         """Return the target of the settings."""
-        return cls(world, Cluster.of(world.settings.serving_namespace), world.settings.deploy_target == "export")
+        return cls(world, Cluster.of(world.settings.serving_namespace))
 
     @property
     def name(self) -> str:
         """The name of every object: the pipeline's."""
         return self.world.pipeline.name
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    @property
+    def exports(self) -> bool:
+        """Whether someone else applies the objects."""
+        return self.world.settings.deploy_target == "export"
+
+    def turn(self) -> AbstractContextManager[None]:
         """Hold the pipeline's Lease."""
-        with lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost):
-            yield
+        return lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost)
 
     def means(self, built: str) -> Mapping[str, Any]:
         """Return the image that was built, which holds its model, or the reference image of the settings."""
