@@ -51,8 +51,6 @@ class Case:
     """
     answers: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict)
     """Display name of a suspended node to the outputs it is resumed with; none: resumed as it is."""
-    differs: str = ""
-    """How the local runner is known to do otherwise; the test then expects exactly that it does."""
 
     @property
     def name(self) -> str:

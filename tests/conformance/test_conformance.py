@@ -41,16 +41,7 @@ def test_the_cases_of_our_own_retries_use_the_expression_that_is_deployed() -> N
     assert expressions == {retry_strategy().expression}
 
 
-def parametrised() -> list[Any]:
-    return [
-        pytest.param(
-            case, id=case.name, marks=[pytest.mark.xfail(reason=case.differs, strict=True)] if case.differs else []
-        )
-        for case in all_cases()
-    ]
-
-
-@pytest.mark.parametrize("case", parametrised())
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in all_cases()])
 def test_the_local_runner_does_what_argo_did(case: Case, tmp_path: Path) -> None:
     recorded = read(case.recording)
     if recorded.get("message", "").startswith(REFUSED):
