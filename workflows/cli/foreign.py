@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +72,7 @@ def run_manifests(
         else:
             final = runner.execute(
                 manifests, home=home, images=images, entrypoint=entrypoint, parameters=given, digest=digest,
-                answers=told, on_change=progress.update, environment=dict(os.environ),
+                answers=told, on_change=progress.update,
             )  # fmt: skip
     if json_output:
         typer.echo(state.to_json(final))
