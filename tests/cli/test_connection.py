@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 
 from contracts.errors import ConfigError
+from tests.loopback import Handler, serving
 from workflows.cluster.connection import Namespace
 
 ANSWERS = {
@@ -28,7 +27,7 @@ ANSWERS = {
 NOT_FOUND = {"kind": "Status", "code": 404, "message": 'namespaces "mlops" not found'}
 
 
-class ApiServer(BaseHTTPRequestHandler):
+class ApiServer(Handler):
     """It describes itself and has nothing else."""
 
     def do_GET(self) -> None:
@@ -43,27 +42,22 @@ class ApiServer(BaseHTTPRequestHandler):
 
     do_POST = do_DELETE = do_GET  # noqa: N815  the base class's names
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
     """A namespace of a cluster that has none."""
-    server = HTTPServer(("127.0.0.1", 0), ApiServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "one",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "u", "user": {}}], "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
-    }  # fmt: skip
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
     # read once, when the client is imported
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    yield Namespace.connect("mlops")
-    server.shutdown()
-    server.server_close()
+    with serving(ApiServer) as port:
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "one",
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(config))
+        yield Namespace.connect("mlops")
 
 
 def test_what_is_not_there_is_none_and_its_removal_no_error(empty: Namespace) -> None:

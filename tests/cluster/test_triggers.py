@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from contracts.access import EXECUTOR_RULES, SENSOR_RULES
 from contracts.pipeline import Pipeline, parse_pipeline
 from contracts.pipeline.operation import Schedule
 from tests.cluster.conftest import ROOT, Cluster, until
+from tests.loopback import free_port
 from workflows.graph import run_parameters
 from workflows.platform import policy_rules
 from workflows.triggers import cron_workflow, event_bus, triggers
@@ -201,9 +201,7 @@ class Door:
 
 @contextmanager
 def forwarded(space: Cluster, target: str, port: int) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        local = free.getsockname()[1]
+    local = free_port()
     command = ["kubectl", "-n", space.namespace, "port-forward", target, f"{local}:{port}"]
     environment = {**os.environ, "KUBECONFIG": space.kubeconfig}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,6 +19,7 @@ from contracts.stages import Build
 from steps.build import build
 from steps.storage import Storage
 from steps.world import World
+from tests.loopback import Handler, serving
 
 MANIFEST = ModelManifest(
     pipeline="adult-income", task=Task.BINARY, columns=(), estimator="lightgbm", dataset_sha256="d" * 64,
@@ -64,31 +63,30 @@ def test_kaniko_without_registry_is_a_config_error_that_names_both_settings(tmp_
     assert {f.where for f in caught.value.findings} == {"RETRAIN_IMAGE_REGISTRY", "RETRAIN_SERVING_IMAGE"}
 
 
-class ImageRegistry(BaseHTTPRequestHandler):
+class ImageRegistry(Handler):
     """Answers HEAD for the tags that it has, and 503 while it is down."""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    tags: ClassVar[dict[str, str]]
+    down: ClassVar[bool]
+    host: ClassVar[str]
 
     def do_HEAD(self) -> None:
-        found = self.server.tags.get(self.path)  # type: ignore[attr-defined]  # set by the fixture
-        self.send_response(503 if self.server.down else 200 if found else 404)  # type: ignore[attr-defined]  # the same
+        found = self.tags.get(self.path)
+        self.send_response(503 if self.down else 200 if found else 404)
         if found:
             self.send_header("Docker-Content-Digest", found)
         self.end_headers()
 
 
 @pytest.fixture
-def registry() -> Iterator[Any]:
-    server: Any = HTTPServer(("127.0.0.1", 0), ImageRegistry)
-    server.tags, server.down, server.host = {}, False, f"127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def registry() -> Iterator[type[ImageRegistry]]:
+    ImageRegistry.tags, ImageRegistry.down = {}, False
+    with serving(ImageRegistry) as port:
+        ImageRegistry.host = f"127.0.0.1:{port}"
+        yield ImageRegistry
 
 
-def packaged(tmp_path: Path, registry: Any) -> World:
+def packaged(tmp_path: Path, registry: type[ImageRegistry]) -> World:
     package = tmp_path / "package"
     package.mkdir()
     (package / "package.json").write_text(MANIFEST.model_dump_json())
@@ -99,7 +97,7 @@ def packaged(tmp_path: Path, registry: Any) -> World:
     return world
 
 
-def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: Any) -> None:
+def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: type[ImageRegistry]) -> None:
     world = packaged(tmp_path, registry)
     first = build(ASKED, world=world)
     tag = first.destination.rpartition(":")[2]
@@ -114,7 +112,7 @@ def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: A
     assert build(ASKED, world=world).destination, "another base is another image"
 
 
-def test_a_registry_that_does_not_answer_is_a_network_error(tmp_path: Path, registry: Any) -> None:
+def test_a_registry_that_does_not_answer_is_a_network_error(tmp_path: Path, registry: type[ImageRegistry]) -> None:
     world = packaged(tmp_path, registry)
     registry.down = True
 
@@ -122,7 +120,7 @@ def test_a_registry_that_does_not_answer_is_a_network_error(tmp_path: Path, regi
         build(ASKED, world=world)
 
 
-def test_a_base_without_a_digest_is_refused(tmp_path: Path, registry: Any) -> None:
+def test_a_base_without_a_digest_is_refused(tmp_path: Path, registry: type[ImageRegistry]) -> None:
     world = packaged(tmp_path, registry)
     world.settings = world.settings.model_copy(update={"serving_image": "base:latest"})
 
@@ -132,7 +130,9 @@ def test_a_base_without_a_digest_is_refused(tmp_path: Path, registry: Any) -> No
     assert "by digest" in str(caught.value.findings[0])
 
 
-def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(tmp_path: Path, registry: Any) -> None:
+def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(
+    tmp_path: Path, registry: type[ImageRegistry]
+) -> None:
     package = tmp_path / "package"
     (package / "user").mkdir(parents=True)
     (package / "package.json").write_text(MANIFEST.model_dump_json())
