@@ -16,10 +16,8 @@ from contracts.settings import Settings
 from steps.ledger import Ledger
 from steps.registry import Registry
 from steps.storage import Storage
+from steps.tracking import PIPELINE
 from steps.world import World
-
-PIPELINE = "pipeline.yaml"
-"""Artifact of every run: the pipeline file that made it."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from serving.model import MANIFEST_FILE
 from steps.assessment import References
 from steps.own_environment import last_line
 from steps.reports import read_error_report
-from steps.tracking import PACKAGE
+from steps.tracking import MACHINE, PACKAGE
 from steps.world import World
 
 _KEPT_SETTINGS = ("environment", "s3_endpoint", "aws_access_key_id", "aws_secret_access_key")
@@ -97,10 +97,11 @@ def rebuild(world: World, trainer: Trainer, refers: References, user_code: str, 
     fed = {**data, "split": split["split"], "split_sha256": split["split_sha256"], "code": user_code}
     trained = _run(Train, fed, world, trainer, folder)
     # By their names rather than asked of MLflow, whose database may be of a version that today's does not read.
-    package = next((folder / "artifacts").rglob(f"{PACKAGE}/{MANIFEST_FILE}"), None)
+    artifacts = folder / "artifacts"
+    package = next(artifacts.rglob(f"{PACKAGE}/{MANIFEST_FILE}"), None)
     if package is None:
         raise ConfigError("training again left no model package that this retrain reads")
-    described = next((folder / "artifacts").rglob("environment.json"), None)
+    described = next(artifacts.rglob(MACHINE), None)
     return Rebuilt(
         package=package.parent,
         references={

@@ -17,7 +17,7 @@ from steps.provenance import machine
 from steps.recorded_code import HERE
 from steps.reuse import lock_sha256
 
-MACHINE = ("python", "architecture", "system", "cpu")
+ABOUT_MACHINE = ("python", "architecture", "system", "cpu")
 """What `machine` says besides versions of libraries."""
 _PIN = re.compile(r"^([\w.-]+)==([\w.!+-]+)", re.MULTILINE)
 
@@ -64,7 +64,7 @@ def recorded_environment(
         The package index did not answer.
     """
     now = machine()
-    libraries = {name: version for name, version in recorded.items() if name not in MACHINE}
+    libraries = {name: version for name, version in recorded.items() if name not in ABOUT_MACHINE}
     same = all(now.get(name) == version for name, version in libraries.items())
     if same and kept_sha256 == lock_sha256() and minor(recorded.get("python", now["python"])) == minor(now["python"]):
         return today_environment()

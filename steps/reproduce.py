@@ -30,14 +30,12 @@ from steps.own_environment import score
 from steps.provenance import CodeState, retrain_code
 from steps.rebuild import Rebuilt, Trainer, rebuild, scratch_world
 from steps.recorded_code import Code, recorded_code, today_code
-from steps.recorded_environment import MACHINE, Environment, recorded_environment, today_environment
+from steps.recorded_environment import ABOUT_MACHINE, Environment, recorded_environment, today_environment
 from steps.splitting import read_split
 from steps.table.digest import TableDigest
-from steps.tracking import RunRecord
+from steps.tracking import DIFF, LOCK, MACHINE, USER_CODE, RunRecord
 from steps.world import World
 
-USER_CODE, DIFF, LOCK, MACHINE_FILE = "code/user", "code/retrain.diff", "code/requirements.lock", "environment.json"
-"""Artifacts of a run."""
 PREDICTION = "prediction"
 _LABELS = {"cpu": "CPU", "python": "Python", "system": "operating system"}
 
@@ -198,8 +196,8 @@ def _recorded(archive: Archive, run: RunRecord, folder: Path) -> _Recorded:
     def fetch(artifact: str) -> Path | None:
         return archive.registry.fetch(run.run_id, artifact, folder)
 
-    diff, described = fetch(DIFF), fetch(MACHINE_FILE)
-    machine = json.loads(described.read_bytes()) if described else {n: run.params.get(n, "") for n in MACHINE}
+    diff, described = fetch(DIFF), fetch(MACHINE)
+    machine = json.loads(described.read_bytes()) if described else {n: run.params.get(n, "") for n in ABOUT_MACHINE}
     return _Recorded(
         run=run,
         refers=references(run),
@@ -269,11 +267,11 @@ def _answers(package: Path, rows: Any, environment: Environment, folder: Path) -
 
 
 def _not_restored(recorded: _Recorded, code: Code, environment: Environment, rebuilt: Rebuilt) -> Iterator[Difference]:
-    kept, now = dict(recorded.machine), dict(rebuilt.environment)
+    now = rebuilt.environment
     pairs = {
         "commit": (recorded.code.commit, code.commit),
         "lock file": (recorded.lock_sha256, environment.lock_sha256),
-        **{_LABELS.get(name, name): (value, now.get(name, "")) for name, value in kept.items()},
+        **{_LABELS.get(name, name): (value, now.get(name, "")) for name, value in recorded.machine.items()},
     }
     for what, (before, after) in pairs.items():
         if before and before != after:

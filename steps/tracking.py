@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "package"
 """Name of the packaged model's folder among the artifacts of MLflow's model."""
+PIPELINE, MACHINE = "pipeline.yaml", "environment.json"
+USER_CODE, DIFF, LOCK = "code/user", "code/retrain.diff", "code/requirements.lock"
+"""Artifacts of a run from which its version can be built again."""
 TRAIN_KEY = tag("train_key")
 WORKFLOW = tag("workflow")
 _DIGEST = 36

@@ -20,7 +20,7 @@ from steps.candidates import Problem
 from steps.candidates.choice import Choice, Trial, all_metrics
 from steps.reports import read_ingest_report
 from steps.reuse import LOCK_FILE, lock_sha256
-from steps.tracking import PACKAGE
+from steps.tracking import DIFF, LOCK, MACHINE, PACKAGE, PIPELINE, USER_CODE
 from steps.training_material import Material
 from steps.world import World
 
@@ -118,15 +118,15 @@ def _metrics(problem: Problem, choice: Choice, material: Material) -> dict[str, 
 def _files(choice: Choice, material: Material, world: World) -> dict[str, bytes]:
     code = provenance.retrain_code(world.settings)
     files = {
-        "pipeline.yaml": world.pipeline_path.read_bytes(),
+        PIPELINE: world.pipeline_path.read_bytes(),
         "trials.json": _json(choice.history),
-        "environment.json": _json(provenance.machine()),
-        **{f"code/user/{path}": data for path, data in material.code.files.items()},
+        MACHINE: _json(provenance.machine()),
+        **{f"{USER_CODE}/{path}": data for path, data in material.code.files.items()},
     }
     if LOCK_FILE.is_file():
-        files[f"code/{LOCK_FILE.name}"] = LOCK_FILE.read_bytes()
+        files[LOCK] = LOCK_FILE.read_bytes()
     if code.diff:
-        files["code/retrain.diff"] = code.diff
+        files[DIFF] = code.diff
     if warnings := _warnings(material, world):
         files["warnings.json"] = _json([warning.model_dump(mode="json") for warning in warnings])
     return files
