@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigError, Finding
@@ -140,28 +140,6 @@ def find_home(start: Path | None = None) -> Path:
         if (folder / ".retrain").is_dir():
             return folder / ".retrain"
     return here / ".retrain"
-
-
-def local_images(home: Path) -> dict[str, list[str]]:
-    """Return what stands for an image on this machine: words that take the place of a command's first word.
-
-    From the JSON map in ``RETRAIN_IMAGES``, else from the file ``images.json`` in the home.
-
-    Raises
-    ------
-    ConfigError
-        It is no map of texts to lists of texts.
-    """
-    file = home / "images.json"
-    where, text = variable("images"), os.environ.get(variable("images"), "")
-    if not text:
-        where, text = str(file), file.read_text(encoding="utf-8") if file.is_file() else "{}"
-    try:
-        return TypeAdapter(dict[str, list[str]]).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{where}: {error.errors()[0]['msg']}", remedy='a JSON map such as {"alpine:3.20": [], "py": ["python3"]}'
-        ) from None
 
 
 def desk(home: Path, source_base: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ MASK = "***"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WRITTEN = (ColumnType.STRING, ColumnType.DATE, ColumnType.TIMESTAMP)
 """Types whose values are strings in the pipeline file."""
-Moment = TypeVar("Moment", date, datetime)
+Time = TypeVar("Time", date, datetime)
 Key = tuple[str, str]
 """Column and rule."""
 
@@ -318,7 +318,7 @@ def _array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
     return numbers(values, ARROW_TYPES[kind])
 
 
-def _iso(kind: type[Moment], value: str) -> Moment:
+def _iso(kind: type[Time], value: str) -> Time:
     try:
         return kind.fromisoformat(value)
     except ValueError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from contracts.errors import ConfigError, class_of_failure
-from contracts.settings import find_home, local_images
+from contracts.settings import find_home, variable
 from workflows.cli.display import Progress, console
 from workflows.cli.options import pairs
 from workflows.documents import documents
@@ -58,7 +60,7 @@ def run_manifests(
 
     home = find_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    images, given, told = local_images(home), pairs(parameters), _answers(answers)
+    images, given, told = _local_images(home), pairs(parameters), _answers(answers)
     secrets = [m for m in manifests if m.get("kind") == "Secret"]
     facts = json.dumps([list(manifests), entrypoint, sorted(given.items())], sort_keys=True, default=str)
     digest = hashlib.sha256(facts.encode()).hexdigest()
@@ -93,6 +95,28 @@ def _exit_code(final: RunState, out: Any) -> int:
     if final.phase == "Succeeded":
         return 0
     return class_of_failure(bad[-1].phase, bad[-1].message).exit_code if bad else ConfigError("").row.exit_code
+
+
+def _local_images(home: Path) -> dict[str, list[str]]:
+    """Return what stands for an image on this machine: words that take the place of a command's first word.
+
+    From the JSON map in ``RETRAIN_IMAGES``, else from the file ``images.json`` in the home.
+
+    Raises
+    ------
+    ConfigError
+        It is no map of texts to lists of texts.
+    """
+    file = home / "images.json"
+    where, text = variable("images"), os.environ.get(variable("images"), "")
+    if not text:
+        where, text = str(file), file.read_text(encoding="utf-8") if file.is_file() else "{}"
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{where}: {error.errors()[0]['msg']}", remedy='a JSON map such as {"alpine:3.20": [], "py": ["python3"]}'
+        ) from None
 
 
 def _answers(words: Sequence[str]) -> dict[str, dict[str, str]]:
