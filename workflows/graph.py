@@ -16,6 +16,7 @@ from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization,
 
 from contracts import names
 from contracts.access import KANIKO
+from contracts.names import RELEASE, RETRAIN
 from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline import Pipeline
 from contracts.pipeline.operation import Resources
@@ -40,8 +41,6 @@ from contracts.stages import (
 from workflows.kaniko import kaniko
 from workflows.stages import argo_containers, container, from_settings
 
-RETRAIN = "retrain"
-RELEASE = "release"
 FINISH = "finish"
 
 

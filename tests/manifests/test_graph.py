@@ -12,10 +12,11 @@ import pytest
 
 from contracts import names
 from contracts.access import ACCESS
+from contracts.names import RELEASE, RETRAIN
 from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices, contract
-from workflows.graph import RELEASE, RETRAIN, run, workflow_template
+from workflows.graph import run, workflow_template
 from workflows.stages import BRACE, argument, container
 
 ROOT = Path(__file__).parents[2]

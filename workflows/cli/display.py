@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from contracts.errors import class_of_failure
+from contracts.errors import ConfigError, class_of_failure
 from contracts.stages import BY_NAME, STAGES
 
 if TYPE_CHECKING:
@@ -37,6 +37,21 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
         if node.template in BY_NAME and (node.template not in found or node.type in ("Retry", "Skipped")):
             found[node.template] = node
     return found
+
+
+def stage_pods(state: RunState, stage: str = "") -> list[Node]:
+    """Return the pods of a run, or of one stage of it.
+
+    Raises
+    ------
+    ConfigError
+        No such stage ran.
+    """
+    pods = [node for node in state.nodes.values() if node.type == "Pod"]
+    if found := [node for node in pods if not stage or node.template == stage]:
+        return found
+    known = ", ".join(sorted({node.template for node in pods}))
+    raise ConfigError(f"{state.name} has no stage {stage!r} that ran", remedy=f"one of {known}")
 
 
 def shown_nodes(state: RunState) -> dict[str, Node]:

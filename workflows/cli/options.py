@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from contracts.errors import ConfigError
+from contracts.names import RELEASE, RETRAIN
 from contracts.pipeline.source import credential_in
 from contracts.settings import variable
-
-RETRAIN, RELEASE = "retrain", "release"
 
 SOURCE = Annotated[str, typer.Option(help="Read this instead of the file's source.")]
 AS_OF = Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")]

@@ -24,7 +24,6 @@ from workflows.cli.options import (
     NO_CACHE,
     REQUIRE_PROMOTED,
     RESULT_AS_JSON,
-    RETRAIN,
     SOURCE,
     VERSION,
     check_options,
@@ -85,7 +84,7 @@ def run(
         )  # fmt: skip
     if parameter or answer:
         raise typer.BadParameter("go with a manifest of Argo's", param_hint="-p, --answer")
-    entrypoint = entrypoint or RETRAIN
+    entrypoint = entrypoint or names.RETRAIN
     from workflows.cli.warm import warm_parent
     from workflows.local import pods, runner, state
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from contracts.errors import ConfigError
 from contracts.settings import find_home
-from workflows.cli.display import console
+from workflows.cli.display import console, stage_pods
 from workflows.cli.options import CONTEXT, NAMESPACE, where
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ def logs(
 
     home = find_home()
     run = state.load(home, workflow or newest(home))
-    pods = [n for n in run.nodes.values() if n.type == "Pod" and (not stage or n.template == stage)]
-    if not pods:
-        known = ", ".join(sorted({n.template for n in run.nodes.values() if n.type == "Pod"}))
-        raise ConfigError(f"{run.name} has no stage {stage!r} that ran", remedy=f"one of {known}")
-    for node in pods:
+    for node in stage_pods(run, stage):
         path = state.log_path(home, run.name, node)
         for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             typer.echo(f"{node.display_name}: {line}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from contracts import names
 from contracts.pipeline import load_pipeline
 from contracts.settings import variable
 from workflows.cli.display import Progress, console
@@ -18,7 +19,6 @@ from workflows.cli.options import (
     NO_CACHE,
     REQUIRE_PROMOTED,
     RESULT_AS_JSON,
-    RETRAIN,
     SOURCE,
     VERSION,
     check_options,
@@ -33,7 +33,7 @@ def submit(
     file: Annotated[Path, typer.Argument(help="The pipeline file.")],
     entrypoint: Annotated[
         str, typer.Option(help="retrain (the whole way) or release (a version already there).")
-    ] = RETRAIN,
+    ] = names.RETRAIN,
     source: SOURCE = "",
     as_of: AS_OF = "",
     version: VERSION = None,
@@ -67,19 +67,19 @@ def submit(
 
     pipeline = load_pipeline(file)
     check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)
-    manifests = compile_pipeline(file)
+    manifests = {name: documents(text)[0] for name, text in compile_pipeline(file).items()}
     given = {
         **run_parameters(source=source, as_of=as_of, version=version, no_cache=no_cache),
         **pairs(parameter or ()),
     }
-    submission.check(given, documents(manifests[WORKFLOW_TEMPLATE])[0])
-    retraining = entrypoint == RETRAIN
+    submission.check(given, manifests[WORKFLOW_TEMPLATE])
+    retraining = entrypoint == names.RETRAIN
     data = submission.local_source(given["source"], file, pipeline) if retraining else None
     code = packed_code(file.resolve(), pipeline) if retraining else b""
 
     cluster = Namespace.connect(namespace, context)
     store = cluster.settings[variable("store")]  # asked for before anything is made there
-    ready = submission.apply(cluster, manifests)
+    ready = submission.apply(cluster, manifests.values())
     given |= submission.upload(cluster, store, data, code)
     name = run_name(pipeline.name)
     submission.start(cluster, name, pipeline, entrypoint, given, ready)

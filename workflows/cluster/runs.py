@@ -19,6 +19,7 @@ from contracts import names
 from contracts.access import ASK
 from contracts.errors import ConfigError, NetworkError
 from contracts.settings import variable
+from workflows.cli.display import stage_pods
 from workflows.cli.summary import Records
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
@@ -154,10 +155,7 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
         No such stage ran.
     """
     run = run_state(workflow)
-    wanted = [n for n in run.nodes.values() if n.type == "Pod" and (not stage or n.template == stage)]
-    if not wanted:
-        known = ", ".join(sorted({n.template for n in run.nodes.values() if n.type == "Pod"}))
-        raise ConfigError(f"{run.name} has no stage {stage!r} that ran", remedy=f"one of {known}")
+    wanted = stage_pods(run, stage)
     pods = {
         pod["metadata"].get("annotations", {}).get(_NODE): pod["metadata"]["name"]
         for pod in namespace.select("Pod", {_OF_WORKFLOW: run.name})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from contracts.stages import Parameters, decode, findings
 from steps.rollout.cluster import Conflict
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
-from workflows.documents import documents
 
 _BUCKET = ("platform-provision", "retrain/data-bucket")
 _SETTLE_SECONDS = 5.0
@@ -76,13 +75,13 @@ def check(given: Mapping[str, str], template: Mapping[str, Any]) -> None:
         raise ConfigError("the run's parameters are wrong", findings=wrong)
 
 
-def apply(namespace: Namespace, manifests: Mapping[str, str]) -> float:
+def apply(namespace: Namespace, manifests: Iterable[dict[str, Any]]) -> float:
     """Make the pipeline's ConfigMap, if it is missing, and its WorkflowTemplate as compiled.
 
     Return from when on a run may start, on the monotonic clock.
     """
     ready = time.monotonic()
-    for wanted in (document for text in manifests.values() for document in documents(text)):
+    for wanted in manifests:
         if wanted["kind"] == "ConfigMap" and namespace.get("ConfigMap", wanted["metadata"]["name"]) is None:
             with contextlib.suppress(Conflict):  # someone submits the same file; its name is its hash
                 namespace.create(wanted)
