@@ -112,14 +112,12 @@ RELEASE_RULES: tuple[Rule, ...] = (
     Rule(("apps",), ("replicasets",), _READ),
     Rule(("",), ("pods", "events"), _READ),
     Rule(("",), ("pods/log",), ("get",)),
+    Rule(("",), ("resourcequotas",), _READ),
     Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),
 )
 
 ACCESS: dict[str, Access] = {
-    Preflight.name: Access(
-        Preflight.needs,
-        read=(DATA, _REPORTS, _CODE), write=(_REPORTS,), mlflow=(_NO_REGISTRY,), ledger=LedgerRole.READER,
-    ),
+    Preflight.name: Access(Preflight.needs, read=(_REPORTS,), write=(_REPORTS,)),
     Ingest.name: Access(Ingest.needs, read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
     Features.name: Access(
         Features.needs, read=(_DATASETS, _SPLITS, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS),

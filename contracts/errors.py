@@ -121,11 +121,15 @@ class StageError(Exception):
 
     row: ClassVar[ErrorClass] = CODE
 
-    def __init__(self, message: str, *, findings: Sequence[Finding] = (), remedy: str = "") -> None:
+    def __init__(
+        self, message: str, *, findings: Sequence[Finding] = (), remedy: str = "", outputs: Contract | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.findings = tuple(findings)
         self.remedy = remedy or self.row.remedy
+        self.outputs = outputs
+        """What the step hands on although it fails."""
 
     def report(self, stage: str) -> ErrorReport:
         """Return the serialisable form."""

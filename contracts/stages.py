@@ -1,7 +1,7 @@
 """Every stage, declared once: name, duty, typed inputs and outputs, what it may reach.
 
 The container templates' parameters, the command line of ``python -m steps``, the check of submitted values and a page
-of the docs are all derived from these classes.  A stage's function is ``steps.<name>.<name>``.
+of the docs are all derived from these classes.  A stage's function is ``steps.<step>.<step>``.
 """
 
 from __future__ import annotations
@@ -68,22 +68,34 @@ class Stage:
     name: ClassVar[str]
     duty: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
+    step: ClassVar[str]
+    """Its module and function in steps/."""
+    account: ClassVar[str]
+    """Whose service account, Secret and network policy its pod has."""
+    sized: ClassVar[str]
+    """The stage whose sizes its pod has."""
     deadline_seconds: ClassVar[int] = 6 * 3600
     memory_mib: ClassVar[int] = 1024
     cpu_millicores: ClassVar[int] = 500
     Inputs: ClassVar[type[Contract]]
     Outputs: ClassVar[type[StageOutputs]]
 
+    def __init_subclass__(cls) -> None:
+        """Let a stage go by its own name wherever it says no other."""
+        for what in ("step", "account", "sized"):
+            if not hasattr(cls, what):
+                setattr(cls, what, cls.name)
+
 
 class Preflight(Stage):
     """Find everything that is wrong before anything is written."""
 
     name = "preflight"
-    duty = (
-        "settings, endpoints, credentials, permissions, parameters: every finding at once, before anything is written"
-    )
-    needs = frozenset({Need.SOURCE, Need.STORE, Need.TRACKING, Need.LEDGER})
+    duty = "parameters, and what the probes found: every finding at once, before anything is written"
+    needs = frozenset({Need.STORE})
     deadline_seconds = 600
+    memory_mib = 256
+    cpu_millicores = 100
 
     class Inputs(Contract):
         """The workflow's parameters as text, so that every wrong one is reported here."""
@@ -94,11 +106,32 @@ class Preflight(Stage):
         cache: str = Cache.USE.value
         version: str = ""
         requested_by: str = ""
+        found: str = Field("", description="What each probe found, a line of JSON each.")
 
     class Outputs(StageOutputs):
         """The moment of the run, frozen here so that a retry decides alike."""
 
         as_of: Moment
+
+
+class Probe(Stage):
+    """Base of preflight's tasks: what one duty will need, looked at as that duty.  See `contracts.probes`."""
+
+    name = step = "probe"
+    sized = Preflight.name
+    deadline_seconds = 600
+
+    class Inputs(Contract):
+        """What is looked at; as text, since `preflight` tells what is wrong with it."""
+
+        source: str = ""
+        as_of: str = ""
+        code: str = ""
+
+    class Outputs(StageOutputs):
+        """The findings themselves: who cannot reach the store leaves them nowhere else."""
+
+        found: str = Field(description="Findings and notes as JSON.")
 
 
 class Ingest(Stage):
@@ -314,7 +347,8 @@ BY_NAME: dict[str, type[Stage]] = {stage.name: stage for stage in STAGES}
 @cache
 def contract() -> str:
     """Return a hash of what a compiled template and the image of its steps must agree on: every stage's parameters."""
-    agreed = {stage.name: [list(stage.Inputs.model_fields), list(stage.Outputs.model_fields)] for stage in STAGES}
+    declared: tuple[type[Stage], ...] = (*STAGES, Probe)
+    agreed = {stage.name: [list(stage.Inputs.model_fields), list(stage.Outputs.model_fields)] for stage in declared}
     return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()[:12]
 
 

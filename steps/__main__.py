@@ -18,10 +18,12 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from contracts import names
+from contracts.base import Contract
 from contracts.errors import EXIT_USAGE, ConfigError, ResourcesError, StageError
 from contracts.pipeline import load_pipeline
+from contracts.probes import PROBES
 from contracts.settings import load_settings, variable
-from contracts.stages import STAGES, Stage, StageOutputs, choices, decode, encode, findings, type_name
+from contracts.stages import STAGES, Stage, choices, decode, encode, findings, type_name
 from steps.reports import error_report_uri
 from steps.storage import NO_ROOM
 from steps.world import World
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     # they log whole URLs, with credentials and signatures; Apprise those that it cannot read, as errors
     for library, level in (("httpx", logging.WARNING), ("httpcore", logging.WARNING), ("apprise", logging.CRITICAL)):
         logging.getLogger(library).setLevel(level)
-    options = vars(_parser().parse_args(argv))
+    words = sys.argv[1:] if argv is None else argv
+    options = vars(_parser(words[0] if words else "").parse_args(words))
     stage: type[Stage] = options.pop("stage")
     world: World | None = None
     try:
@@ -44,23 +47,24 @@ def main(argv: list[str] | None = None) -> int:
         path = Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE))
         workflow = os.environ.get(variable("workflow"), "local")
         world = World(
-            settings=settings, pipeline=load_pipeline(path), pipeline_path=path, workflow=workflow, needs=stage.needs
-        )
+            settings=settings, pipeline=load_pipeline(path), pipeline_path=path, workflow=workflow, needs=stage.needs,
+            duty=stage.account,
+        )  # fmt: skip
         texts = {names.parameter(field): text for field, text in options.items() if text is not None}
         inputs = decode(stage.Inputs, texts)
-        outputs = getattr(importlib.import_module(f"steps.{stage.name}"), stage.name)(inputs, world=world)
-        _hand_on(stage, outputs)
+        outputs = getattr(importlib.import_module(f"steps.{stage.step}"), stage.step)(inputs, world=world)
+        _hand_on(outputs)
     except Exception as error:  # noqa: BLE001  the table's last row: any other exception is class code
         return _fail(world, stage, _of_the_table(error, world))
     LOG.info("%s", outputs.summary)
     return 0
 
 
-def _hand_on(stage: type[Stage], outputs: StageOutputs) -> None:
+def _hand_on(outputs: Contract) -> None:
     """Write each output where the manifest reads it as a parameter."""
     folder = Path(os.environ.get(variable("outputs"), names.OUTPUTS_MOUNT))
     folder.mkdir(parents=True, exist_ok=True)
-    for field in stage.Outputs.model_fields:
+    for field in type(outputs).model_fields:
         (folder / names.parameter(field)).write_text(encode(getattr(outputs, field)), encoding="utf-8")
 
 
@@ -103,6 +107,8 @@ def _unexpected(error: Exception, world: World | None) -> str:
 
 def _fail(world: World | None, stage: type[Stage], error: StageError) -> int:
     report = error.report(stage.name)
+    if error.outputs is not None:
+        _hand_on(error.outputs)
     LOG.error("%s: %s", report.error_class, report.message)
     for finding in report.findings:
         LOG.error("  %s", finding)
@@ -116,13 +122,14 @@ def _fail(world: World | None, stage: type[Stage], error: StageError) -> int:
     return error.row.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """Return a parser of all stages, with the options of the chosen one only: of all they would take half a start."""
     parser = _Parser(prog="python -m steps", description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True, metavar="STAGE")
-    for stage in STAGES:
+    for stage in (*STAGES, *PROBES):
         command = commands.add_parser(stage.name, help=stage.duty, description=stage.duty)
         command.set_defaults(stage=stage)
-        for field, info in stage.Inputs.model_fields.items():
+        for field, info in stage.Inputs.model_fields.items() if stage.name == chosen else ():
             help_text = info.description or ""
             allowed = choices(stage.Inputs, field)
             command.add_argument(

@@ -7,6 +7,7 @@ other: `steps.__main__` runs in it, in a process group of its own, under the env
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -16,9 +17,11 @@ import select
 import socket
 import sys
 import tempfile
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from contracts.stages import STAGES
 from steps import __main__ as step
@@ -37,9 +40,18 @@ _LATER = (
 """What stages import when they need it."""
 
 
+_FIRST = (
+    "steps.probe", "steps.preflight", "steps.ledger", "sqlalchemy.dialects.sqlite", "steps.sources", "steps.recipe",
+    "steps.candidate_checks", "steps.rollout.process",
+)  # fmt: skip
+"""What the first steps need, many at once: imported before any of them is forked."""
+_TOGETHER_SECONDS = 0.02
+"""How soon after a request the next one of several at once comes; an import would keep it waiting."""
+
+
 def modules() -> list[str]:
     """Return what is imported ahead, in the order in which a run comes to need it."""
-    stages = [f"steps.{stage.name}" for stage in STAGES]
+    stages = [f"steps.{stage.step}" for stage in STAGES]
     return [*stages[:3], *_LATER, *stages[3:]]
 
 
@@ -54,9 +66,13 @@ class _Parent:
     def serve(self) -> list[str] | None:
         """Import, fork and reap until nobody can ask any more; in a fork, return the words of its step."""
         gc.disable()
+        for name in _FIRST:
+            self._import(name)
+        patience = 0.0
         while True:
             watched: list[socket.socket | int] = [self.requests, *self.steps]
-            ready, _, _ = select.select(watched, [], [], 0 if self.pending else None)
+            ready, _, _ = select.select(watched, [], [], patience if self.pending else None)
+            patience = _TOGETHER_SECONDS if ready else 0.0
             for pidfd in [fd for fd in ready if isinstance(fd, int)]:
                 self._reap(pidfd)
             if self.requests in ready:
@@ -65,9 +81,12 @@ class _Parent:
                     return None
                 if (words := self._fork(message, *fds)) is not None:
                     return words
-            elif self.pending:
-                with contextlib.suppress(ImportError, OSError):  # the step that needs it will say what is wrong
-                    importlib.import_module(self.pending.popleft())
+            elif self.pending and not ready:
+                self._import(self.pending.popleft())
+
+    def _import(self, name: str) -> None:
+        with contextlib.suppress(ImportError, OSError):  # the step that needs it will say what is wrong
+            importlib.import_module(name)
 
     def _fork(self, message: bytes, log: int, guard: int, answers: int) -> list[str] | None:
         channel = socket.socket(fileno=answers)
@@ -125,7 +144,16 @@ def main() -> None:
     words = _Parent(socket.socket(fileno=int(sys.argv[1]))).serve()
     if words is not None:
         sys.argv = [step.__file__, *words]
-        sys.exit(step.main(words))
+        _leave(step.main(words))
+
+
+def _leave(code: int) -> NoReturn:
+    """End a fork, but leave the interpreter as it stands: taking it apart would copy most of what it shares."""
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

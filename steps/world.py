@@ -34,6 +34,8 @@ class World:
     """Name of the workflow that runs this step."""
     needs: frozenset[Need] = frozenset(Need)
     """What the stage declares that it reaches; on a cluster it has no credentials for anything else."""
+    duty: str = ""
+    """Whose rights the step has, by its name in `contracts.access`."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("retrain"))
 

@@ -1,7 +1,9 @@
 """The graph: one WorkflowTemplate with two ways in, `retrain` and `release`.  Called by `workflows.compile`.
 
-    preflight - ingest - features - train - evaluate - register - release
-                                                                  promote - build (- kaniko) - deploy
+    preflight-* - preflight - ingest - features - train - evaluate - register - release
+                                                                                promote - build (- kaniko) - deploy
+
+Preflight's probes, one a duty, run side by side; `preflight` joins what they found, however they ended.
 
 A rejection is an outcome: what follows is skipped or omitted, and the workflow succeeds.  `finish`, the exit handler,
 tells how it ended.
@@ -20,6 +22,7 @@ from contracts.names import RELEASE, RETRAIN
 from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline import Pipeline
 from contracts.pipeline.operation import Resources
+from contracts.probes import PROBES
 from contracts.settings import size, variable
 from contracts.stages import (
     STAGES,
@@ -57,7 +60,7 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         volumes=[Volume(name="pipeline", config_map=ConfigMapVolumeSource(name=configmap))],
         workflow_metadata=WorkflowMetadata(labels={names.LABEL_PIPELINE: pipeline.name}),
     ) as template:
-        templates = {stage.name: container(stage, pipeline) for stage in STAGES}
+        templates = {stage.name: container(stage, pipeline) for stage in (*STAGES, *PROBES)}
         templates[KANIKO] = kaniko()
         release = _release(templates)
         _retrain(templates, release, pipeline)
@@ -70,7 +73,7 @@ def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) 
     # when the controller restarts; two runs at once then cost work, nothing else: the ledger decides, not the lock.
     lock = Synchronization(mutexes=[Mutex(name=f"retrain-{pipeline.name}")])
     with DAG(name=RETRAIN, synchronization=lock):
-        checked = run(templates, Preflight)
+        checked = _preflight(templates)
         dataset = run(templates, Ingest, checked)
         split = run(templates, Features, dataset)
         model = run(templates, Train, dataset, split)
@@ -82,6 +85,16 @@ def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) 
             arguments={"version": output(version, "version"), "requested-by": workflow("requested-by")},
             depends=f"{version.name}.Succeeded",
         )
+
+
+def _preflight(templates: dict[str, Container]) -> Task:
+    probes = [run(templates, probe) for probe in PROBES]
+    # One that never started has no outputs: Argo waits for ever for what it can read the name of, also behind `?.`.
+    said = [
+        f"{{{{=get(get(get(tasks['{probe.name}'], 'outputs'), 'parameters'), 'found') ?? ''}}}}" for probe in probes
+    ]
+    ended = [f"({probe.name}.Succeeded || {probe.name}.Failed || {probe.name}.Errored)" for probe in probes]
+    return run(templates, Preflight, found="\n".join(said), depends=" && ".join(ended))
 
 
 def _release(templates: dict[str, Container]) -> DAG:
@@ -230,4 +243,4 @@ def _size(resources: Resources, what: str) -> int:
 
 
 def _stage(task: Task) -> type[Stage]:
-    return next(stage for stage in STAGES if stage.name == task.name)
+    return next(stage for stage in (*STAGES, *PROBES) if stage.name == task.name)

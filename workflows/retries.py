@@ -28,6 +28,7 @@ from contracts.errors import (
     NETWORK,
     OUT_OF_MEMORY_SIGN,
     RESOURCES,
+    STORAGE,
     ErrorClass,
 )
 
@@ -42,13 +43,14 @@ _SIGNS = {RESOURCES.name: (OUT_OF_MEMORY,), INFRASTRUCTURE.name: _LOST}
 """How a class looks to Argo besides its exit code."""
 
 
-def retry_strategy(*, network: int | None = None) -> RetryStrategy:
+def retry_strategy(*, network: int | None = None, passing: bool = True) -> RetryStrategy:
     """Return the strategy: which failures are tried again, how often and how soon.
 
-    `network` is another exit code of that class: that of a program which is not ours.
+    `network` is another exit code of that class: that of a program which is not ours.  Without `passing`, what passes
+    elsewhere is not waited for: the container only tells what others found, who have tried again themselves.
     """
-    retried = [row for row in ERROR_CLASSES if row.retries]
-    never = ", ".join(f"'{row.exit_code}'" for row in ERROR_CLASSES if not row.retries)
+    retried = [row for row in ERROR_CLASSES if row.retries and (passing or row not in (NETWORK, STORAGE))]
+    never = ", ".join(f"'{row.exit_code}'" for row in ERROR_CLASSES if row not in retried)
     signs = {row.name: _signs(row) for row in retried}
     if network is not None:
         signs[NETWORK.name] += f" || lastRetry.exitCode == '{network}'"

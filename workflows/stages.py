@@ -61,7 +61,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
     return Container(
         name=stage.name,
         annotations={"workflows.argoproj.io/description": stage.duty},
-        labels={names.LABEL_STAGE: stage.name},
+        labels={names.LABEL_STAGE: stage.account},
         image="{{workflow.parameters.steps-image}}",
         command=["python", "-m", "steps"],
         args=[stage.name, *(f"--{name}={argument(name)}" for name in map(names.parameter, stage.Inputs.model_fields))],
@@ -89,11 +89,11 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
         pod_security_context=PodSecurityContext(
             run_as_non_root=True, seccomp_profile=SeccompProfile(type="RuntimeDefault")
         ),
-        service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.name),
-        **executor(token=bool(ACCESS[stage.name].serving)),
+        service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.account),
+        **executor(token=bool(ACCESS[stage.account].serving)),
         active_deadline_seconds=stage.deadline_seconds,
-        retry_strategy=retry_strategy(),
-        pod_spec_patch=sizes(stage.name),
+        retry_strategy=retry_strategy(passing=stage is not Preflight),
+        pod_spec_patch=sizes(stage.sized),
     )
 
 
@@ -173,9 +173,9 @@ def _output(stage: type[Stage], field: str) -> Parameter:
 
 
 def _secrets(stage: type[Stage], pipeline: Pipeline) -> list[SecretEnv]:
-    wanted = [variable(field) for field in ACCESS[stage.name].secrets]
+    wanted = [variable(field) for field in ACCESS[stage.account].secrets]
     if Need.SOURCE in stage.needs:
         wanted += pipeline.source.secrets
     # Optional, because a pod whose secret is missing would wait until its deadline; preflight names what is missing.
-    secret = names.STAGE_SECRET.format(stage=stage.name)
+    secret = names.STAGE_SECRET.format(stage=stage.account)
     return [SecretEnv(name=name, secret_name=secret, secret_key=name, optional=True) for name in wanted]

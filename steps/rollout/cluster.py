@@ -25,7 +25,7 @@ FIELD_MANAGER = "retrain"
 VERSIONS = {
     "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2",
     "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
-    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1",
+    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1", "ResourceQuota": "v1",
     "Workflow": "argoproj.io/v1alpha1", "WorkflowTemplate": "argoproj.io/v1alpha1",
 }  # fmt: skip
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -59,15 +59,45 @@ class Cluster:
         """Return a namespace, by default the one this process runs in, or the kubeconfig's."""
         return cls(namespace or _own_namespace())
 
-    def apply(self, wanted: Object) -> Object:
-        """Make an object as wanted, by server-side apply, and return it as it is now."""
+    def apply(self, wanted: Object, *, only_ask: bool = False) -> Object:
+        """Make an object as wanted, by server-side apply, and return it as it is now; or only ask whether it could be.
+
+        Asked, the API server goes the whole way, admission too, but keeps nothing.
+        """
+        asked = {"dry_run": "All"} if only_ask else {}
         return self._call(
             "patch", wanted["kind"], wanted["metadata"]["name"],
             lambda api: self._client.server_side_apply(
                 api, body=wanted, namespace=self.namespace, field_manager=FIELD_MANAGER, force_conflicts=True,
-                _request_timeout=_TIMEOUT,
+                _request_timeout=_TIMEOUT, **asked,
             ),
         )  # fmt: skip
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Ask whether this process's account has a right in the namespace; a subresource is ``pods/log``."""
+        from kubernetes.client import AuthorizationV1Api
+
+        kind, _, subresource = resource.partition("/")
+        attributes = {
+            "namespace": self.namespace, "verb": verb, "group": group, "resource": kind, "subresource": subresource,
+        }  # fmt: skip
+        review = {
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }  # fmt: skip
+        with self._errors("create", "SelfSubjectAccessReview", ""):
+            answer = AuthorizationV1Api(self._client.client).create_self_subject_access_review(
+                review, _request_timeout=_TIMEOUT
+            )
+        return bool(answer.status.allowed)
+
+    def serves(self, group: str) -> bool:
+        """Say whether the API server knows a group of objects, and whoever serves it answers."""
+        from kubernetes.client import ApisApi
+
+        with self._errors("get", "API groups", ""):
+            found = ApisApi(self._client.client).get_api_versions(_request_timeout=_TIMEOUT)
+        return group in {each.name for each in found.groups}
 
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, None when there is none."""

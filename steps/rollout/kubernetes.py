@@ -150,9 +150,14 @@ class Kubernetes:
         text = yaml.safe_dump(wanted, sort_keys=False, width=120)
         self.world.storage.write(self._exported(wanted["kind"]), text.encode())
 
-    def _exported(self, kind: str) -> str:
+    @property
+    def exported_folder(self) -> str:
+        """Return the URI of the folder that is exported to."""
         folder = self.world.settings.export_uri.rstrip("/") or self.world.storage.uri("export")
-        return f"{folder}/{self.name}/{kind.lower()}.yaml"
+        return f"{folder}/{self.name}"
+
+    def _exported(self, kind: str) -> str:
+        return f"{self.exported_folder}/{kind.lower()}.yaml"
 
     def _await_sync(self, wanted: Object) -> None:
         deadline = time.monotonic() + _SYNC_SECONDS

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from contracts import names
-from contracts.access import ACCESS, EXECUTOR_RULES, LOGS, SENSOR_RULES, SERVING, SUBMIT, Rule
+from contracts.access import ACCESS, ASK, EXECUTOR_RULES, LOGS, SENSOR_RULES, SERVING, SUBMIT, Rule
 from contracts.stages import STAGES, Need
 from tests.cluster.conftest import Cluster, run_as
 
@@ -169,7 +169,7 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.parametrize("stage", ["preflight", "train", "evaluate", "register", "promote", "deploy"])
+@pytest.mark.parametrize("stage", ["train", "evaluate", "register", "promote", "deploy"])
 def test_only_register_promote_and_deploy_write_to_the_registry(stage: str, run: str, platform: Cluster) -> None:
     answers = json.loads(run_as(platform, stage, _REGISTRY, secrets=True))
 
@@ -196,7 +196,7 @@ print(" ".join(answers))
 """
 
 
-@pytest.mark.parametrize("stage", ["preflight", "register", "deploy"])
+@pytest.mark.parametrize("stage", [ASK, "register", "deploy"])
 def test_nobody_changes_the_ledgers_past(stage: str, platform: Cluster) -> None:
     assert run_as(platform, stage, _LEDGER, secrets=True).split() == ["done", "42501", "42501", "42501"]
 
@@ -209,7 +209,7 @@ ask = lambda **more: httpx.post(f"{url}/api/2.0/mlflow/experiments/search", json
 user = (os.environ["RETRAIN_MLFLOW_USERNAME"], os.environ["RETRAIN_MLFLOW_PASSWORD"])
 print(ask(), ask(auth=(user[0], "wrong")), ask(auth=user), ask(auth=user, headers={"Host": "elsewhere.example"}))
 """
-    assert run_as(platform, "preflight", program, secrets=True).split() == ["401", "401", "200", "403"]
+    assert run_as(platform, "train", program, secrets=True).split() == ["401", "401", "200", "403"]
 
 
 def test_the_controller_is_not_ours_and_was_left_alone(platform: Cluster) -> None:

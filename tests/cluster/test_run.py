@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from contracts.probes import DUTIES, probe_name
 from tests.cluster.conftest import Cluster
 
+PROBES = {probe_name(duty): duty for duty in DUTIES}
 IN_ORDER = ("preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build", "deploy", "notify")
 
 
@@ -25,7 +27,7 @@ def nodes(workflow: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
     return {n["templateName"]: n for n in workflow["status"]["nodes"].values() if n["type"] == kind}
 
 
-@pytest.mark.parametrize("stage", IN_ORDER)
+@pytest.mark.parametrize("stage", [*PROBES, *IN_ORDER])
 def test_a_stage_succeeds_in_a_pod_of_its_own(stage: str, workflow: dict[str, Any]) -> None:
     node = nodes(workflow, "Pod")[stage]
 
@@ -36,6 +38,19 @@ def test_no_stage_was_tried_twice(workflow: dict[str, Any]) -> None:
     tried = {name: len(n.get("children", ())) for name, n in nodes(workflow, "Retry").items() if name in IN_ORDER}
 
     assert tried == dict.fromkeys(IN_ORDER, 1)
+
+
+def test_a_probe_has_the_account_of_the_duty_that_it_speaks_for(platform: Cluster, workflow: dict[str, Any]) -> None:
+    pods = platform.get("pods", "-l", f"workflows.argoproj.io/workflow={workflow['metadata']['name']}")
+    template = "workflows.argoproj.io/node-name"
+    accounts = {
+        pod["metadata"]["annotations"][template].split(".")[-1].split("(")[0]: pod["spec"]["serviceAccountName"]
+        for pod in pods
+    }
+
+    assert {name: account for name, account in accounts.items() if name in PROBES} == {
+        name: f"retrain-{duty}" for name, duty in PROBES.items()
+    }
 
 
 def test_main_containers_have_no_token_and_run_as_nobody(platform: Cluster, workflow: dict[str, Any]) -> None:

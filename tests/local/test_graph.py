@@ -9,6 +9,7 @@ import pytest
 
 from contracts.errors import ConfigError
 from tests.local.small_manifests import Manifest, node, phases, pod, task, workflow
+from workflows.local import pods
 from workflows.local.state import RunState
 
 Execute = Callable[..., RunState]
@@ -126,6 +127,29 @@ def test_a_failure_that_was_taken_care_of_does_not_fail_the_dag(execute: Execute
         workflow(pod("bad", "exit 1"), pod("good", "true"), tasks=[task("bad"), task("good", depends="bad.Failed")])
     )
     assert run.phase == "Succeeded"
+
+
+def test_who_joins_hears_of_a_failed_attempt_and_of_a_pod_that_was_lost(execute: Execute) -> None:
+    """As preflight hears of its probes: by `get`, since Argo waits for ever for the output of a pod that left none."""
+    names = ("fine", "failed", "lost")
+    retries = {"retryStrategy": {"limit": 1}}
+    probes = [
+        pod(name, f"echo -n {name} >/out/found; exit {int(name == 'failed')}", outputs=["found"], **retries)
+        for name in names
+    ]
+    ended = " && ".join(f"({name}.Succeeded || {name}.Failed || {name}.Errored)" for name in names)
+    heard = ";".join(
+        f"{{{{=get(get(get(tasks['{name}'], 'outputs'), 'parameters'), 'found') ?? ''}}}}" for name in names
+    )
+    joined = task("join", given={"heard": heard}, depends=ended)
+
+    run = execute(
+        workflow(*probes, pod("join", "true", inputs=["heard"]), tasks=[*map(task, names), joined]),
+        fate=lambda started: pods.DELETED if started.template == "lost" else None,
+    )
+
+    assert node(run, "join").inputs == {"heard": "fine;failed;"}
+    assert (run.phase, phases(run)["failed"], phases(run)["lost"]) == ("Succeeded", "Failed", "Error")
 
 
 @pytest.mark.parametrize("fail_fast", [True, False])

@@ -32,7 +32,8 @@ NAMES = {"workflow": {"parameters": {"train-memory": "64", "version": ""}}, "ret
         ('"it\'s"', "it's"), (r"'it\'s'", "it's"), ("`a\\n`", r"a\n"),
         ("asInt(workflow.parameters['train-memory']) * min(2 ** asInt(retries), 4)", 128.0),
         ("sprig.replace('$', '$$', 'a$(B)$')", "a$$(B)$$"), ("sprig.replace('$', '$$', '')", ""),
-        ("none?.x?.y ?? 'z'", "z"),
+        ("none?.x?.y ?? 'z'", "z"), ("get(get(none, 'x'), 'y') ?? 'z'", "z"), ("get([1, 2], 1)", 2),
+        ("get(get(workflow, 'parameters'), 'train-memory')", "64"), ("get(workflow, 'unknown') ?? 'z'", "z"),
         ("sprig.trim(' a ') + sprig.default('b', '')", "ab"), ("toJson(['a', 1])", '["a",1]'),
     ],
 )  # fmt: skip

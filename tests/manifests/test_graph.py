@@ -14,6 +14,7 @@ from contracts import names
 from contracts.access import ACCESS
 from contracts.names import RELEASE, RETRAIN
 from contracts.pipeline import load_pipeline, parse_pipeline
+from contracts.probes import PROBES
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices, contract
 from workflows.graph import run, workflow_template
@@ -21,6 +22,7 @@ from workflows.stages import BRACE, argument, container
 
 ROOT = Path(__file__).parents[2]
 ADULT = (ROOT / "adult.yaml").read_text(encoding="utf-8")
+STEPS: tuple[type[Stage], ...] = (*STAGES, *PROBES)
 Template = dict[str, Any]
 
 
@@ -37,12 +39,24 @@ def environment(template: Template) -> dict[str, Any]:
 
 
 def test_retrain_runs_its_stages_one_after_the_other(templates: dict[str, Template]) -> None:
-    way = list(tasks(templates[RETRAIN]))
+    depends = {name: task.get("depends") for name, task in tasks(templates[RETRAIN]).items()}
+    probes = [probe.name for probe in PROBES]
+    way = [name for name in depends if name not in probes]
 
     assert way == ["preflight", "ingest", "features", "train", "evaluate", "register", RELEASE]
-    assert [task.get("depends") for task in tasks(templates[RETRAIN]).values()] == [
-        None, *(f"{before}.Succeeded" for before, _ in pairwise(way)),
-    ]  # fmt: skip
+    assert [depends[name] for name in way[1:]] == [f"{before}.Succeeded" for before, _ in pairwise(way)]
+    assert list(depends)[: len(probes)] == probes
+    assert [depends[name] for name in probes] == [None] * len(probes)
+
+
+def test_preflight_waits_for_every_probe_however_it_ends_and_hears_each(templates: dict[str, Template]) -> None:
+    preflight = tasks(templates[RETRAIN])["preflight"]
+
+    for probe, heard in zip(PROBES, arguments(preflight)["found"].splitlines(), strict=True):
+        assert f"({probe.name}.Succeeded || {probe.name}.Failed || {probe.name}.Errored)" in preflight["depends"]
+        said = f"get(get(get(tasks['{probe.name}'], 'outputs'), 'parameters'), 'found')"
+        assert heard == f"{{{{={said} ?? ''}}}}"  # not by a path: Argo would wait for one that says nothing
+    assert preflight["depends"].count("&&") == len(PROBES) - 1
 
 
 def test_only_a_passed_model_is_registered_and_only_a_registered_one_released(templates: dict[str, Template]) -> None:
@@ -100,7 +114,7 @@ def test_an_input_that_comes_from_nowhere_is_refused() -> None:
         run({}, Features)
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", STEPS, ids=lambda stage: stage.name)
 def test_a_containers_parameters_are_the_stages_fields(stage: type[Stage], templates: dict[str, Template]) -> None:
     template = templates[stage.name]
     inputs = {p["name"]: p for p in template["inputs"]["parameters"]}
@@ -121,11 +135,17 @@ def test_a_containers_parameters_are_the_stages_fields(stage: type[Stage], templ
     }
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", STEPS, ids=lambda stage: stage.name)
 def test_a_stage_sees_only_the_secrets_it_needs(stage: type[Stage], templates: dict[str, Template]) -> None:
-    secrets = {name for name, var in environment(templates[stage.name]).items() if "valueFrom" in var}
+    references = {
+        name: var["valueFrom"]["secretKeyRef"]
+        for name, var in environment(templates[stage.name]).items()
+        if "valueFrom" in var
+    }
+    secrets = set(references)
 
-    assert secrets == {variable(field) for field in ACCESS[stage.name].secrets}
+    assert {reference["name"] for reference in references.values()} <= {f"retrain-{stage.account}-secrets"}
+    assert secrets == {variable(field) for field in ACCESS[stage.account].secrets}
     assert (variable("ledger") in secrets) == (Need.LEDGER in stage.needs)
 
 
@@ -138,23 +158,24 @@ def test_a_sources_dsn_reaches_only_those_who_read_the_source() -> None:
     pipeline = parse_pipeline(ADULT.replace('source:\n  uri: data/adult.csv\n  csv: {missing: ["?"]}\n', source))
     with_dsn = {
         stage.name
-        for stage in STAGES
+        for stage in STEPS
         if any(getattr(e, "name", "") == "CHURN_DSN" for e in container(stage, pipeline).env)
     }
 
-    assert with_dsn == {"preflight", "ingest"}
+    assert with_dsn == {"preflight-ingest", "ingest"}
 
 
 def test_no_stage_has_privileges_or_a_token_it_does_not_need(templates: dict[str, Template]) -> None:
-    for stage in STAGES:
+    for stage in STEPS:
         template = templates[stage.name]
         context = template["container"]["securityContext"]
         assert context["runAsNonRoot"]
         assert context["readOnlyRootFilesystem"]
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
-        assert template["automountServiceAccountToken"] is (stage.name == "deploy")
-        assert template["serviceAccountName"] == f"retrain-{stage.name}"
+        assert template["automountServiceAccountToken"] is (stage.account == "deploy")
+        assert template["serviceAccountName"] == f"retrain-{stage.account}"
+        assert template["metadata"]["labels"] == {names.LABEL_STAGE: stage.account}
         assert template["executor"] == {"serviceAccountName": names.EXECUTOR_SERVICE_ACCOUNT}
         assert template["activeDeadlineSeconds"] == stage.deadline_seconds
         written = {mount["mountPath"] for mount in template["container"]["volumeMounts"] if not mount.get("readOnly")}
@@ -176,7 +197,7 @@ def test_no_parameter_is_pasted_where_kubernetes_would_read_a_reference_in_it(te
 
 
 def test_every_stage_that_fails_can_leave_its_report_for_notify() -> None:
-    assert all(Need.STORE in stage.needs for stage in STAGES)
+    assert all(Need.STORE in stage.needs for stage in STEPS)
 
 
 def test_memory_grows_with_the_attempt_and_the_request_stays(templates: dict[str, Template]) -> None:

@@ -111,3 +111,15 @@ def test_all_retried_classes_wait_alike_since_argo_has_one_backoff() -> None:
 
 def memory_of(number: int) -> int:
     return int(compile_expression(memory("base"))({"base": "1024", "retries": str(number)}))
+
+
+def test_who_joins_what_others_found_waits_for_nothing_that_they_waited_for() -> None:
+    again = compile_expression(str(retry_strategy(passing=False).expression))
+
+    def is_tried(failure: Failure) -> bool:
+        code, phase, message = failure
+        return bool(again({"retries": "0", "lastRetry": {"exitCode": code, "status": phase, "message": message}}))
+
+    assert [name for name, failure in BY_CODE.items() if is_tried(failure)] == ["resources", "infrastructure"]
+    assert is_tried(OOM)
+    assert all(is_tried(lost) for lost in LOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -20,23 +21,27 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 import steps.candidates.lightgbm
-import steps.preflight
 from contracts.errors import (
     CONFIG,
     DATA,
     NETWORK,
     STORAGE,
     ConfigError,
+    ErrorClass,
     Finding,
+    InfrastructureError,
     NetworkError,
     StageError,
     StorageError,
 )
 from contracts.pipeline import Pipeline
+from contracts.probes import DUTIES, Examined, Found
 from contracts.settings import Settings
-from contracts.stages import Preflight, contract
+from contracts.stages import Preflight, Probe, contract
 from serving.user_code import pack
-from steps.preflight import _raise, preflight
+from steps.preflight import _raise, joined
+from steps.preflight import preflight as join
+from steps.probe import as_line, examine_all
 from steps.world import World
 from tests.loopback import Handler, free_port, serving
 from tests.steps.ingesting import AS_OF, column, world_for
@@ -62,6 +67,13 @@ def changed(world: World, pipeline: dict[str, Any] | None = None, **settings: An
     )
 
 
+def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
+    """Every duty's probe, and what joins them, in this process."""
+    looked_at = Probe.Inputs(**inputs.model_dump(include=set(Probe.Inputs.model_fields)))
+    lines = [as_line(examined) for examined in examine_all(looked_at, world)]
+    return join(inputs.model_copy(update={"found": "\n".join(lines)}), world=world)
+
+
 def wrong(world: World, exit_code: int = 78, **inputs: str) -> dict[str, Finding]:
     with pytest.raises(StageError) as refused:
         preflight(Preflight.Inputs(**inputs), world=world)
@@ -76,10 +88,16 @@ def answering(status: int) -> Iterator[str]:
 
     class Same(Handler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(b"{}")
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_DELETE(self) -> None:
+            self.do_POST()
 
     with serving(Same) as port:
         yield f"http://127.0.0.1:{port}"
@@ -221,10 +239,8 @@ def test_a_library_is_asked_for_only_by_a_candidate_that_cannot_do_without(
 ) -> None:
     missing = Finding(where="LightGBM", what="libgomp is missing", remedy="apt-get install libgomp1")
     monkeypatch.setattr(steps.candidates.lightgbm, "lightgbm_problem", lambda: missing)
-    known = steps.preflight.importlib.util.find_spec
-    monkeypatch.setattr(
-        steps.preflight.importlib.util, "find_spec", lambda name: None if name == "xgboost" else known(name)
-    )
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xgboost" else known(name))
     boosters = [{"name": "a", "estimator": "lightgbm"}, {"name": "b", "estimator": "xgboost"}]
 
     def candidates(*given: dict[str, str]) -> World:
@@ -266,30 +282,103 @@ def test_a_library_that_does_not_load_is_told_with_its_remedy(tmp_path: Path, mo
     assert "can't be loaded" in problem.what
 
 
-def test_a_failed_preflight_leaves_its_report_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text(Path("adult.yaml").read_text())
-    home = tmp_path / "home"
-    home.mkdir()
+def step(home: Path, *words: str, **more: str) -> tuple[int, str, dict[str, str]]:
+    """Run one step as the process that a container is; return its exit code, its log, and what it hands on."""
+    outputs = home / "out"
     environment = os.environ | {
-        "RETRAIN_STORE": (home / "store").as_uri(), "RETRAIN_SOURCE_BASE": str(tmp_path),
-        "RETRAIN_TRACKING_URI": f"sqlite:///{home}/mlflow.db", "RETRAIN_WORKFLOW": "w-1",
-        "RETRAIN_LEDGER": f"postgresql://u:{PASSWORD}@127.0.0.1:1/d", "RETRAIN_PIPELINE": str(tmp_path / "bad.yaml"),
-        "RETRAIN_OUTPUTS": str(home / "out"),
-    }  # fmt: skip
-
+        "RETRAIN_STORE": (home / "store").as_uri(), "RETRAIN_SOURCE_BASE": str(Path.cwd()), "RETRAIN_WORKFLOW": "w-1",
+        "RETRAIN_TRACKING_URI": f"sqlite:///{home}/mlflow.db", "RETRAIN_PIPELINE": "adult.yaml",
+        "RETRAIN_LEDGER": f"postgresql://u:{PASSWORD}@127.0.0.1:1/d", "RETRAIN_OUTPUTS": str(outputs),
+    } | more  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "steps", "preflight", "--cache", "perhaps"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-    assert done.returncode == 78
-    assert "parameter cache" in done.stderr
-    assert "ledger" in done.stderr
+        [sys.executable, "-m", "steps", *words], env=environment, capture_output=True, text=True, check=False
+    )
     assert PASSWORD not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    [left] = [p for p in home.rglob("*") if p.is_file()]
-    assert left == home / "store" / "reports" / "w-1" / "preflight.error.json"
-    assert json.loads(left.read_text())["error_class"] == "config"
+    return done.returncode, done.stderr, {path.name: path.read_text() for path in outputs.glob("*")}
+
+
+def left_by(home: Path) -> list[str]:
+    return [path.name for path in (home / "store").rglob("*") if path.is_file()]
+
+
+def test_a_probe_that_may_pass_fails_with_its_class_and_yet_hands_on_what_it_found(tmp_path: Path) -> None:
+    code, log, outputs = step(tmp_path, "preflight-register")
+
+    assert code == 75
+    assert "ledger" in log
+    examined = Examined.model_validate_json(outputs["found"])
+    assert [(found.error_class, found.own) for found in examined.found] == [("network", True)]
+    assert outputs["summary"] == "3 checks, 1 finding"
+    assert left_by(tmp_path) == ["preflight-register.error.json"]
+
+
+def test_a_probe_with_anything_else_succeeds_and_leaves_it_to_the_report(tmp_path: Path) -> None:
+    code, _, outputs = step(tmp_path, "preflight-register", RETRAIN_TRACKING_URI="nowhere")
+
+    assert code == 0
+    assert {found.error_class for found in Examined.model_validate_json(outputs["found"]).found} == {
+        "config", "network",
+    }  # fmt: skip
+    assert left_by(tmp_path) == []
+
+
+def test_a_failed_preflight_leaves_its_report_and_nothing_else(tmp_path: Path) -> None:
+    found = "\n".join(as_line(Examined(duty=duty, checks=1)) for duty in DUTIES)
+
+    code, log, outputs = step(tmp_path, "preflight", "--cache", "perhaps", "--found", found)
+
+    assert code == 78
+    assert "1 finding before the start" in log
+    assert "parameter cache" in log
+    assert outputs == {}
+    assert left_by(tmp_path) == ["preflight.error.json"]
+    [report] = (tmp_path / "store").rglob("*.json")
+    assert json.loads(report.read_text())["error_class"] == "config"
+
+
+def said(duty: str, finding: Finding, row: ErrorClass = CONFIG, *, own: bool = True) -> Examined:
+    return Examined(duty=duty, checks=1, found=(Found(finding=finding, error_class=row.name, own=own),))
+
+
+def test_what_several_duties_found_is_told_once_with_their_names() -> None:
+    refused = Finding(where="RETRAIN_MLFLOW_USERNAME", what="MLflow answers 401", remedy="check it")
+    absent = Finding(where="module m", what="is not there")
+
+    told = joined([said("train", refused), said("evaluate", refused), said("train", absent, own=False)])
+
+    assert told == [
+        (CONFIG, refused.model_copy(update={"what": "MLflow answers 401, as train, evaluate"})), (CONFIG, absent),
+    ]  # fmt: skip
+
+
+def test_a_probe_without_an_answer_is_a_failure_of_infrastructure(world: World) -> None:
+    answered = "\n".join(as_line(Examined(duty=duty, checks=1)) for duty in DUTIES if duty != "train")
+
+    with pytest.raises(InfrastructureError) as refused:
+        join(Preflight.Inputs(found=answered), world=world)
+
+    assert [finding.where for finding in refused.value.findings] == ["preflight-train"]
+
+
+def test_what_a_probe_says_holds_no_tag_that_argo_would_read() -> None:
+    finding = Finding(where="parameter cache", what="got '{{workflow.name}} {{{=1}}}'")
+
+    line = as_line(said("ingest", finding))
+
+    assert "{{" not in line
+    assert Examined.model_validate_json(line) == said("ingest", finding)
+
+
+def test_a_folder_that_one_duty_alone_writes_is_found_by_that_duty(world: World, tmp_path: Path) -> None:
+    store = tmp_path / "home" / "store"
+    store.mkdir(exist_ok=True)
+    (store / "datasets").write_text("a file in the folder's place")
+
+    finding = wrong(world)["store"]
+
+    assert "/datasets" in finding.what
+    assert finding.what.endswith(", as ingest")
 
 
 def test_a_passing_fault_alone_keeps_its_class_so_that_it_is_retried() -> None:

@@ -12,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import ConfigError, class_of_failure
-from contracts.stages import BY_NAME, STAGES
+from contracts.probes import PROBES
+from contracts.stages import BY_NAME, STAGES, Preflight
 
 if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
 
 _PIPE_COLUMNS = 160
+_PROBES = {probe.name for probe in PROBES}
 _STYLES = {
     "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
     "Error": ("✗", "red"), "Skipped": ("–", "dim"), "Omitted": ("–", "dim"), "": ("·", "dim"),
@@ -31,16 +33,26 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def stage_nodes(state: RunState) -> dict[str, Node]:
-    """Return the node that stands for each stage: the retry node where there is one, else the pod."""
+    """Return the node that stands for each stage: the retry node where there is one, else the pod.
+
+    For preflight, which begins with its probes, it is one of those until they have ended.
+    """
     found: dict[str, Node] = {}
+    probes = [node for node in state.nodes.values() if node.template in _PROBES and not node.retried]
+    if probes:
+        found[Preflight.name] = next((node for node in probes if not node.fulfilled), probes[-1])
     for node in state.nodes.values():
-        if node.template in BY_NAME and (node.template not in found or node.type in ("Retry", "Skipped")):
-            found[node.template] = node
+        stage, known = node.template, found.get(node.template)
+        if stage in BY_NAME and (known is None or known.template in _PROBES or node.type in ("Retry", "Skipped")):
+            found[stage] = node
+    if probes and found[Preflight.name].template not in _PROBES:
+        began = min((node.started for node in probes if node.started), default=None)
+        found[Preflight.name] = found[Preflight.name]._replace(started=began)
     return found
 
 
 def stage_pods(state: RunState, stage: str = "") -> list[Node]:
-    """Return the pods of a run, or of one stage of it.
+    """Return the pods of a run, or of one stage of it; preflight's probes are of preflight, and have names too.
 
     Raises
     ------
@@ -48,7 +60,8 @@ def stage_pods(state: RunState, stage: str = "") -> list[Node]:
         No such stage ran.
     """
     pods = [node for node in state.nodes.values() if node.type == "Pod"]
-    if found := [node for node in pods if not stage or node.template == stage]:
+    also = _PROBES if stage == Preflight.name else ()
+    if found := [node for node in pods if not stage or node.template == stage or node.template in also]:
         return found
     known = ", ".join(sorted({node.template for node in pods}))
     raise ConfigError(f"{state.name} has no stage {stage!r} that ran", remedy=f"one of {known}")

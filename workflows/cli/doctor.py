@@ -181,17 +181,18 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
 
 
 def _pipeline(file: Path) -> Iterator[Line]:
-    """Run the preflight stage's checks on this machine."""
-    from contracts.stages import Preflight
+    """Run all checks of preflight on this machine."""
+    from contracts.stages import Preflight, Probe
     from steps.preflight import preflight
+    from steps.probe import as_line, examine_all
     from steps.world import World
 
     try:
         pipeline = load_pipeline(file)
         settings = desk_settings(find_home(), file.resolve().parent)
-        answer = preflight(
-            Preflight.Inputs(), world=World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor")
-        )
+        world = World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor")
+        found = "\n".join(as_line(examined) for examined in examine_all(Probe.Inputs(), world))
+        answer = preflight(Preflight.Inputs(found=found), world=world)
     except StageError as error:
         for finding in error.findings:
             yield Line(what=finding.where, state="wrong", found=finding.what, remedy=finding.remedy)

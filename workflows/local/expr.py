@@ -75,6 +75,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "split": ("t", str.split),
     "join": ("lt", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
     "toJson": ("a", go_json),
+    "get": ("a", lambda value, key: _member(value, key, optional=True)),
     "sprig.trim": ("t", str.strip),
     "sprig.lower": ("t", str.lower),
     "sprig.upper": ("t", str.upper),

@@ -1,0 +1,101 @@
+"""Whether a release can be made on the cluster: rights, the objects themselves, and room in the namespace's quota."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from contracts.access import RELEASE_RULES
+from contracts.errors import ConfigError, Finding
+from contracts.settings import Settings
+from steps.build import REFERENCE
+from steps.rollout.cluster import Cluster, NotThere
+from steps.rollout.kubernetes import Kubernetes
+from steps.rollout.objects import Version, objects
+from steps.world import World
+
+_POD = {"pods": 1, "count/pods": 1}
+
+
+def release_findings(world: World) -> Iterator[Finding]:
+    """Yield what the cluster will refuse; it keeps nothing of what is asked.
+
+    Raises
+    ------
+    ConfigError
+        There is no image to serve with, or no such namespace.
+    NetworkError
+        The API server does not answer.
+    """
+    target = Kubernetes.of(world)
+    if world.settings.build == REFERENCE:
+        target.means(REFERENCE)
+    if target.exports:
+        from steps.probes.places import probed
+
+        yield from probed(target.exported_folder, world, reads=False, writes=True)
+        return
+    refused = list(_refused(target.cluster))
+    yield from refused or _objects_refused(world, target.cluster)
+    deployment = target.cluster.get("Deployment", target.name)
+    surge = 0 if world.pipeline.release.strategy == "recreate" else 1
+    more = world.settings.serving_min_replicas if deployment is None else surge
+    for quota in target.cluster.select("ResourceQuota"):
+        yield from quota_findings(quota, world.settings, more)
+
+
+def quota_findings(quota: dict[str, Any], settings: Settings, pods: int) -> Iterator[Finding]:
+    """Yield what a ResourceQuota leaves too little of for so many more servers."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):  # it may not count our pods
+        return
+    cpu, memory = f"{settings.serving_cpu}m", f"{settings.serving_memory}Mi"
+    one = {**_POD, "cpu": cpu, "requests.cpu": cpu, "limits.memory": memory}
+    one |= {"memory": memory, "requests.memory": memory}
+    status = quota.get("status") or {}
+    for resource, hard in (status.get("hard") or {}).items():
+        if resource not in one:
+            continue
+        used = (status.get("used") or {}).get(resource, "0")
+        if parse_quantity(hard) - parse_quantity(used) < parse_quantity(one[resource]) * pods:
+            yield Finding(
+                where=f"ResourceQuota {quota['metadata']['name']}",
+                what=f"{resource}: {used} of {hard} used, a release needs {one[resource]} for each of {pods} more pods",
+                remedy="raise the quota, or lower the size or number of servers in the settings",
+            )
+
+
+def _refused(cluster: Cluster) -> Iterator[Finding]:
+    missing = [
+        f"{verb} {resource}"
+        for rule in RELEASE_RULES
+        for group in rule.groups
+        for resource in rule.resources
+        for verb in rule.verbs
+        if not cluster.may(verb, group, resource)
+    ]
+    if missing:
+        yield Finding(
+            where=f"namespace {cluster.namespace}",
+            what=f"its service account may not {', '.join(missing)}",
+            remedy="give it the role that docs/rights.md says of deploy",
+        )
+
+
+def _objects_refused(world: World, cluster: Cluster) -> Iterator[Finding]:
+    """Ask for every object of a release as it would be, but for the version."""
+    version = Version(
+        model=world.pipeline.name, version=1, run_id="preflight", dataset_sha256="", commit="",
+        image=world.settings.serving_image or "preflight",
+    )  # fmt: skip
+    wanted = objects(
+        version, world.pipeline.release, world.settings, cluster.namespace, entry="", workflow=world.workflow
+    )
+    for each in wanted:
+        try:
+            cluster.apply(each, only_ask=True)
+        except NotThere:
+            raise
+        except ConfigError as error:
+            yield Finding(where=f"{each['kind']} {each['metadata']['name']}", what=error.message, remedy=error.remedy)
