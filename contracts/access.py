@@ -31,6 +31,8 @@ SUBMIT = "submit"
 """Whoever brings data and code from outside into the buckets; no stage of the graph."""
 ASK = "ask"
 """Whoever asks from outside what a run came to, or where a version is from; no stage of the graph."""
+REPRODUCE = "reproduce"
+"""Whoever builds a version again from what was kept; no stage of the graph."""
 
 LOGS = "logs"
 """Argo's executor where it keeps a pod's log; no stage of the graph."""
@@ -151,15 +153,21 @@ ACCESS: dict[str, Access] = {
         serving=RELEASE_RULES,
     ),
     Notify.name: Access(Notify.needs, read=(_REPORTS,), write=(_REPORTS,)),
-    SUBMIT: Access(frozenset({Need.STORE}), read=(DATA, _CODE), write=(DATA, _CODE)),
+    SUBMIT: Access(
+        frozenset({Need.STORE, Need.IMAGES}), read=(DATA, _CODE, _BUILDS), write=(DATA, _CODE, _BUILDS),
+    ),
     ASK: Access(
-        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS),
+        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS, MODELS),
+        ledger=LedgerRole.READER, serving=(Rule(("apps",), ("deployments",), ("get",)),),
+    ),
+    REPRODUCE: Access(
+        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_DATASETS, _SPLITS, _CODE, _REPORTS, MODELS),
         ledger=LedgerRole.READER,
     ),
     LOGS: Access(frozenset({Need.STORE}), write=(_LOGS,)),
     SERVING: Access(frozenset({Need.STORE}), read=(MODELS,)),
 }  # fmt: skip
-"""Stage, `kaniko`, `submit`, `ask`, `logs` or `serving` -> what it may do."""
+"""Stage, or one of the duties above -> what it may do."""
 
 EXECUTOR_RULES: tuple[Rule, ...] = (Rule(("argoproj.io",), ("workflowtaskresults",), ("create", "patch")),)
 SENSOR_RULES: tuple[Rule, ...] = (

@@ -15,6 +15,7 @@ DATASET_MANIFEST = "dataset.json"
 SPLIT_ROWS = "rows.parquet"
 SPLIT_MANIFEST = "split.json"
 RECIPE_FILE = "recipe.json"
+PACKAGES_FILE = "packages.lock"
 
 SIDES = ("train", "validation", "test")
 """In rows.parquet the column `side` (int8) holds the index into this tuple."""

@@ -58,7 +58,8 @@ class Settings(BaseSettings):
     timeout_seconds: int = Field(30, ge=1, description="How long a request to MLflow or S3 may wait for an answer.")
     allow_input_example: bool = Field(False, description="Log real rows as MLflow input example; else synthetic ones.")
     code_commit: str = Field("", description="Commit of retrain in the image; empty: asked of git.")
-    steps_image: str = Field("", description="Image of the steps, by digest; empty at the desk.")
+    steps_image: str = Field("", description="Image of the steps, by digest; at the desk no image.")
+    packages: str = Field("", description="Folder of this pipeline's own packages, with their packages.lock.")
     image_registry: str = Field("", description="Where built serving images are pushed; for build: kaniko.")
     insecure_registry: bool = Field(False, description="That registry speaks plain HTTP.")
     serving_image: str = Field("", description="Reference image, by digest: it serves, or built ones start from it.")
@@ -155,6 +156,8 @@ def desk(home: Path, source_base: Path) -> dict[str, str]:
         variable("build"): "reference",
         variable("server_home"): str(home / "server"),
         variable("steps_image"): STEPS_IMAGE,
+        variable("serving_image"): "",
+        variable("packages"): str(home / "packages" / "none"),
         variable("kaniko_image"): "",
         **sizes(),
     }

@@ -1,7 +1,8 @@
 """The packaged model: transform and estimator as one.  `train` saves it; gates, `predict` and the server load it.
 
 A package is a folder: ``package.json`` (the manifest), ``recipe.json`` (the transform), the estimator in its own
-format, ``user/`` (the user's modules) and ``example.json`` (rows that were made up, and that it answers).
+format, ``user/`` (the user's modules), ``packages.lock`` (what those need beside retrain's libraries) and
+``example.json`` (rows that were made up, and that it answers).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 
 from contracts.errors import ConfigError
 from contracts.metrics import Task
-from contracts.references import RECIPE_FILE, ModelManifest
+from contracts.references import PACKAGES_FILE, RECIPE_FILE, ModelManifest
 from serving.estimators import FORMATS, FittedEstimator
 from serving.transform import Recipe, transform
 from serving.user_code import UserCode, read_folder
@@ -118,6 +119,12 @@ def read_manifest(folder: Path) -> ModelManifest:
     return manifest
 
 
+def read_packages(folder: Path) -> str:
+    """Read the lock of what a package's own modules need, empty where they need nothing."""
+    file = folder / PACKAGES_FILE
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
 def read_example(folder: Path) -> list[dict[str, Any]]:
     """Read a package's made-up rows."""
     rows: list[dict[str, Any]] = json.loads((folder / EXAMPLE_FILE).read_bytes())
@@ -131,6 +138,7 @@ def save(
     estimator: FittedEstimator,
     user_code: UserCode,
     example: Sequence[Mapping[str, Any]],
+    packages: str = "",
 ) -> ModelManifest:
     """Write a package into an empty folder and return the manifest as written, with the hashes of the other files.
 
@@ -144,6 +152,8 @@ def save(
     (folder / RECIPE_FILE).write_bytes(recipe.json_bytes())
     (folder / EXAMPLE_FILE).write_text(json.dumps(list(example), indent=2), encoding="utf-8")
     user_code.write(folder / USER_FOLDER)
+    if packages:
+        (folder / PACKAGES_FILE).write_text(packages, encoding="utf-8")
     files = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     whole = manifest.model_copy(update={"estimator": estimator.kind, "files": files, "user_modules": user_code.modules})
     (folder / MANIFEST_FILE).write_text(whole.model_dump_json(indent=2), encoding="utf-8")

@@ -126,10 +126,10 @@ def blame(error: BaseException) -> str:
     return f"{type(error).__name__} in {name}, line {last.lineno}"
 
 
-def collect(folder: Path, modules: Sequence[str], extra: Sequence[str] = ()) -> UserCode:
+def collect(folder: Path, modules: Sequence[str], extra: Sequence[str] = (), *, elsewhere: bool = False) -> UserCode:
     """Gather the files of `modules` and the `extra` paths under `folder`.
 
-    A module that is no file there must be installed, and is not gathered.
+    A module that is no file there must be installed, and is not gathered; `elsewhere`: where it runs, not here.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def collect(folder: Path, modules: Sequence[str], extra: Sequence[str] = ()) -> 
         path = next((p for p in (f"{stem}.py", f"{stem}/__init__.py") if (folder / p).is_file()), None)
         if path is not None:
             files[path] = (folder / path).read_bytes()
-        elif importlib.util.find_spec(module.split(".")[0]) is None:
+        elif not elsewhere and importlib.util.find_spec(module.split(".")[0]) is None:
             where = f"module {module}"
             findings.append(
                 Finding(where=where, what="is neither beside the pipeline file nor installed", remedy=f"add {stem}.py")
@@ -160,9 +160,11 @@ def collect(folder: Path, modules: Sequence[str], extra: Sequence[str] = ()) -> 
     return UserCode(files)
 
 
-def pack(folder: Path, modules: Sequence[str], extra: Sequence[str] = (), commit: str = "") -> bytes:
+def pack(
+    folder: Path, modules: Sequence[str], extra: Sequence[str] = (), commit: str = "", *, elsewhere: bool = False
+) -> bytes:
     """Return the files as a zip whose bytes depend on names, contents and `commit` only; see `collect`."""
-    code = collect(folder, modules, extra)
+    code = collect(folder, modules, extra, elsewhere=elsewhere)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for path, data in sorted(code.files.items()):

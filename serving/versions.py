@@ -35,6 +35,8 @@ class Spec:
     version: int
     run_id: str
     dataset_sha256: str
+    packages: str = ""
+    """Folder of what its own modules import beside retrain's libraries."""
 
     def arguments(self) -> list[str]:
         """Return it as arguments of ``python -m serving``."""
@@ -124,7 +126,7 @@ class Versions:
                     sys.executable, "-m", "serving", *spec.arguments(), "--drain-seconds", str(drain_seconds),
                     "--fd", str(given[0]), "--ready-fd", str(given[1]), "--life-fd", str(given[2]),
                     pass_fds=given, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                    cwd=self._home, env=_environment(),
+                    cwd=self._home, env=_environment(spec.packages),
                 )  # fmt: skip
         finally:
             os.close(ready_child)
@@ -214,6 +216,9 @@ def _log_since(log: Path, start: int, lines: int = 12) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def _environment() -> dict[str, str]:
+def _environment(packages: str) -> dict[str, str]:
     # one core answers one request; a batch must not take the machine from the runs beside it
-    return {"OMP_NUM_THREADS": "1"} | dict(os.environ)
+    environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
+    if packages:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), packages)))
+    return environment

@@ -24,6 +24,7 @@ from contracts.pipeline import load_pipeline
 from contracts.probes import PROBES
 from contracts.settings import load_settings, variable
 from contracts.stages import STAGES, Stage, choices, decode, encode, findings, type_name
+from steps.own_packages import activate
 from steps.reports import error_report_uri
 from steps.storage import NO_ROOM
 from steps.world import World
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     world: World | None = None
     try:
         settings = load_settings()
+        activate(settings.packages)
         path = Path(os.environ.get(variable("pipeline"), names.PIPELINE_FILE))
         workflow = os.environ.get(variable("workflow"), "local")
         world = World(

@@ -14,6 +14,7 @@ import json
 import tarfile
 
 from contracts.errors import ConfigError, Finding
+from contracts.names import tag
 from contracts.references import ModelManifest
 from contracts.settings import Settings, variable
 from contracts.stages import Build
@@ -39,8 +40,8 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
 
     require_images(world.settings)
     run_id = world.registry.run_of(inputs.version)
+    base = serving_base(world, run_id)
     package = world.tracking.package(run_id, world.scratch)
-    base = world.settings.serving_image
     files = {"Dockerfile": dockerfile(base, read_manifest(package), inputs.version, run_id).encode()}
     for file in package.rglob("*"):
         if file.is_file():
@@ -59,6 +60,16 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
         plain_http=repository.partition("/")[0] if world.settings.insecure_registry else "",
         summary=f"{repository}:{name} is to be built",
     )
+
+
+def serving_base(world: World, run_id: str) -> str:
+    """Return what serves a run's model, or is built on: for a model with packages of its own the image that has them.
+
+    That one was made when the run was submitted; the others follow the settings, and so their upgrades.
+    """
+    tags = world.tracking.record(run_id).tags
+    own = tags.get(tag("serving_image"), "") if tags.get(tag("packages_sha256")) else ""
+    return own or world.settings.serving_image
 
 
 def require_images(settings: Settings) -> None:

@@ -153,7 +153,7 @@ class _Release:
                 if plan.act is Act.SUPERSEDE:
                     ended = self._append(State.SUPERSEDED, plan.entry, after, plan.reason, {"approval": plan.entry.id})
                     return replace(plan, act=Act.NONE, entry=ended), now
-                means = self.target.means(self.inputs.image)
+                means = self.target.means(self.inputs.image, plan.entry.run_id)
                 entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", means)
                 return Plan(Act.RESUME, entry), now
             except LostRace:

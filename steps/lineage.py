@@ -6,7 +6,9 @@ comes from the ledger's evidence and a note says so.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -18,7 +20,9 @@ from contracts.outcomes import State
 from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
 from contracts.reports import Check, ValidationReport
 from steps.archive import Archive
+from steps.own_packages import OwnPackage, lock_sha256, read_lock
 from steps.registry import RunFacts
+from steps.tracking import PACKAGES
 
 _DECIDED = (State.APPROVED, State.REJECTED, State.EXPIRED, State.SUPERSEDED)
 R = TypeVar("R", ValidationReport, DatasetManifest)
@@ -43,6 +47,9 @@ class Code(Contract):
     user_code: str = Field(description="Content hash of the user's modules, empty without any.")
     user_commit: str = ""
     lock_sha256: str
+    packages: tuple[OwnPackage, ...] = Field((), description="What the user's modules had beside retrain's libraries.")
+    packages_sha256: str = Field("", description="Hash of the lock of those.")
+    steps_image: str = Field("", description="Image that the stages ran in, by digest; empty at the desk.")
     pipeline_sha256: str
     architecture: str = ""
 
@@ -137,6 +144,9 @@ def lineage(archive: Archive, name: str) -> Lineage:
             user_code=known.get("user_code", ""),
             user_commit=known.get("user_commit", ""),
             lock_sha256=known.get("lock_sha256", ""),
+            packages=_packages(archive, run_id, known, notes),
+            packages_sha256=known.get("packages_sha256", ""),
+            steps_image=known.get("steps_image", ""),
             pipeline_sha256=known.get("pipeline_sha256", ""),
             architecture=parameters.get("architecture", ""),
         ),
@@ -171,6 +181,18 @@ def _dataset(archive: Archive, known: Mapping[str, str], notes: list[str]) -> Da
         sources=manifest.sources if manifest else (),
         as_of=manifest.as_of if manifest else None,
     )
+
+
+def _packages(archive: Archive, run_id: str, known: Mapping[str, str], notes: list[str]) -> tuple[OwnPackage, ...]:
+    if not (wanted := known.get("packages_sha256", "")):
+        return ()
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+        kept = archive.registry.fetch(run_id, PACKAGES, Path(folder))
+        lock = kept.read_text(encoding="utf-8") if kept else ""
+    if lock_sha256(lock) != wanted:
+        notes.append(f"MLflow's copy of the packages' lock {'is not the one of the run' if lock else 'is gone'}")
+        return ()
+    return read_lock(lock)
 
 
 def _validation(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,8 @@ _NETWORK_SIGNS = (
     "http status server error", "429 too many requests",
 )  # fmt: skip
 """How uv says that an index did not answer; an index that answers 404 lacks the package."""
+_CAUSE = re.compile(r"^\s*cause: (.+?)(?:\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
+_MARKERS = re.compile(r"\{[^{}]*\}")
 
 
 def score_in_own_environment(
@@ -84,12 +87,12 @@ def make_environment(requirements: Path, folder: Path, python: str = "", pins: S
     """
     folder.mkdir(parents=True, exist_ok=True)
     uv, installing, venv = find_uv(), install_environment(os.environ), folder / "venv"
-    _run([uv, "venv", "-q", "--clear", "--python", minor(python or platform.python_version()), str(venv)], installing)
+    run([uv, "venv", "-q", "--clear", "--python", minor(python or platform.python_version()), str(venv)], installing)
     interpreter = str(venv / "bin" / "python")
     install = [uv, "pip", "install", "-q", "--python", interpreter]
-    _run([*install, "-r", str(requirements)], installing)
+    run([*install, "-r", str(requirements)], installing)
     if pins:
-        _run([*install, "--no-deps", *pins], installing)
+        run([*install, "--no-deps", *pins], installing)
     return interpreter
 
 
@@ -109,7 +112,7 @@ def score(interpreter: str, package: Path, rows: pa.Table, folder: Path) -> Pred
         shutil.copytree(source, code / source.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     pq.write_table(rows, given)
     command = [interpreter, "-m", "serving.score", "--package", str(package), "--rows", str(given)]
-    _run([*command, "--out", str(answered)], child_environment(os.environ), SCORE_SECONDS, code)
+    run([*command, "--out", str(answered)], child_environment(os.environ), SCORE_SECONDS, code)
     return from_table(pq.read_table(answered))
 
 
@@ -136,7 +139,7 @@ def find_uv() -> str:
     for found in (shutil.which("uv"), str(beside), str(brought)):
         if found and os.access(found, os.X_OK):
             return found
-    raise ConfigError("uv was not found, which rebuilds an environment", remedy="install uv, or `make setup`")
+    raise ConfigError("uv was not found, which installs packages", remedy="install uv, or `make setup`")
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -150,9 +153,10 @@ def install_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return child_environment(variables) | own
 
 
-def _run(
+def run(
     command: Sequence[str], environment: dict[str, str], seconds: int = INSTALL_SECONDS, folder: Path | None = None
 ) -> None:
+    """Run uv, or an environment's interpreter; raises as `make_environment` where it does not succeed."""
     what = f"{Path(command[0]).name} {' '.join(command[1:3])}"
     try:
         done: Any = subprocess.run(
@@ -161,7 +165,13 @@ def _run(
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{what} took longer than {seconds} s") from None
     if done.returncode:
-        message = f"{what} ended with {done.returncode}: {last_line(done.stderr)}"
-        if command[1] in ("venv", "pip") and any(sign in done.stderr.lower() for sign in _NETWORK_SIGNS):
+        message = f"{what} ended with {done.returncode}: {_reason(done.stderr)}"
+        if command[1] in ("venv", "pip", "tool") and any(sign in done.stderr.lower() for sign in _NETWORK_SIGNS):
             raise NetworkError(f"the package index did not answer: {message}")
         raise ConfigError(message)
+
+
+def _reason(output: str) -> str:
+    """Return what uv gives as the cause, without the markers in it; else the last line."""
+    cause = _CAUSE.search(output)
+    return " ".join(_MARKERS.sub("", cause[1]).split())[:500] if cause else last_line(output)

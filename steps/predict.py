@@ -24,9 +24,10 @@ from contracts.pipeline import Pipeline
 from contracts.pipeline.source import Source
 from contracts.pipeline.table import Column, ColumnType, Rows, Schema
 from contracts.references import ColumnSpec
-from serving.model import PackagedModel
+from serving.model import PackagedModel, read_packages
 from serving.transform import unseen_in
 from steps.archive import Archive
+from steps.own_packages import activate, bring
 from steps.sources import open_source
 from steps.table.assembly import assemble
 from steps.table.rules import judge, violation_findings
@@ -68,7 +69,9 @@ def predict(archive: Archive, name: str, source: str, out: Path | None, folder: 
     version = archive.version(name)
     run_id = archive.registry.run_of(version)
     world = archive.world(run_id, folder)
-    model = PackagedModel.load(world.tracking.package(run_id, folder))
+    package = world.tracking.package(run_id, folder)
+    activate(bring(archive.settings, read_packages(package)))
+    model = PackagedModel.load(package)
     rows = _read(source, model, world)
     unseen: dict[str, int] = {}
     done = 0

@@ -61,6 +61,8 @@ class Trainer:
     commit: str
     threads: str
     """As the run recorded them; empty: all."""
+    packages: str = ""
+    """Folder of what the user's own modules need besides."""
 
 
 def scratch_world(kept: World, folder: Path) -> World:
@@ -116,7 +118,7 @@ def rebuild(world: World, trainer: Trainer, refers: References, user_code: str, 
 def _run(stage: type[Stage], inputs: Mapping[str, str], world: World, trainer: Trainer, folder: Path) -> dict[str, str]:
     outputs = folder / "outputs" / stage.name
     own = {"pipeline": str(world.pipeline_path), "outputs": str(outputs), "workflow": world.workflow}
-    own |= {"code_commit": trainer.commit, "threads": trainer.threads}
+    own |= {"code_commit": trainer.commit, "threads": trainer.threads, "packages": trainer.packages}
     given = [word for name, value in inputs.items() if value for word in (f"--{parameter(name)}", value)]
     done = subprocess.run(
         [trainer.interpreter, "-m", "steps", stage.name, *given],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ def recorded_environment(
     recorded: Mapping[str, str],
     folder: Path,
     tell: Callable[[str], None] = lambda _: None,
+    packages: Sequence[str] = (),
 ) -> Environment:
     """Return an environment with the Python and the libraries that a run recorded.
 
@@ -55,6 +56,8 @@ def recorded_environment(
         Where an environment is made.
     tell
         Hears of it, because it takes longer.
+    packages
+        ``name==version`` of what the user's own modules need besides; today's environment has them in a folder.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def recorded_environment(
     python = recorded.get("python", "")
     tell(f"making the environment of the version's lock file{f', Python {minor(python)}' if python else ''}")
     try:
-        interpreter = make_environment(lock, folder, python, over)
+        interpreter = make_environment(lock, folder, python, [*over, *packages])
     except (ConfigError, NetworkError) as error:
         remedy = HERE if error.remedy == error.row.remedy else f"{error.remedy}; {HERE}"
         raise type(error)(f"the version's environment can't be made: {error.message}", remedy=remedy) from None

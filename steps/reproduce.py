@@ -27,13 +27,14 @@ from steps.archive import Archive
 from steps.assessment import References, references
 from steps.dataset import read_table
 from steps.own_environment import score
+from steps.own_packages import activate, bring, read_lock
 from steps.provenance import CodeState, retrain_code
 from steps.rebuild import Rebuilt, Trainer, rebuild, scratch_world
 from steps.recorded_code import Code, recorded_code, today_code
 from steps.recorded_environment import ABOUT_MACHINE, Environment, recorded_environment, today_environment
 from steps.splitting import read_split
 from steps.table.digest import TableDigest
-from steps.tracking import DIFF, LOCK, MACHINE, USER_CODE, RunRecord
+from steps.tracking import DIFF, LOCK, MACHINE, PACKAGES, USER_CODE, RunRecord
 from steps.world import World
 
 PREDICTION = "prediction"
@@ -99,6 +100,8 @@ class _Recorded:
     code: CodeState
     lock_sha256: str
     lock: Path | None
+    packages: str
+    """The lock of the packages of the user's own modules."""
     machine: Mapping[str, str]
 
 
@@ -127,10 +130,11 @@ def reproduce(
     recorded = _recorded(archive, kept.tracking.record(run_id), folder)
     found = list(_check_dataset(kept, recorded.refers))
     code, environment = _restore(recorded, retrain_code(kept.settings), folder, here, tell)
+    own = bring(kept.settings, recorded.packages)
 
     world = scratch_world(kept, folder / "scratch")
     modules = _user_code(archive, kept, recorded.run, world)
-    trainer = Trainer(code.folder, environment.interpreter, code.commit, recorded.run.params.get("threads", ""))
+    trainer = Trainer(code.folder, environment.interpreter, code.commit, recorded.run.params.get("threads", ""), own)
     rebuilt = rebuild(world, trainer, recorded.refers, modules, folder / "scratch")
     found += _compare_references(recorded.run, rebuilt, kept.storage.read(modules) if modules else b"")
 
@@ -140,6 +144,7 @@ def reproduce(
     test = test.filter(read_split(kept, recorded.refers.split).mask("test"))
     differing: tuple[ColumnDifference, ...] = ()
     if before.classes == after.classes:
+        activate(own)
         answers = [_answers(p, test, environment, folder / f"score-{n}") for n, p in enumerate(packages)]
         differing = tuple(compare(before, *answers))
     else:
@@ -204,6 +209,7 @@ def _recorded(archive: Archive, run: RunRecord, folder: Path) -> _Recorded:
         code=CodeState(run.tags.get(tag("code_commit"), ""), diff.read_bytes() if diff else b""),
         lock_sha256=run.tags.get(tag("lock_sha256"), ""),
         lock=fetch(LOCK),
+        packages=kept.read_text(encoding="utf-8") if (kept := fetch(PACKAGES)) else "",
         machine={name: value for name, value in machine.items() if value},
     )
 
@@ -218,7 +224,12 @@ def _restore(
     if not code.today:
         tell(f"training again with commit {code.commit[:12]}")
     environment = recorded_environment(
-        recorded.lock_sha256, recorded.lock, recorded.machine, folder / "environment", tell
+        recorded.lock_sha256,
+        recorded.lock,
+        recorded.machine,
+        folder / "environment",
+        tell,
+        [package.pin for package in read_lock(recorded.packages) if package.wanted()],
     )
     return code, environment
 

@@ -20,7 +20,7 @@ import serving.model
 from contracts.errors import ConfigError
 from contracts.names import tag
 from contracts.pipeline import Pipeline
-from contracts.references import ModelManifest
+from contracts.references import PACKAGES_FILE, ModelManifest
 from contracts.settings import Settings
 from contracts.stages import Train
 from serving.transform import rows_to_table
@@ -36,6 +36,7 @@ PACKAGE = "package"
 """Name of the packaged model's folder among the artifacts of MLflow's model."""
 PIPELINE, MACHINE = "pipeline.yaml", "environment.json"
 USER_CODE, DIFF, LOCK = "code/user", "code/retrain.diff", "code/requirements.lock"
+PACKAGES = f"code/{PACKAGES_FILE}"
 """Artifacts of a run from which its version can be built again."""
 TRAIN_KEY = tag("train_key")
 WORKFLOW = tag("workflow")

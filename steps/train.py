@@ -15,7 +15,7 @@ from contracts.errors import ConfigError, Finding, StageError
 from contracts.names import tag
 from contracts.stages import Cache, Train
 from serving.user_code import UserCode, unpack
-from steps import provenance
+from steps import own_packages, provenance
 from steps.candidates import Problem
 from steps.candidates.choice import Choice, choose, without_lightgbm
 from steps.candidates.lightgbm import lightgbm_problem
@@ -80,6 +80,7 @@ def train_key(inputs: Train.Inputs, code: UserCode, world: World, left_out: str 
         "code": code.sha256,
         "contract": world.pipeline.release.contract,
         "left_out": left_out,
+        "packages": own_packages.lock_sha256(own_packages.current(world.settings)),
     }
     return reuse_key(world, "train", SECTIONS, MODULES, read)
 

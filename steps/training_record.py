@@ -11,23 +11,23 @@ from typing import Any
 
 from contracts.errors import Finding
 from contracts.metrics import Task
-from contracts.names import tag
+from contracts.names import STEPS_IMAGE, tag
 from contracts.references import ModelManifest, Violation
 from serving.model import save
 from serving.user_code import UserCode
-from steps import provenance
+from steps import own_packages, provenance
 from steps.candidates import Problem
 from steps.candidates.choice import Choice, Trial, all_metrics
 from steps.reports import read_ingest_report
 from steps.reuse import LOCK_FILE, lock_sha256
-from steps.tracking import DIFF, LOCK, MACHINE, PACKAGE, PIPELINE, USER_CODE
+from steps.tracking import DIFF, LOCK, MACHINE, PACKAGE, PACKAGES, PIPELINE, USER_CODE
 from steps.training_material import Material
 from steps.world import World
 
 
 def first_tags(material: Material, skipped: Finding | None, world: World) -> dict[str, str]:
     """Return the tags that are known before anything is fitted: all references."""
-    code = provenance.retrain_code(world.settings)
+    code, packages = provenance.retrain_code(world.settings), own_packages.current(world.settings)
     tags = {
         "dataset": material.inputs.dataset,
         "dataset_sha256": material.dataset.sha256,
@@ -43,6 +43,9 @@ def first_tags(material: Material, skipped: Finding | None, world: World) -> dic
         "user_code": material.code.sha256,
         "user_commit": material.code.commit,
         "lock_sha256": lock_sha256(),
+        "packages_sha256": own_packages.lock_sha256(packages),
+        "steps_image": world.settings.steps_image if world.settings.steps_image != STEPS_IMAGE else "",
+        "serving_image": world.settings.serving_image,
         "pipeline": world.pipeline.name,
         "pipeline_sha256": hashlib.sha256(world.pipeline_path.read_bytes()).hexdigest(),
         "warnings": str(len(_warnings(material, world))),
@@ -78,12 +81,14 @@ def record_training(run_id: str, problem: Problem, choice: Choice, material: Mat
     )
     user_code = material.code if ":" in best.candidate.estimator else UserCode({})
     folder = world.scratch / run_id / PACKAGE
-    manifest = save(folder, manifest, material.recipe, best.fitted.estimator, user_code, material.example)
+    packages = own_packages.current(world.settings)
+    manifest = save(folder, manifest, material.recipe, best.fitted.estimator, user_code, material.example, packages)
     tracking.log(run_id, _parameters(best, problem, material), _metrics(problem, choice, material))
     tracking.log_dataset(run_id, material.inputs.dataset, material.dataset.sha256, material.dataset.rows)
     tracking.log_files(run_id, _files(choice, material, world))
     tracking.set_tags(run_id, {tag("candidate"): best.candidate.name})
-    requirements = provenance.requirements(manifest.estimator)
+    pins = [package.pin for package in own_packages.read_lock(packages) if package.wanted()]
+    requirements = [*provenance.requirements(manifest.estimator), *pins]
     tracking.log_package(run_id, folder, manifest, material.mlflow_example, requirements)
 
 
@@ -125,6 +130,8 @@ def _files(choice: Choice, material: Material, world: World) -> dict[str, bytes]
     }
     if LOCK_FILE.is_file():
         files[LOCK] = LOCK_FILE.read_bytes()
+    if packages := own_packages.current(world.settings):
+        files[PACKAGES] = packages.encode()
     if code.diff:
         files[DIFF] = code.diff
     if warnings := _warnings(material, world):

@@ -227,6 +227,7 @@ def run_parameters() -> Iterator[Parameter]:
 def environment_parameters(pipeline: Pipeline) -> Iterator[Parameter]:
     """Return what the environment says: images, the way of building, and the sizes that the file leaves open."""
     yield from_settings("steps-image", variable("steps_image"), "Image of the steps, by digest.")
+    yield from_settings("serving-image", variable("serving_image"), "Image that serves versions, by digest.")
     yield from_settings("kaniko-image", variable("kaniko_image"), "Image that builds images.")
     for stage in STAGES:
         own = pipeline.resources.get(stage.name)

@@ -72,6 +72,11 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
             Env(name=variable("pipeline"), value=names.PIPELINE_FILE),
             Env(name=variable("outputs"), value=names.OUTPUTS_MOUNT),
             Env(name="TMPDIR", value=names.SCRATCH_MOUNT),
+            # the images of this run, which a pipeline with packages of its own has made for it
+            *(
+                Env(name=variable(f"{what}_image"), value=argument(f"{what}-image", "workflow"))
+                for what in ("steps", "serving")
+            ),
             BRACE,
             *([Env(name=variable("contract"), value=contract())] if stage is Preflight else ()),
             *_secrets(stage, pipeline),
@@ -97,14 +102,14 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
     )
 
 
-def argument(name: str) -> str:
-    """Return the tag that pastes an input parameter into a container's `args`, so that the process gets it as it is.
+def argument(name: str, of: str = "inputs") -> str:
+    """Return the tag that pastes a parameter into a container's `args` or `env`, so that the process gets it as it is.
 
     Kubernetes replaces ``$(NAME)`` there by the container's own environment, secrets and all; ``$$`` is a dollar to it.
     Argo reads a template more than once, so a value with a tag in it would be evaluated after its dollars were doubled:
     a brace is therefore left to Kubernetes, which reads last.
     """
-    dollars = f"sprig.replace('$', '$$', inputs.parameters['{name}'])"
+    dollars = f"sprig.replace('$', '$$', {of}.parameters['{name}'])"
     return f"{{{{=sprig.replace('{{', '$({BRACE.name})', {dollars})}}}}"
 
 

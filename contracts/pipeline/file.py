@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from contracts.base import Contract, Name
 from contracts.pipeline.checks import mistakes
@@ -16,6 +16,9 @@ from contracts.pipeline.mistakes import refuse
 from contracts.pipeline.operation import Notifications, Release, Resources, Schedule, Triggers
 from contracts.pipeline.source import Source
 from contracts.pipeline.table import Schema
+
+Pin = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[\w,-]+\])?==[\w.!+-]+$")]
+"""A package at one version."""
 
 
 class Pipeline(Contract):
@@ -32,6 +35,10 @@ class Pipeline(Contract):
     training: Training
     gates: Gates
     code: tuple[str, ...] = Field((), description="Further Python files beside this one that your modules import.")
+    packages: tuple[Pin, ...] = Field(
+        (), description="Packages that your modules import beside retrain's own libraries: `name==version` each.",
+        examples=[["holidays==0.60"]],
+    )  # fmt: skip
     release: Release = Release()
     schedule: Schedule | None = None
     triggers: Triggers = Triggers()

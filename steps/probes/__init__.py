@@ -26,7 +26,7 @@ _BY_NEED: dict[Need, Check] = {
 _BY_DUTY: dict[str, tuple[Check, ...]] = {
     Ingest.name: (places.check_disk,),
     Features.name: (pipeline.check_features,),
-    Train.name: (pipeline.check_code, pipeline.check_libraries),
+    Train.name: (pipeline.check_packages, pipeline.check_code, pipeline.check_libraries),
 }
 _NOTES: dict[str, tuple[Check, ...]] = {
     Train.name: (pipeline.library_notes, pipeline.sensitive_notes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 
 from contracts.errors import Finding
 from contracts.pipeline.table import ColumnType
@@ -29,6 +30,19 @@ def check_code(inputs: Probe.Inputs, world: World) -> Findings:
                 remedy=f"put {top}.py beside the file",
             )
     yield from candidate_findings(world.pipeline, code)
+
+
+def check_packages(_inputs: Probe.Inputs, world: World) -> Findings:
+    """The packages that the file asks for are there, at their versions."""
+    for pin in world.pipeline.packages:
+        name, _, wanted = pin.partition("==")
+        found = _installed(name.partition("[")[0])
+        if not found or not _same(found, wanted):
+            yield Finding(
+                where=f"packages: {pin}",
+                what=f"is installed as {found}" if found else "is not installed",
+                remedy="start with `retrain run` or `retrain submit`, which bring it along",
+            )
 
 
 def check_features(_: Probe.Inputs, world: World) -> Findings:
@@ -80,3 +94,16 @@ def sensitive_notes(_: Probe.Inputs, world: World) -> Findings:
                 what="is sensitive and a feature: its categories will lie in the model",
                 remedy="features.columns with drop: true leaves it out",
             )
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _same(found: str, wanted: str) -> bool:
+    from packaging.version import Version
+
+    return Version(found) == Version(wanted)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.references import LedgerEntry
-from serving.model import read_manifest
+from serving.model import read_manifest, read_packages
 from serving.versions import Spec
+from steps.own_packages import bring
 from steps.rollout.process import Server, Status
 from steps.rollout.target import Serving
 from steps.world import World
@@ -26,7 +27,7 @@ class Desk:
         """Hold the server's own lock."""
         return self.server.turn()
 
-    def means(self, built: str) -> Mapping[str, Any]:
+    def means(self, built: str, run_id: str) -> Mapping[str, Any]:  # noqa: ARG002
         """Return what `build` said: no image serves here."""
         return {"image": built}
 
@@ -42,6 +43,7 @@ class Desk:
         spec = Spec(
             package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
             dataset_sha256=read_manifest(folder).dataset_sha256,
+            packages=bring(self.world.settings, read_packages(folder)),
         )  # fmt: skip
         status = self.server.release(
             spec,

@@ -23,7 +23,7 @@ from contracts.names import tag
 from contracts.references import LedgerEntry, ModelManifest
 from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
-from steps.build import REFERENCE
+from steps.build import REFERENCE, serving_base
 from steps.rollout import diagnosis, lease
 from steps.rollout.cluster import Cluster, Object
 from steps.rollout.objects import ANNOTATION, Version, objects, selector
@@ -67,9 +67,9 @@ class Kubernetes:
         """Hold the pipeline's Lease."""
         return lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost)
 
-    def means(self, built: str) -> Mapping[str, Any]:
-        """Return the image that was built, which holds its model, or the reference image of the settings."""
-        image = self.world.settings.serving_image if built == REFERENCE else built
+    def means(self, built: str, run_id: str) -> Mapping[str, Any]:
+        """Return the image that was built, which holds its model, or the one that serves whatever it fetches."""
+        image = serving_base(self.world, run_id) if built == REFERENCE else built
         if not image:
             raise ConfigError("there is no image to serve with", remedy=f"set {variable('serving_image')}, by digest")
         return {"image": image, _HOLDS_MODEL: built != REFERENCE}

@@ -120,8 +120,9 @@ class Server:
             The socket cannot be had.
         """
         self._ensure_holder()
+        said = {name: value for name, value in asdict(spec).items() if value}  # a holder of before knows fewer names
         command = {
-            "command": "release", "spec": asdict(spec), "ready_seconds": ready_seconds, "drain_seconds": drain_seconds,
+            "command": "release", "spec": said, "ready_seconds": ready_seconds, "drain_seconds": drain_seconds,
         }  # fmt: skip
         answer = self._ask(command, timeout=ready_seconds + 30)
         if answer is None:

@@ -49,7 +49,7 @@ class Target(Protocol):
     def turn(self) -> AbstractContextManager[None]:
         """Hold the right to release here: one process at a time, let go when it dies."""
 
-    def means(self, built: str) -> Mapping[str, Any]:
+    def means(self, built: str, run_id: str) -> Mapping[str, Any]:
         """Return what will serve, from what `build` said: evidence of *releasing*, and of *serving* after it.
 
         It holds at least `image`; `release` and `restore` find it in the entries that they are given.

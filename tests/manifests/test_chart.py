@@ -145,10 +145,11 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
 
 
 @needs_helm
-def test_only_deploy_and_those_who_talk_for_argo_have_rights(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+def test_only_those_of_the_table_and_who_talk_for_argo_have_rights(rendered: tuple[str, list[dict[str, Any]]]) -> None:
     roles = kinds(rendered[1], "Role")
 
-    assert set(roles) == {"retrain-deploy", names.EXECUTOR_SERVICE_ACCOUNT, names.SENSOR_SERVICE_ACCOUNT}
+    assert {name for name, access in ACCESS.items() if access.serving} == {"deploy", "ask"}
+    assert set(roles) == {"retrain-deploy", "retrain-ask", names.EXECUTOR_SERVICE_ACCOUNT, names.SENSOR_SERVICE_ACCOUNT}
     assert roles[names.EXECUTOR_SERVICE_ACCOUNT]["rules"] == [
         {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
     ]

@@ -184,7 +184,7 @@ def test_no_stage_has_privileges_or_a_token_it_does_not_need(templates: dict[str
 
 def test_no_parameter_is_pasted_where_kubernetes_would_read_a_reference_in_it(templates: dict[str, Template]) -> None:
     """`$(NAME)` in `command`, `args` and `env` is replaced by what the container's environment holds, secrets too."""
-    harmless = {"{{workflow.name}}"}
+    harmless = {"{{workflow.name}}", *(argument(f"{what}-image", "workflow") for what in ("steps", "serving"))}
     for template in templates.values():
         container = template.get("container", {})
         pasted = [*container.get("command", ()), *container.get("args", ())]

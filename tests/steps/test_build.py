@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from contracts.settings import Settings
 from contracts.stages import Build
 from steps.build import build
 from steps.storage import Storage
+from steps.tracking import RunRecord
 from steps.world import World
 from tests.loopback import Handler, serving
 
@@ -40,12 +42,16 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.tags: dict[str, str] = {}
 
     def run_of(self, version: int) -> str:
         return f"r{version}"
 
     def package(self, run_id: str, folder: Path) -> Path:
         return self.folder
+
+    def record(self, run_id: str) -> RunRecord:
+        return RunRecord(run_id, "FINISHED", datetime.now(UTC), {}, {}, self.tags, "")
 
 
 def test_at_the_desk_the_reference_image_serves(tmp_path: Path) -> None:
@@ -110,6 +116,24 @@ def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: t
     )  # fmt: skip
     world.settings = world.settings.model_copy(update={"serving_image": BASE.replace("1", "2")})
     assert build(ASKED, world=world).destination, "another base is another image"
+
+
+def test_a_model_with_packages_of_its_own_is_built_on_the_image_that_has_them(
+    tmp_path: Path, registry: type[ImageRegistry]
+) -> None:
+    world = packaged(tmp_path, registry)
+    of_the_settings = build(ASKED, world=world)
+    runs: Any = world.registry
+
+    runs.tags = {"retrain.serving_image": "own@sha256:1"}
+    assert build(ASKED, world=world) == of_the_settings, "without packages the settings decide, and so an upgrade"
+    runs.tags["retrain.packages_sha256"] = "a" * 64
+    asked = build(ASKED, world=world)
+
+    with tarfile.open(fileobj=io.BytesIO(Storage(world.settings).read(asked.context))) as tar:
+        dockerfile = tar.extractfile("Dockerfile")
+        assert dockerfile is not None
+        assert dockerfile.read().startswith(b"FROM own@sha256:1\n")
 
 
 def test_a_registry_that_does_not_answer_is_a_network_error(tmp_path: Path, registry: type[ImageRegistry]) -> None:

@@ -110,7 +110,10 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
     yield "transform", found.transform_sha256
     yield "code", " ".join(part for part in (f"retrain {code.version}", code.commit) if part)
     yield "  your modules", " ".join(part for part in (code.user_code, code.user_commit) if part)
+    yield "  packages", ", ".join(package.pin for package in code.packages if package.wanted())
+    yield "    lock", code.packages_sha256
     yield "  lock file", code.lock_sha256
+    yield "  image", code.steps_image
     yield "  pipeline file", code.pipeline_sha256
     yield "  architecture", code.architecture
     yield "candidate", found.candidate

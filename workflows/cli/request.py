@@ -53,4 +53,5 @@ def packed_code(file: Path, pipeline: Pipeline) -> bytes:
     code = [f"{stem}{ending}" for stem in stems for ending in (".py", "/__init__.py")]
     # what makes the tree dirty is the code, not a data file or a home beside it
     commit = git_state(file.parent, file, (file.name, *code, *pipeline.code)).commit
-    return pack(file.parent, pipeline.user_modules, pipeline.code, commit)
+    # a module of a package is installed where it runs, and preflight looks for it there
+    return pack(file.parent, pipeline.user_modules, pipeline.code, commit, elsewhere=bool(pipeline.packages))

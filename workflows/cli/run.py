@@ -134,6 +134,8 @@ class Desk:
     file: Path
     pipeline: Pipeline
     home: Path
+    packages: str = ""
+    """Folder of the packages that the pipeline's own modules need."""
 
     @classmethod
     def open(cls, file: Path, pipeline: Pipeline) -> Desk:
@@ -145,7 +147,7 @@ class Desk:
             raise ConfigError(
                 f"cannot create {home}: {error.strerror}", remedy="set RETRAIN_HOME to a folder you can write"
             ) from None
-        return cls(file.resolve(), pipeline, home)
+        return cls(file.resolve(), pipeline, home, _bring_packages(pipeline, home))
 
     def pack_code(self) -> str:
         """Put the user's modules into the store by their hash and return the URI, empty when there are none."""
@@ -170,6 +172,8 @@ class Desk:
         plain = {variable(f) for f in Settings.model_fields if f not in secret_fields()} | sizes().keys()
         desk_settings(self.home, self.file.parent)  # what is wrong with them is told before anything is written
         values = desk_environment(self.home, self.file.parent)
+        if self.packages:
+            values[variable("packages")] = self.packages
         return [
             *wanted,
             _object("ConfigMap", names.SETTINGS_CONFIGMAP, {k: v for k, v in values.items() if k in plain}),
@@ -186,6 +190,17 @@ class Desk:
     def images(self) -> dict[str, list[str]]:
         """Return what stands for each image on this machine."""
         return {names.STEPS_IMAGE: [sys.executable]}
+
+
+def _bring_packages(pipeline: Pipeline, home: Path) -> str:
+    if not pipeline.packages:
+        return ""
+    from steps.own_packages import install, resolve, without
+    from steps.reuse import LOCK_FILE
+
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lock = without(resolve(pipeline.packages, python, home), LOCK_FILE.read_text(encoding="utf-8"))
+    return str(install(lock, home))
 
 
 def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:

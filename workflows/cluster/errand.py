@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import names
+from contracts.access import ACCESS
 from contracts.errors import (
     ConfigError,
     DataError,
@@ -112,7 +113,7 @@ def _pod(
         "spec": {
             "restartPolicy": "Never",
             "serviceAccountName": names.STEP_SERVICE_ACCOUNT.format(stage=duty),
-            "automountServiceAccountToken": False,
+            "automountServiceAccountToken": bool(ACCESS[duty].serving),
             "activeDeadlineSeconds": 3600,
             "securityContext": RESTRICTED_POD,
             "containers": [container],
