@@ -252,7 +252,8 @@ def _short(path: Path) -> Iterator[str]:
     if len(os.fsencode(path)) < 100:
         yield str(path)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    # a step's own TMPDIR lies deep in the home
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # noqa: S108  private to its owner
         link = Path(folder) / "h"
         link.symlink_to(path.parent)
         yield str(link / path.name)
