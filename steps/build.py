@@ -65,9 +65,10 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
 def serving_base(world: World, run_id: str) -> str:
     """Return what serves a run's model, or is built on: for a model with packages of its own the image that has them.
 
-    That one was made when the run was submitted; the others follow the settings, and so their upgrades.
+    That one was made when the run was submitted; the others follow the settings, and so their upgrades.  Without a run
+    it is that of the settings.
     """
-    tags = world.tracking.record(run_id).tags
+    tags = world.tracking.record(run_id).tags if run_id else {}
     own = tags.get(tag("serving_image"), "") if tags.get(tag("packages_sha256")) else ""
     return own or world.settings.serving_image
 

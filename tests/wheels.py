@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from contracts.errors import ConfigError
+from steps.own_environment import find_uv
+
 
 def wheel(folder: Path, name: str, version: str, files: Mapping[str, str], requires: Sequence[str] = ()) -> Path:
     """Write a pure Python wheel into a folder."""
@@ -30,6 +33,10 @@ def wheel(folder: Path, name: str, version: str, files: Mapping[str, str], requi
 
 def only_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let uv and pip take packages from a folder alone."""
+    try:
+        find_uv()
+    except ConfigError as error:
+        pytest.skip(error.message)
     for name, value in {"UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))

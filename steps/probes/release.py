@@ -29,7 +29,7 @@ def release_findings(world: World) -> Iterator[Finding]:
     """
     target = Kubernetes.of(world)
     if world.settings.build == REFERENCE:
-        target.means(REFERENCE)
+        target.means(REFERENCE, "")
     if target.exports:
         from steps.probes.places import probed
 

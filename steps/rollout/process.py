@@ -253,7 +253,7 @@ def _short(path: Path) -> Iterator[str]:
         yield str(path)
         return
     # a step's own TMPDIR lies deep in the home
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # noqa: S108  private to its owner
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         link = Path(folder) / "h"
         link.symlink_to(path.parent)
         yield str(link / path.name)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from contracts.errors import MEMORY_GROWTH_CAP, ConfigError, Finding
+from contracts.pipeline import Pipeline
 from contracts.settings import Settings, desk, find_home, size, variable
 from contracts.stages import STAGES
 
@@ -68,6 +70,24 @@ def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
             Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it right") for e in error.errors()
         ]
         raise ConfigError("settings are missing or wrong", findings=wrong) from None
+
+
+def desk_packages(pipeline: Pipeline, home: Path) -> str:
+    """Return the folder of the packages that the pipeline's own modules need, brought where they are not here yet.
+
+    Raises
+    ------
+    ConfigError, NetworkError
+        As `steps.own_packages.resolve` and `install`.
+    """
+    if not pipeline.packages:
+        return ""
+    from steps.own_packages import install, resolve, without
+    from steps.reuse import LOCK_FILE
+
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lock = without(resolve(pipeline.packages, python, home), LOCK_FILE.read_text(encoding="utf-8"))
+    return str(install(lock, home)) if lock else ""
 
 
 def _whole_machine() -> dict[str, str]:

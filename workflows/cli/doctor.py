@@ -19,7 +19,7 @@ from contracts.base import Contract
 from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import find_home, variable
-from workflows.cli.desk import SECRETS_FILE, desk_settings
+from workflows.cli.desk import SECRETS_FILE, desk_packages, desk_settings
 from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
 def _pipeline(file: Path) -> Iterator[Line]:
     """Run all checks of preflight on this machine."""
     from contracts.stages import Preflight, Probe
+    from steps.own_packages import activate
     from steps.preflight import preflight
     from steps.probe import as_line, examine_all
     from steps.world import World
@@ -190,6 +191,9 @@ def _pipeline(file: Path) -> Iterator[Line]:
     try:
         pipeline = load_pipeline(file)
         settings = desk_settings(find_home(), file.resolve().parent)
+        if packages := desk_packages(pipeline, find_home()):
+            activate(packages)
+            settings = settings.model_copy(update={"packages": packages})
         world = World(settings=settings, pipeline=pipeline, pipeline_path=file, workflow="doctor")
         found = "\n".join(as_line(examined) for examined in examine_all(Probe.Inputs(), world))
         answer = preflight(Preflight.Inputs(found=found), world=world)

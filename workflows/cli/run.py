@@ -17,7 +17,7 @@ from contracts.access import ACCESS
 from contracts.errors import ConfigError
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.settings import Settings, find_home, secret_fields, sizes, variable
-from workflows.cli.desk import desk_environment, desk_settings
+from workflows.cli.desk import desk_environment, desk_packages, desk_settings
 from workflows.cli.display import Progress, console
 from workflows.cli.options import (
     AS_OF,
@@ -147,7 +147,7 @@ class Desk:
             raise ConfigError(
                 f"cannot create {home}: {error.strerror}", remedy="set RETRAIN_HOME to a folder you can write"
             ) from None
-        return cls(file.resolve(), pipeline, home, _bring_packages(pipeline, home))
+        return cls(file.resolve(), pipeline, home, desk_packages(pipeline, home))
 
     def pack_code(self) -> str:
         """Put the user's modules into the store by their hash and return the URI, empty when there are none."""
@@ -190,17 +190,6 @@ class Desk:
     def images(self) -> dict[str, list[str]]:
         """Return what stands for each image on this machine."""
         return {names.STEPS_IMAGE: [sys.executable]}
-
-
-def _bring_packages(pipeline: Pipeline, home: Path) -> str:
-    if not pipeline.packages:
-        return ""
-    from steps.own_packages import install, resolve, without
-    from steps.reuse import LOCK_FILE
-
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    lock = without(resolve(pipeline.packages, python, home), LOCK_FILE.read_text(encoding="utf-8"))
-    return str(install(lock, home))
 
 
 def _object(kind: str, name: str, data: dict[str, str]) -> dict[str, Any]:
