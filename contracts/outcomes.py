@@ -43,6 +43,7 @@ class State(StrEnum):
     """The state of a model version in the ledger."""
 
     REGISTERED = "registered"
+    AWAITING = "awaiting"
     APPROVED = "approved"
     RELEASING = "releasing"
     SERVING = "serving"
@@ -52,3 +53,11 @@ class State(StrEnum):
     SUPERSEDED = "superseded"
     ROLLED_BACK = "rolled-back"
     FAILED = "failed"
+
+
+class Note(StrEnum):
+    """What the ledger says besides states: where MLflow's alias `production` was found, and what was done about it."""
+
+    ALIAS_SET = "alias-set"
+    ALIAS_MOVED = "alias-moved"
+    ALIAS_RECALLED = "alias-recalled"

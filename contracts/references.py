@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from contracts.base import Contract, Sha256
 from contracts.metrics import Task
-from contracts.outcomes import State
+from contracts.outcomes import Note, State
 
 DATASET_FILE = "data.parquet"
 DATASET_MANIFEST = "dataset.json"
@@ -107,13 +107,16 @@ class ModelManifest(Contract):
 
 
 class LedgerEntry(Contract):
-    """One transition of one version.  `id` is the sha256 of all other fields, `previous` the entry before it."""
+    """One transition of one version, or a note.  `id` is the sha256 of all other fields, `previous` the entry before.
+
+    A note changes no state.  Its `version` is the one that the alias names, its `run_id` empty.
+    """
 
     id: str
     model: str
     number: int
     previous: str
-    state: State
+    state: State | Note
     version: int
     run_id: str
     workflow: str

@@ -7,27 +7,24 @@ left behind is ended by an entry first; where it is of the same version, the rel
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
-import httpx
-
 from contracts.errors import Finding, StageError
-from contracts.names import ALIAS_PRODUCTION, tag
+from contracts.names import tag
 from contracts.outcomes import Outcome, State
 from contracts.references import LedgerEntry
 from contracts.stages import Deploy
+from steps.aliases import follow
 from steps.ledger import LostRace
-from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, permit
-from steps.rollout.choice import target as target_of
-from steps.rollout.target import NotHealthy, Serving, Target
+from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, ended, permit
+from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
 
 _ATTEMPTS = 20
-_FRONT_SECONDS = 15.0
 
 
 class Act(Enum):
@@ -36,7 +33,8 @@ class Act(Enum):
     BEGIN = auto()
     RESUME = auto()
     TAKE_OVER = auto()
-    SUPERSEDE = auto()
+    LAPSE = auto()
+    """Enter that the approval holds no more."""
     FINISH = auto()
     KEEP = auto()
     NONE = auto()
@@ -50,9 +48,10 @@ class Plan:
     entry: LedgerEntry | None = None
     outcome: Outcome = Outcome.PROMOTED
     reason: str = ""
+    lapsed: State = State.SUPERSEDED
 
 
-def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
+def decide(now: Standing, version: int, approval: str, workflow: str, at: datetime) -> Plan:
     """Say what is to be done, from where the versions stand: pure.
 
     It holds only while nobody else releases, which the caller sees to: a release under way is then one that broke off.
@@ -65,7 +64,7 @@ def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
         return Plan(Act.FINISH if own else Act.KEEP, latest)
     if latest.state is State.ROLLED_BACK and own:
         return Plan(Act.NONE, latest, Outcome.ROLLED_BACK, latest.reason)
-    if latest.state is State.SUPERSEDED and own:
+    if latest.state in (State.SUPERSEDED, State.EXPIRED) and own:
         return Plan(Act.NONE, latest, Outcome.SUPERSEDED, latest.reason)
     if latest.state is State.RELEASING and own:
         return Plan(Act.RESUME, latest)
@@ -77,12 +76,12 @@ def decide(now: Standing, version: int, approval: str, workflow: str) -> Plan:
     if latest.state is State.FAILED and TAKEOVER in latest.evidence and not own:
         # whoever took it over may go on with it; the workflow that was given up may not
         return Plan(Act.NONE, latest, Outcome.SUPERSEDED, latest.reason)
+    if latest.state is State.APPROVED and (over := ended(now, version, at)):
+        return Plan(Act.LAPSE, latest, Outcome.SUPERSEDED, over[1], over[0])
     try:
-        permit(now, State.RELEASING, version)
-    except IllegalTransition as error:
-        # an approval that is refused went stale, and is ended; any other state has been ended already
-        act = Act.SUPERSEDE if latest.state is State.APPROVED else Act.NONE
-        return Plan(act, latest, Outcome.SUPERSEDED, error.message)
+        permit(now, State.RELEASING, version, at)
+    except IllegalTransition as error:  # not approved, or an approval that was used
+        return Plan(Act.NONE, latest, Outcome.SUPERSEDED, error.message)
     return Plan(Act.BEGIN, latest)
 
 
@@ -98,9 +97,8 @@ def deploy(inputs: Deploy.Inputs, *, world: World) -> Deploy.Outputs:
     StageError
         The version that serves by the ledger does not come up again.
     """
-    target = target_of(world)
-    with target.turn():
-        return _Release(world, target, inputs).run()
+    with world.target.turn():
+        return _Release(world, inputs).run()
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,13 @@ class _Release:
     """One release, while it has the target's turn."""
 
     world: World
-    target: Target
     inputs: Deploy.Inputs
+    moves: list[str] = field(default_factory=list)
+    """What was found of the alias, for the summary."""
 
     def run(self) -> Deploy.Outputs:
         version = self.inputs.version
+        self._follow()
         plan, before = self._settle()
         if plan.act is Act.NONE:
             status = self._reconcile(before.serving)
@@ -139,8 +139,8 @@ class _Release:
         world, version = self.world, self.inputs.version
         for attempt in range(_ATTEMPTS):
             now = world.ledger.standing(world.pipeline.name)
-            plan = decide(now, version, self.inputs.entry, world.workflow)
-            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.SUPERSEDE):
+            plan = decide(now, version, self.inputs.entry, world.workflow, world.now())
+            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.LAPSE):
                 return plan, now
             try:
                 if plan.act is Act.TAKE_OVER:
@@ -150,10 +150,10 @@ class _Release:
                     )
                     continue
                 after = world.ledger.hold(plan.entry)
-                if plan.act is Act.SUPERSEDE:
-                    ended = self._append(State.SUPERSEDED, plan.entry, after, plan.reason, {"approval": plan.entry.id})
-                    return replace(plan, act=Act.NONE, entry=ended), now
-                means = self.target.means(self.inputs.image, plan.entry.run_id)
+                if plan.act is Act.LAPSE:
+                    lapsed = self._append(plan.lapsed, plan.entry, after, plan.reason, {"approved_by": plan.entry.id})
+                    return replace(plan, act=Act.NONE, entry=lapsed), now
+                means = self.world.target.means(self.inputs.image, plan.entry.run_id)
                 entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", means)
                 return Plan(Act.RESUME, entry), now
             except LostRace:
@@ -165,8 +165,8 @@ class _Release:
         version = releasing.version
         self.world.ledger.hold(releasing)
         try:
-            status = self.target.release(releasing)
-            _answers(status.url, version)
+            status = self.world.target.release(releasing)
+            self.world.target.hear(releasing, status.url)
         except NotHealthy as error:
             self._end(releasing, State.ROLLED_BACK, error.reason, {"log": error.lines})
             kept = self._reconcile(before)
@@ -204,7 +204,7 @@ class _Release:
     def _serve(self, entry: LedgerEntry, *, as_it_was: bool = False) -> Serving:
         """Bring the target to what the ledger says; `as_it_was` when what was asked for since is not healthy."""
         try:
-            return self.target.restore(entry) if as_it_was else self.target.release(entry)
+            return self.world.target.restore(entry) if as_it_was else self.world.target.release(entry)
         except NotHealthy as error:
             found = [Finding(where="server.log", what=line) for line in error.lines]
             raise StageError(f"{error.reason}, though it served before", findings=found) from None
@@ -212,17 +212,17 @@ class _Release:
     def _reconcile(self, serving: LedgerEntry | None) -> Serving | None:
         if serving is not None:
             return self._serve(serving, as_it_was=True)
-        self.target.stop()
+        self.world.target.stop()
         return None
 
     def _alive(self, version: int) -> bool:
-        status = self.target.serving()
+        status = self.world.target.serving()
         return status is not None and status.version == version
 
     def _project(self, serving: LedgerEntry) -> None:
         """Write what others read of the ledger: alias and tags."""
         registry = self.world.registry
-        registry.set_alias(ALIAS_PRODUCTION, serving.version)
+        self._follow()
         facts = {tag("state"): State.SERVING.value, tag("ledger_entry"): serving.id}
         if image := serving.evidence.get("image"):
             facts[tag("image")] = image
@@ -231,28 +231,15 @@ class _Release:
             if entry.state is State.RETIRED and entry.evidence.get("replaced_by") == serving.version:
                 registry.set_tags(entry.version, {tag("state"): State.RETIRED.value, tag("ledger_entry"): entry.id})
 
+    def _follow(self) -> None:
+        world = self.world
+        for line in follow(
+            world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=True
+        ):
+            world.log.warning("%s", line)
+            self.moves.append(line)
+
     def _answer(self, outcome: Outcome, status: Serving | None, what: str) -> Deploy.Outputs:
-        if status is None or status.version is None:
-            return Deploy.Outputs(outcome=outcome, url="", summary=what)
-        return Deploy.Outputs(outcome=outcome, url=status.url, summary=f"{what} at {status.url}{status.note}")
-
-
-def _answers(url: str, version: int) -> None:
-    """Ask at the front door, on a new connection each time, until the version answers there.
-
-    Raises
-    ------
-    NotHealthy
-        It does not.
-    """
-    deadline, heard = time.monotonic() + _FRONT_SECONDS, "nothing"
-    while time.monotonic() < deadline:
-        try:
-            answer = httpx.get(f"{url}/v1/model", timeout=5, trust_env=False)
-            heard = f"{answer.status_code} {answer.text[:100]}"
-            if answer.status_code == 200 and answer.json()["version"] == version:
-                return
-        except httpx.HTTPError as error:
-            heard = type(error).__name__
-        time.sleep(0.05)
-    raise NotHealthy(f"version {version} does not answer at {url}", [f"it heard: {heard}"])
+        url = status.url if status is not None and status.version is not None else ""
+        place = f" at {url}{status.note}" if status is not None and url else ""
+        return Deploy.Outputs(outcome=outcome, url=url, summary="; ".join([what + place, *self.moves]))

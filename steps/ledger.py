@@ -6,59 +6,23 @@ fails.  SQLite at the desk, PostgreSQL on a cluster; the URL comes from the sett
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
-from uuid import uuid4
-
-from sqlalchemy import (
-    Column,
-    Connection,
-    Index,
-    Integer,
-    MetaData,
-    RowMapping,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    func,
-    insert,
-    select,
-)
 
 from contracts.errors import Finding, StageError
-from contracts.outcomes import State
+from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
-from steps.ledger_database import Database, UniqueViolationError
+from steps.ledger_chain import GENESIS, chained, check_chain, from_row
+from steps.ledger_rows import Rows, SqlRows, UniqueViolationError
 
-GENESIS = "0" * 64
-"""What the first entry of a model names as the one before it."""
-
-ENTRIES = Table(
-    "ledger", MetaData(),
-    Column("id", String(64), primary_key=True),
-    Column("model", String(63), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("previous", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("run_id", String(64), nullable=False),
-    Column("workflow", Text, nullable=False),
-    Column("by", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("evidence", Text, nullable=False),
-    Column("at", String(27), nullable=False),
-    UniqueConstraint("model", "previous"),
-    UniqueConstraint("model", "number"),
-    Index("ledger_version", "model", "version", "number"),
-    Index("ledger_state", "model", "state", "number"),
-)  # fmt: skip
-"""`evidence` is canonical JSON and `at` fixed-width UTC text: what is hashed is what is stored, on any database."""
+_ENDED_BY: Mapping[State | Note, tuple[str, str]] = {
+    State.RETIRED: ("serves now", "replaced_by"),
+    State.SUPERSEDED: ("waits for a person now", "superseded_by"),
+}
+"""What is said of a version whose state ended by another's transition, and the evidence that names that other."""
 
 
 class LostRace(StageError):  # noqa: N818  the name says what happened
@@ -67,9 +31,15 @@ class LostRace(StageError):  # noqa: N818  the name says what happened
     Of class code, so never retried blindly: what was decided may be wrong by now.  A new run decides anew.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, winner: LedgerEntry | None = None) -> None:
+        first = (
+            f": entry {winner.number}, version {winner.version} {winner.state.value} by {winner.by} "
+            f"(workflow {winner.workflow}), came first"
+            if winner
+            else ""
+        )
         super().__init__(
-            f"the ledger of {model} moved on while this was decided; nothing was written",
+            f"the ledger of {model} moved on while this was decided{first}; nothing was written",
             remedy="look at `retrain lineage`, then start the run again if it is still wanted",
         )
 
@@ -95,36 +65,38 @@ class Ledger:
     """
 
     def __init__(self, url: str, *, busy_seconds: float = 10.0) -> None:
-        self._database = Database(url, ENTRIES, busy_seconds=busy_seconds)
+        self._rows: Rows = SqlRows(url, busy_seconds=busy_seconds)
+
+    @classmethod
+    def over(cls, rows: Rows) -> Ledger:
+        """Return the ledger whose entries lie elsewhere."""
+        ledger = cls.__new__(cls)
+        ledger._rows = rows
+        return ledger
 
     def models(self) -> list[str]:
         """Return the names of all models that have entries."""
-        with self._database.read() as connection:
-            return list(connection.scalars(select(ENTRIES.c.model).distinct().order_by(ENTRIES.c.model)))
+        return self._rows.models()
 
     def entries(self, model: str) -> list[LedgerEntry]:
         """Return all entries of a model, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number))
-            return [_entry(row) for row in rows.mappings()]
+        return [from_row(row) for row in self._rows.rows(model)]
 
     def try_append(self) -> None:
         """Write an entry that nobody sees, and take it back."""
-        with self._database.write() as connection:
-            alone = uuid4().hex
-            texts = {column.name: alone for column in ENTRIES.columns if not isinstance(column.type, Integer)}
-            connection.execute(insert(ENTRIES).values({**texts, "state": "", "at": "", "number": 0, "version": 0}))
-            connection.rollback()
+        self._rows.try_insert()
 
     def head(self, model: str) -> LedgerEntry | None:
         """Return the newest entry of a model."""
-        with self._database.read() as connection:
-            return _head(connection, model)
+        return self._rows.look(model)[0]
 
     def standing(self, model: str) -> lifecycle.Standing:
         """Return where all versions of a model stand."""
-        with self._database.read() as connection:
-            return _standing(connection, model)
+        return self._rows.look(model)[1]
+
+    def look(self, model: str) -> tuple[LedgerEntry | None, lifecycle.Standing]:
+        """Return the newest entry and where all versions stand, at one moment."""
+        return self._rows.look(model)
 
     def state(self, model: str, version: int) -> State | None:
         """Return the state of a version, None when the ledger does not know it."""
@@ -137,7 +109,7 @@ class Ledger:
     def append(
         self,
         model: str,
-        state: State,
+        state: State | Note,
         *,
         version: int,
         run_id: str,
@@ -150,8 +122,8 @@ class Ledger:
     ) -> LedgerEntry:
         """Write one transition, if `after` is still the newest entry, and return its entry.
 
-        When a version begins to serve, the entry that retires the one before it is written first, in the same
-        transaction.
+        When a version begins to serve or to wait, the entry that ends the one before it is written first, in the same
+        transaction.  A note (`contracts.outcomes.Note`) is written as a transition is.
 
         Parameters
         ----------
@@ -167,25 +139,27 @@ class Ledger:
         IllegalTransition
             The state machine has no such step; see `steps.lifecycle`.
         """
-        common: dict[str, Any] = {"workflow": workflow, "by": by, "at": at}
-        with self._transaction(model) as connection:
-            head = _head(connection, model)
-            if (head.id if head else None) != (after.id if after else None):
-                raise LostRace(model)
-            now = _standing(connection, model, version)
-            written: list[LedgerEntry] = []
-            for change, changed in lifecycle.changes(now, state, version):
-                if changed == version:
-                    own: dict[str, Any] = {"run_id": run_id, "reason": reason, "evidence": dict(evidence)}
-                else:
-                    own = {
-                        "run_id": now.latest[changed].run_id,
-                        "reason": f"version {version} serves now",
-                        "evidence": {"replaced_by": version},
-                    }
-                head = _chained(head, model=model, state=change, version=changed, **common, **own)
-                written.append(head)
-            connection.execute(insert(ENTRIES), [_row(entry) for entry in written])
+        head, now = self._rows.look(model, version)
+        if (head.id if head else None) != (after.id if after else None):
+            raise self._lost(model, after)
+        common: dict[str, Any] = {"model": model, "workflow": workflow, "by": by, "at": at}
+        written: list[LedgerEntry] = []
+        for change, changed in lifecycle.changes(now, state, version, at):
+            if changed == version:
+                own: dict[str, Any] = {"run_id": run_id, "reason": reason, "evidence": evidence}
+            else:
+                said, key = _ENDED_BY[change]
+                own = {
+                    "run_id": now.latest[changed].run_id,
+                    "reason": f"version {version} {said}",
+                    "evidence": {key: version},
+                }
+            head = chained(head, state=change, version=changed, **common, **own)
+            written.append(head)
+        try:
+            self._rows.insert(written)
+        except UniqueViolationError:
+            raise self._lost(model, after) from None
         return written[-1]
 
     def hold(self, entry: LedgerEntry) -> LedgerEntry:
@@ -199,21 +173,18 @@ class Ledger:
         LostRace
             The version went on without us.
         """
-        with self._database.read() as connection:
-            head = _head(connection, entry.model)
-            latest = _standing(connection, entry.model, entry.version).latest.get(entry.version)
+        head, now = self._rows.look(entry.model, entry.version)
+        latest = now.latest.get(entry.version)
         if head is None or latest is None or latest.id != entry.id:
-            raise LostRace(entry.model)
+            raise LostRace(entry.model, latest)
         return head
 
-    @contextmanager
-    def exclusively(self, model: str) -> Iterator[None]:
+    def exclusively(self, model: str) -> AbstractContextManager[None]:
         """Hold the lock under which entries of a model are written: for an effect elsewhere that must not happen twice.
 
         Gone with the process that holds it.  Write to the ledger after it, not within.
         """
-        with self._database.write(lock=model):
-            yield
+        return self._rows.alone(model)
 
     def take_over(self, releasing: LedgerEntry, *, workflow: str, by: str, reason: str, at: datetime) -> LedgerEntry:
         """End a crashed release by an explicit entry: its version becomes *failed*, and the next may release.
@@ -237,114 +208,8 @@ class Ledger:
 
         Entries cut off at the end leave a whole chain; only a `head` kept elsewhere shows that.
         """
-        with self._database.read() as connection:
-            rows = connection.execute(select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number))
-            return check_chain([dict(row) for row in rows.mappings()], head=head)
+        return check_chain(self._rows.rows(model), head=head)
 
-    @contextmanager
-    def _transaction(self, model: str) -> Iterator[Connection]:
-        try:
-            with self._database.write() as connection:
-                yield connection
-        except UniqueViolationError:
-            raise LostRace(model) from None
-
-
-def entry_id(fields: Mapping[str, Any]) -> str:
-    """Return the sha256 of the canonical JSON (sorted keys, no spaces, UTF-8) of all fields but `id`."""
-    hashed = {name: fields[name] for name in LedgerEntry.model_fields if name != "id"}
-    return hashlib.sha256(canonical(hashed).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """Write JSON in the one form that is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def check_chain(rows: Sequence[Mapping[str, Any]], *, head: str = "") -> list[Finding]:
-    """Say what is wrong with the stored rows of one model, in order of `number`; see `Ledger.verify`."""
-    found: list[Finding] = []
-    ids = {row["id"] for row in rows}
-    before, latest = GENESIS, dict[int, LedgerEntry]()
-    for position, row in enumerate(rows, start=1):
-        where = f"entry {row['number']} ({str(row['id'])[:12]})"
-        entry = _intact(row)
-        if entry is None:
-            found.append(Finding(where=where, what="was changed: its id is not the hash of its content"))
-        if row["previous"] != before:
-            what = (
-                "was moved or inserted: it follows" if row["previous"] in ids else "follows an entry that was removed:"
-            )
-            found.append(Finding(where=where, what=f"{what} {str(row['previous'])[:12]}, not {before[:12]}"))
-        elif row["number"] != position:
-            found.append(Finding(where=where, what=f"was renumbered: it is entry {position} of the chain"))
-        if entry is not None:
-            try:
-                lifecycle.permit(lifecycle.Standing(latest), entry.state, entry.version)
-            except lifecycle.IllegalTransition as error:
-                found.append(Finding(where=where, what=error.message))
-            latest[entry.version] = entry
-        before = row["id"]
-    if head and before != head:
-        found.append(Finding(where="the end", what=f"the newest entry is {before[:12]}, expected {head[:12]}"))
-    return found
-
-
-def _intact(row: Mapping[str, Any]) -> LedgerEntry | None:
-    try:
-        fields = {**row, "evidence": json.loads(row["evidence"])}
-        return LedgerEntry.model_validate(fields) if entry_id(fields) == row["id"] else None
-    except ValueError:
-        return None
-
-
-def _chained(
-    previous: LedgerEntry | None, *, evidence: dict[str, Any], at: datetime, state: State, **fields: Any
-) -> LedgerEntry:
-    fields |= {
-        "previous": previous.id if previous else GENESIS,
-        "number": previous.number + 1 if previous else 1,
-        "state": state.value,
-        "evidence": json.loads(canonical(evidence)),
-        "at": _text(at),
-    }
-    return LedgerEntry.model_validate({"id": entry_id(fields), **fields})
-
-
-def _row(entry: LedgerEntry) -> dict[str, Any]:
-    fields = entry.model_dump()
-    return {**fields, "state": entry.state.value, "evidence": canonical(entry.evidence), "at": _text(entry.at)}
-
-
-def _entry(row: RowMapping) -> LedgerEntry:
-    return LedgerEntry.model_validate({**row, "evidence": json.loads(row["evidence"])})
-
-
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _head(connection: Connection, model: str) -> LedgerEntry | None:
-    query = select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number.desc()).limit(1)
-    row = connection.execute(query).mappings().first()
-    return _entry(row) if row else None
-
-
-def _standing(connection: Connection, model: str, version: int | None = None) -> lifecycle.Standing:
-    """Read where versions stand: all of them, or only those that matter to a transition of `version`.
-
-    At most one version is serving and one releasing, so these are the ones that entered those states last; found by
-    index, so that a decision costs the same however long the history is.
-    """
-    c = ENTRIES.c
-    newest = select(func.max(c.number)).where(c.model == model).group_by(c.version)
-    if version is not None:
-        active = (
-            connection.scalar(
-                select(c.version).where(c.model == model, c.state == state).order_by(c.number.desc()).limit(1)
-            )
-            for state in (State.SERVING.value, State.RELEASING.value)
-        )
-        newest = newest.where(c.version.in_({version, *(v for v in active if v is not None)}))
-    query = select(ENTRIES).where(c.model == model, c.number.in_(newest)).order_by(c.number)
-    return lifecycle.standing(_entry(row) for row in connection.execute(query).mappings())
+    def _lost(self, model: str, after: LedgerEntry | None) -> LostRace:
+        before = after.id if after else GENESIS
+        return LostRace(model, next((entry for entry in self.entries(model) if entry.previous == before), None))

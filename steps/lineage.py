@@ -115,7 +115,8 @@ def lineage(archive: Archive, name: str) -> Lineage:
         There is no such version.
     """
     version = archive.version(name)
-    history = [entry for entry in archive.ledger.entries(archive.model) if entry.version == version]
+    about = [entry for entry in archive.ledger.entries(archive.model) if entry.version == version]
+    history = [entry for entry in about if isinstance(entry.state, State)]
     run_id = history[0].run_id if history else archive.registry.run_of(version)
     notes = [] if history else ["not in the ledger: registered by other means"]
     run = archive.registry.run(run_id)
@@ -132,7 +133,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
     return Lineage(
         model=archive.model,
         version=version,
-        state=history[-1].state if history else None,
+        state=State(history[-1].state) if history else None,
         run_id=run_id,
         workflows=tuple(dict.fromkeys(entry.workflow for entry in history)),
         dataset=dataset,
@@ -157,7 +158,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
         promotion=_promotion(history),
         approval=_approval(history),
         serving=_serving(archive, history, notes),
-        history=tuple(history),
+        history=tuple(about),
         notes=tuple(notes),
     )
 

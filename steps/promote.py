@@ -25,6 +25,7 @@ from contracts.settings import variable
 from contracts.stages import Promote
 from serving.model import PackagedModel
 from steps import lifecycle
+from steps.aliases import follow
 from steps.assessment import Assessment, assess, policy_sha256, report_bytes
 from steps.champion import Measured, measure_champion
 from steps.gates import promotion
@@ -67,7 +68,7 @@ def _decide_once(inputs: Promote.Inputs, world: World) -> Promote.Outputs:
     model, version = world.pipeline.name, inputs.version
     entries = world.ledger.entries(model)
     serving = lifecycle.standing(entries).serving
-    known = next((entry.run_id for entry in entries if entry.version == version), None)
+    known = next((entry.run_id for entry in entries if entry.version == version and entry.run_id), None)
     run_id = known or world.registry.run_of(version)  # the ledger tells sooner than MLflow opens
     uri = report_uri(world, run_id, version)
     if decided := _decided_here(entries, version, world.workflow):
@@ -77,6 +78,11 @@ def _decide_once(inputs: Promote.Inputs, world: World) -> Promote.Outputs:
     if under_way := _released_elsewhere(entries, version):
         return _outputs(Promotion.APPROVED, under_way, uri, f"version {version} was approved and is being released")
 
+    for line in follow(
+        world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=False
+    ):
+        world.log.warning("%s", line)
+        entries = world.ledger.entries(model)
     policy = world.pipeline.gates.policy(world.settings.environment)
     challenger = assess(world, run_id)
     champion = measure_champion(world, challenger, serving, policy.promotion, world.now()) if serving else None

@@ -18,6 +18,7 @@ from contracts.stages import Need
 if TYPE_CHECKING:
     from steps.ledger import Ledger
     from steps.registry import Registry
+    from steps.rollout.target import Target
     from steps.storage import Storage
     from steps.tracking import Tracking
 
@@ -70,6 +71,14 @@ class World:
         from steps.ledger import Ledger
 
         return Ledger(self.settings.ledger.get_secret_value())
+
+    @cached_property
+    def target(self) -> Target:
+        """Where versions serve."""
+        self._require(Need.SERVER)
+        from steps.rollout.choice import target
+
+        return target(self)
 
     @cached_property
     def scratch(self) -> Path:

@@ -11,6 +11,7 @@ from contracts.references import LedgerEntry
 from serving.model import read_manifest, read_packages
 from serving.versions import Spec
 from steps.own_packages import bring
+from steps.rollout.front_door import hear
 from steps.rollout.process import Server, Status
 from steps.rollout.target import Serving
 from steps.world import World
@@ -51,6 +52,10 @@ class Desk:
             drain_seconds=release.drain_timeout.total_seconds(),
         )
         return self._serving(status)
+
+    def hear(self, entry: LedgerEntry, url: str) -> None:
+        """Ask at the front door."""
+        hear(url, entry.version)
 
     def restore(self, entry: LedgerEntry) -> Serving:
         """Start it as any other."""

@@ -26,6 +26,7 @@ from serving.model import MANIFEST_FILE
 from steps.build import REFERENCE, serving_base
 from steps.rollout import diagnosis, lease
 from steps.rollout.cluster import Cluster, Object
+from steps.rollout.front_door import hear
 from steps.rollout.objects import ANNOTATION, Version, objects, selector
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
@@ -82,6 +83,10 @@ class Kubernetes:
     def release(self, entry: LedgerEntry) -> Serving:
         """Publish the objects of a version and watch its rollout."""
         return self._roll_out(entry.version, self._objects(entry))
+
+    def hear(self, entry: LedgerEntry, url: str) -> None:
+        """Ask at the front door."""
+        hear(url, entry.version)
 
     def restore(self, entry: LedgerEntry) -> Serving:
         """Put the template back that served the version, as a ReplicaSet still holds it; else make it anew."""

@@ -61,6 +61,9 @@ class Target(Protocol):
     def release(self, entry: LedgerEntry) -> Serving:
         """Serve the version of an entry, and return when it is healthy."""
 
+    def hear(self, entry: LedgerEntry, url: str) -> None:
+        """Ask at the front door until the version answers there; raise NotHealthy when it does not."""
+
     def restore(self, entry: LedgerEntry) -> Serving:
         """Serve a version again that was healthy before, just as it was then."""
 

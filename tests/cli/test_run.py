@@ -144,7 +144,12 @@ def test_a_day_at_the_desk(desk: Desk) -> None:
     move_alias(desk)
     [wrong] = [line for line in desk.json("doctor", code=78) if line["state"] == "wrong"]
     assert wrong["what"] == "churn alias"
-    assert "moved by hand" in wrong["remedy"]
+    assert "moved by other means, from version 1 to no version" in wrong["found"]
+    told = next(line for line in desk.json("doctor", code=78) if line["what"] == "churn alias")
+    assert "moved by other means" not in told["found"], "entered once"
+    mended = next(line for line in desk.json("doctor", "--mend") if line["what"] == "churn alias")
+    assert mended["state"] == "ok"
+    assert desk("lineage").count("alias-") == 4, "set, moved, recalled, set"
 
     # other data, another decision: what serves stays
     write_rows(desk.folder / "noise.csv", seed=2, noise=1000)

@@ -43,10 +43,10 @@ def test_a_version_released_after_the_clock_was_set_back_takes_the_place_of_the_
         version = register(Register.Inputs(run_id=finished_run(world), report="r"), world=now).version
         registered = ledger.standing(model).latest[version]
         approved = enter(ledger, registered, State.APPROVED, moment, workflow)
-        plan = decide(ledger.standing(model), version, approved.id, workflow)
+        plan = decide(ledger.standing(model), version, approved.id, workflow, moment)
         assert plan.act is Act.BEGIN, "the approval is fresh, whatever the clock says"
         releasing = enter(ledger, approved, State.RELEASING, moment, workflow)
-        assert decide(ledger.standing(model), version, approved.id, workflow).act is Act.RESUME
+        assert decide(ledger.standing(model), version, approved.id, workflow, moment).act is Act.RESUME
         enter(ledger, releasing, State.SERVING, moment, workflow)
 
     standing = ledger.standing(model)
@@ -78,9 +78,9 @@ def test_a_stale_approval_stays_stale_when_the_clock_is_set_back(world: World) -
     serving = enter(ledger, entries[1], State.RELEASING, BACK, "w2")
     enter(ledger, serving, State.SERVING, BACK, "w2")
 
-    plan = decide(ledger.standing(model), 1, entries[0].id, "w1")
+    plan = decide(ledger.standing(model), 1, entries[0].id, "w1", BACK)
 
-    assert (plan.act, plan.outcome) == (Act.SUPERSEDE, Outcome.SUPERSEDED)
+    assert (plan.act, plan.outcome) == (Act.LAPSE, Outcome.SUPERSEDED)
 
 
 def test_a_training_that_began_in_the_future_by_this_clock_is_not_taken_for_dead(world: World) -> None:

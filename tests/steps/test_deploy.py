@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from contracts.names import ALIAS_PRODUCTION, tag
-from contracts.outcomes import Outcome, Promotion, State
+from contracts.outcomes import Note, Outcome, Promotion, State
 from contracts.references import LedgerEntry
 from contracts.stages import Deploy, Promote
 from steps import deploy as stage
@@ -45,7 +45,7 @@ def entry(number: int, version: int, state: State, workflow: str = "w1", **evide
         ([entry(1, 2, State.ROLLED_BACK)], Act.NONE, Outcome.ROLLED_BACK),
         ([entry(1, 2, State.ROLLED_BACK, "w0")], Act.NONE, Outcome.SUPERSEDED),
         ([entry(2, 2, State.APPROVED, "w0")], Act.NONE, Outcome.SUPERSEDED),
-        ([entry(1, 2, State.APPROVED), entry(2, 3, State.SERVING)], Act.SUPERSEDE, Outcome.SUPERSEDED),
+        ([entry(1, 2, State.APPROVED), entry(2, 3, State.SERVING)], Act.LAPSE, Outcome.SUPERSEDED),
         ([entry(2, 2, State.FAILED, takeover_of="e1")], Act.BEGIN, Outcome.PROMOTED),
         ([entry(2, 2, State.FAILED, "w2", takeover_of="e1")], Act.NONE, Outcome.SUPERSEDED),
         ([entry(2, 2, State.FAILED)], Act.NONE, Outcome.SUPERSEDED),
@@ -54,9 +54,9 @@ def entry(number: int, version: int, state: State, workflow: str = "w1", **evide
     ],
 )
 def test_the_plan_follows_from_where_the_versions_stand(entries: list[LedgerEntry], act: Act, outcome: Outcome) -> None:
-    plan = decide(standing(entries), 2, "e1", "w1")
+    plan = decide(standing(entries), 2, "e1", "w1", NOW)
     assert plan.act is act
-    if act in (Act.NONE, Act.SUPERSEDE):
+    if act in (Act.NONE, Act.LAPSE):
         assert plan.outcome is outcome
         assert plan.reason
 
@@ -88,7 +88,13 @@ def approve(world: World, *, broken: bool = False) -> Deploy.Inputs:
 
 
 def states(world: World) -> list[tuple[int, str]]:
-    return [(e.version, e.state.value) for e in world.ledger.entries(world.pipeline.name)]
+    entries = world.ledger.entries(world.pipeline.name)
+    return [(e.version, e.state.value) for e in entries if isinstance(e.state, State)]
+
+
+def notes(world: World) -> list[tuple[str, object, object]]:
+    entries = world.ledger.entries(world.pipeline.name)
+    return [(e.state.value, e.evidence["from"], e.evidence["to"]) for e in entries if isinstance(e.state, Note)]
 
 
 def serves(url: str) -> int:
@@ -136,7 +142,7 @@ def test_killed_between_any_two_effects_it_reaches_the_same_end(world: World, mo
     """Each effect in turn is the last before the kill; the next attempt goes on, and the ledger has no doubles."""
     first = approve(world)
     effects = [
-        (Desk, "release"), (stage, "_answers"), (stage._Release, "_end"), (stage._Release, "_project"),
+        (Desk, "release"), (Desk, "hear"), (stage._Release, "_end"), (stage._Release, "_project"),
     ]  # fmt: skip
     for owner, name in effects:
         with monkeypatch.context() as patched:
@@ -212,3 +218,27 @@ def test_an_approval_that_went_stale_is_ended_in_the_ledger_too(world: World) ->
         assert serves(late.url) == 2
     assert states(world)[-1] == (1, "superseded")
     assert states(world).count((1, "superseded")) == 1
+
+
+def test_an_alias_that_was_moved_by_other_means_is_entered_and_stays_until_the_next_version_serves(
+    world: World,
+) -> None:
+    first = approve(world)
+    deploy(first, world=world)
+    assert notes(world) == [("alias-set", None, 1)]
+    second = approve(replace(world, workflow="release-2"))
+    world.registry.set_alias(ALIAS_PRODUCTION, 2)
+
+    for _ in range(2):
+        kept = deploy(first, world=replace(world, workflow="release-3"))
+        assert kept.outcome is Outcome.UNCHANGED
+        assert world.registry.alias(ALIAS_PRODUCTION) == 2, "not undone"
+        assert serves(kept.url) == 1, "nor adopted"
+    assert notes(world)[1:] == [("alias-moved", 1, 2)], "entered once"
+
+    world.registry.set_alias(ALIAS_PRODUCTION, 1)
+    done = deploy(second, world=replace(world, workflow="release-2"))
+    assert "moved by other means, from version 2 to version 1" in done.summary
+    assert notes(world)[2:] == [("alias-moved", 2, 1), ("alias-set", 1, 2)]
+    assert world.registry.alias(ALIAS_PRODUCTION) == 2
+    assert world.ledger.verify(world.pipeline.name) == []

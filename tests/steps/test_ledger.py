@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from contracts.errors import CODE, ConfigError, NetworkError, StorageError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.ledger import GENESIS, Ledger, LostRace
+from steps.ledger import Ledger, LostRace
+from steps.ledger_chain import GENESIS
 from steps.lifecycle import IllegalTransition
 
 AT = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)

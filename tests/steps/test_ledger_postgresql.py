@@ -23,7 +23,7 @@ def write(ledger: Ledger, state: State, after: LedgerEntry | None) -> LedgerEntr
 def test_the_table_is_append_only_and_a_read_sees_one_state_of_it(server: str) -> None:  # noqa: F811
     ledger = Ledger(server)
     first = write(ledger, State.REGISTERED, None)
-    with ledger._database.read() as reading:
+    with ledger._rows._database.read() as reading:
         count = text("SELECT count(*) FROM ledger")
         assert reading.scalar(count) == 1
         approved = write(Ledger(server), State.APPROVED, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from contracts.reports import Check, Interval, ValidationReport
 from contracts.settings import Settings
 from contracts.stages import Register
 from steps.archive import Archive, Reference
+from steps.lifecycle import moment_text
 from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
@@ -134,7 +136,9 @@ def test_a_replaced_version_serves_no_more_and_still_has_its_approval(world: Wor
 def test_an_approval_that_was_ended_still_shows_what_both_gates_checked(world: World, ended: State) -> None:
     run, version = register_version(world)
     approval = {"decision": "approved", "checks": [CHECK.model_dump(mode="json")], "report": "file:///p.json"}
-    enter(world, State.APPROVED, version, run, **approval)
+    enter(world, State.APPROVED, version, run, **approval, expires=moment_text(NOW - timedelta(days=1)))
+    if ended is State.SUPERSEDED:
+        release(world)
     enter(world, ended, version, run, approval="0" * 64)
     found = ask(world, "1")
     assert found.validation is not None

@@ -5,9 +5,11 @@ Called by every command that runs, asks or serves without a cluster.
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -88,6 +90,26 @@ def desk_packages(pipeline: Pipeline, home: Path) -> str:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     lock = without(resolve(pipeline.packages, python, home), LOCK_FILE.read_text(encoding="utf-8"))
     return str(install(lock, home)) if lock else ""
+
+
+def operating_user() -> str:
+    """Return who runs this command, as the operating system has it: a name that nobody vouches for."""
+    return getpass.getuser()
+
+
+def release_turn(settings: Settings, model: str) -> AbstractContextManager[None]:
+    """Hold the right to release a model on this machine; where something else serves, `deploy` alone sets aliases.
+
+    Raises
+    ------
+    ConfigError
+        It is served elsewhere.
+    """
+    from steps.rollout.process import Server
+
+    if settings.deploy_target != "process":
+        raise ConfigError(f"{model} is not served by this machine", remedy="the next release there sets the alias")
+    return Server.of(settings, model).turn()
 
 
 def _whole_machine() -> dict[str, str]:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,11 +20,13 @@ from contracts.base import Contract
 from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import find_home, variable
-from workflows.cli.desk import SECRETS_FILE, desk_packages, desk_settings
+from workflows.cli.desk import SECRETS_FILE, desk_packages, desk_settings, operating_user, release_turn
 from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from contracts.settings import Settings
+    from steps.ledger import Ledger
+    from steps.registry import Registry
 
 _SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
 
@@ -39,13 +42,17 @@ class Line(Contract):
 
 def doctor(
     file: Annotated[Path | None, typer.Argument(help="Also check what this pipeline file needs.")] = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Let MLflow's alias follow the ledger again; entered with your name.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
 ) -> None:
     """Check the machine, the home, a named cluster, and whether ledger, MLflow's aliases and the server say the same.
 
-    Exits 78 when something is wrong.
+    An alias that was moved by other means is entered in the ledger as such, and stays where it is unless --mend is
+    given.  Exits 78 when something is wrong.
 
     [bold]Examples[/bold]
 
@@ -55,7 +62,7 @@ def doctor(
 
       retrain doctor -n mlops
     """
-    lines = [*_machine(), *_home(find_home())]
+    lines = [*_machine(), *_home(find_home(), mend=mend)]
     if file is not None:
         lines += _pipeline(file)
     if namespace or context:
@@ -83,7 +90,7 @@ def _machine() -> Iterator[Line]:
     yield Line(what="argo", state="ok", found=argo or "not here; only needed to submit to a cluster")
 
 
-def _home(home: Path) -> Iterator[Line]:
+def _home(home: Path, *, mend: bool) -> Iterator[Line]:
     if not home.is_dir():
         yield Line(what="home", state="note", found=f"{home} does not exist yet", remedy="`retrain run FILE` makes it")
         return
@@ -93,7 +100,7 @@ def _home(home: Path) -> Iterator[Line]:
     yield from _unfinished(home)
     settings = desk_settings(home)
     try:
-        yield from _projections(settings)
+        yield from _projections(settings, mend=mend)
     except StageError as error:
         yield Line(what="records", state="wrong", found=error.message, remedy=error.remedy)
 
@@ -111,7 +118,7 @@ def _unfinished(home: Path) -> Iterator[Line]:
             )
 
 
-def _projections(settings: Settings) -> Iterator[Line]:
+def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
     """Compare the ledger, which is the truth, with what is derived from it."""
     from steps.ledger import Ledger
     from steps.registry import Registry
@@ -123,16 +130,29 @@ def _projections(settings: Settings) -> Iterator[Line]:
             what=f"{model} ledger", state="wrong" if broken else "ok",
             found="; ".join(map(str, broken)) or f"{len(ledger.entries(model))} entries, chain intact",
         )  # fmt: skip
-        serving = ledger.serving(model)
-        alias = Registry(settings, model).alias(names.ALIAS_PRODUCTION)
-        expected = serving.version if serving else None
-        yield Line(
-            what=f"{model} alias", state="ok" if alias == expected else "wrong",
-            found=f"ledger: {expected or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}",
-            remedy="" if alias == expected else "moved by hand, or a release was cut off; run the pipeline again",
-        )  # fmt: skip
-        if expected is not None:
-            yield _server(settings, model, expected)
+        yield _alias(settings, ledger, Registry(settings, model), mend=mend)
+        if (serving := ledger.serving(model)) is not None:
+            yield _server(settings, model, serving.version)
+
+
+def _alias(settings: Settings, ledger: Ledger, registry: Registry, *, mend: bool) -> Line:
+    """Compare MLflow's alias with the ledger; enter it when it was moved by other means, and mend it when asked."""
+    from steps.aliases import follow, recall
+
+    me, now = operating_user(), datetime.now(UTC)
+    moves = list(follow(ledger, registry, workflow="doctor", by=me, at=now, may_set=False))
+    if mend:
+        with release_turn(settings, registry.name):
+            recall(ledger, registry, workflow="doctor", by=me, reason="recalled by `retrain doctor --mend`", at=now)
+            moves += follow(ledger, registry, workflow="doctor", by=me, at=now, may_set=True)
+    serving, alias = ledger.serving(registry.name), registry.alias(names.ALIAS_PRODUCTION)
+    expected = serving.version if serving else None
+    agrees = alias == expected
+    found = f"ledger: {expected or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}"
+    return Line(
+        what=f"{registry.name} alias", state="ok" if agrees else "wrong", found="; ".join([found, *moves]),
+        remedy="" if agrees else "`retrain doctor --mend` lets it follow; the next version that serves does too",
+    )  # fmt: skip
 
 
 def _server(settings: Settings, model: str, version: int) -> Line:
