@@ -1,8 +1,8 @@
 """The packages that a user's modules need beside retrain's own: resolved once, locked, and made importable.
 
-`retrain run` and `submit` resolve what the pipeline file pins, so that retrain's own libraries keep their versions;
-what is left besides them is the lock, of which the stages find a copy in the folder that the setting `packages` names.
-At the desk that folder holds the packages too; in an image they are installed.
+`retrain run` and `submit` resolve what the pipeline file pins, so that retrain's own libraries keep their versions.
+The lock is what is left besides those that the smallest image has, the server's; a copy of it lies in the folder that
+the setting `packages` names, beside the packages that are not there anyway.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from steps.reuse import LOCK_FILE
 
 FOLDER = "packages"
 """In the desk's home: a folder a lock, and `locks`, what was resolved before."""
+SERVING_LOCK = LOCK_FILE.parent / "images" / "serving" / "requirements.lock"
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][\w.-]*)==([\w.!+-]+)(?:\s*;\s*([^\\]+?))?\s*(?:\\)?$")
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 _NAME = re.compile(r"[-_.]+")
@@ -51,7 +52,7 @@ class OwnPackage(Contract):
 
 
 def resolve(pins: Sequence[str], python: str, home: Path) -> str:
-    """Return a lock of pinned packages and of what they depend on, for all platforms.
+    """Return a lock of pinned packages and of what they depend on besides the server's libraries, for all platforms.
 
     Retrain's own libraries are held at their locked versions.  What was resolved before from the same is taken again,
     without the index.
@@ -88,7 +89,7 @@ def resolve(pins: Sequence[str], python: str, home: Path) -> str:
         finally:
             wanted.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
-    return kept.read_text(encoding="utf-8")
+    return without(kept.read_text(encoding="utf-8"), SERVING_LOCK.read_text(encoding="utf-8"))
 
 
 def without(lock: str, base: str) -> str:
@@ -140,11 +141,15 @@ def install(lock: str, home: Path) -> Path:
     part.mkdir(parents=True)
     try:
         (part / PACKAGES_FILE).write_text(lock, encoding="utf-8")
-        command = [
-            find_uv(), "pip", "install", "-q", "--python", sys.executable, "--target", str(part), "--no-deps",
-            "--only-binary", ":all:", "--require-hashes", "-r", str(part / PACKAGES_FILE),
-        ]  # fmt: skip
-        run(command, install_environment(os.environ))
+        if own := without(lock, LOCK_FILE.read_text(encoding="utf-8")):
+            wanted = part / "wanted.txt"
+            wanted.write_text(own, encoding="utf-8")
+            command = [
+                find_uv(), "pip", "install", "-q", "--python", sys.executable, "--target", str(part), "--no-deps",
+                "--only-binary", ":all:", "--require-hashes", "-r", str(wanted),
+            ]  # fmt: skip
+            run(command, install_environment(os.environ))
+            wanted.unlink()
         try:
             part.rename(folder)
         except OSError:

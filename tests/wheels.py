@@ -12,6 +12,8 @@ import pytest
 
 from contracts.errors import ConfigError
 from steps.own_environment import find_uv
+from steps.own_packages import read_lock
+from steps.reuse import LOCK_FILE
 
 
 def wheel(folder: Path, name: str, version: str, files: Mapping[str, str], requires: Sequence[str] = ()) -> Path:
@@ -31,16 +33,22 @@ def wheel(folder: Path, name: str, version: str, files: Mapping[str, str], requi
     return path
 
 
+def stand_ins(folder: Path, *names: str) -> None:
+    """Write wheels of retrain's own libraries as they are locked: versions are asked for, never their content."""
+    for package in read_lock(LOCK_FILE.read_text(encoding="utf-8")):
+        if package.name in names:
+            wheel(folder, package.name.replace("-", "_"), package.version, {})
+
+
 def only_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let uv and pip take packages from a folder alone."""
     try:
         find_uv()
     except ConfigError as error:
         pytest.skip(error.message)
-    for name, value in {"UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"}.items():
+    own = {"UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_CACHE_DIR": str(folder / "cache")}
+    for name, value in own.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
 def _digest(text: str) -> str:

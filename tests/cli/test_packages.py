@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.wheels import only_from, wheel
+from tests.wheels import only_from, stand_ins, wheel
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheels.mkdir()
     wheel(wheels, "shift_rows", "1.0", {"shift_rows.py": PACKAGE}, ["steps-of-rows", "scikit-learn"])
     wheel(wheels, "steps_of_rows", "0.3", {"steps_of_rows.py": "STEP = 40\n"})
+    stand_ins(wheels, "scikit-learn")
     only_from(wheels, monkeypatch)
     (tmp_path / "churn.yaml").write_text(PIPELINE)
     (tmp_path / "own_model.py").write_text(MODULE)

@@ -14,9 +14,8 @@ from contracts.pipeline import parse_pipeline
 from contracts.settings import Settings
 from steps.own_packages import bring, current, install, lock_sha256, read_lock, resolve, without
 from steps.reuse import LOCK_FILE
-from tests.wheels import only_from, wheel
+from tests.wheels import only_from, stand_ins, wheel
 
-BASE = LOCK_FILE.read_text(encoding="utf-8")
 ADULT = Path(__file__).parents[2] / "adult.yaml"
 
 
@@ -26,27 +25,34 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     wheel(folder, "shapes", "1.0", {"shapes.py": "from corners import COUNT\n"}, ["corners>=2", "numpy"])
     wheel(folder, "corners", "2.1", {"corners.py": "COUNT = 4\n"})
+    stand_ins(folder, "numpy", "pandas")
     only_from(folder, monkeypatch)
     return folder
 
 
 def locked(home: Path) -> str:
-    return without(resolve(["shapes==1.0"], "3.11", home), BASE)
+    return resolve(["shapes==1.0"], "3.11", home)
 
 
 def test_the_lock_holds_what_is_needed_besides_retrains_libraries_with_hashes(index: Path, tmp_path: Path) -> None:
-    whole = resolve(["shapes==1.0"], "3.11", tmp_path)
-    own = read_lock(without(whole, BASE))
+    own = read_lock(locked(tmp_path))
 
     assert [package.pin for package in own] == ["corners==2.1", "shapes==1.0"]
     assert all(len(package.hashes) == 1 and package.hashes[0].startswith("sha256:") for package in own)
-    numpy = [p for p in read_lock(whole) if p.name == "numpy" and p.wanted()]
-    assert [p.version for p in numpy] == [importlib.metadata.version("numpy")]
+
+
+def test_what_stages_have_and_the_server_has_not_is_locked_at_retrains_version(index: Path, tmp_path: Path) -> None:
+    version = importlib.metadata.version("pandas")
+    lock = resolve([f"pandas=={version}"], "3.11", tmp_path)
+
+    assert f"pandas=={version}" in [package.pin for package in read_lock(lock)]
+    assert "pandas==" not in without(lock, LOCK_FILE.read_text())
+    assert [file.name for file in install(lock, tmp_path).iterdir()] == ["packages.lock"], "the stages have it"
 
 
 def test_what_was_resolved_before_needs_no_index(index: Path, tmp_path: Path) -> None:
     first = locked(tmp_path)
-    for file in index.iterdir():
+    for file in index.glob("*.whl"):
         file.unlink()
 
     assert locked(tmp_path) == first
@@ -57,7 +63,7 @@ def test_packages_are_installed_into_a_folder_of_their_lock_and_importable_from_
 ) -> None:
     lock = locked(tmp_path)
     folder = install(lock, tmp_path)
-    for file in index.iterdir():
+    for file in index.glob("*.whl"):
         file.unlink()
 
     assert install(lock, tmp_path) == folder, "by its hash, without the index"

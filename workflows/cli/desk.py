@@ -84,11 +84,10 @@ def desk_packages(pipeline: Pipeline, home: Path) -> str:
     """
     if not pipeline.packages:
         return ""
-    from steps.own_packages import install, resolve, without
-    from steps.reuse import LOCK_FILE
+    from steps.own_packages import install, resolve
 
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    lock = without(resolve(pipeline.packages, python, home), LOCK_FILE.read_text(encoding="utf-8"))
+    lock = resolve(pipeline.packages, python, home)
     return str(install(lock, home)) if lock else ""
 
 
