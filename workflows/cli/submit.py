@@ -10,7 +10,7 @@ import typer
 
 from contracts import names
 from contracts.pipeline import load_pipeline
-from contracts.settings import variable
+from contracts.settings import find_home, variable
 from workflows.cli.display import Progress, console
 from workflows.cli.options import (
     AS_OF,
@@ -61,7 +61,7 @@ def submit(
       retrain submit churn.yaml -n mlops --entrypoint release --version 12
     """
     from workflows.cli.summary import conclude
-    from workflows.cluster import runs, submission
+    from workflows.cluster import images, runs, submission
     from workflows.cluster.connection import Namespace
     from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
 
@@ -79,6 +79,9 @@ def submit(
 
     cluster = Namespace.connect(namespace, context)
     store = cluster.settings[variable("store")]  # asked for before anything is made there
+    template = manifests[WORKFLOW_TEMPLATE]
+    own = images.own_images(cluster, pipeline, template, find_home(), lambda line: typer.echo(f"{line} ...", err=True))
+    manifests[WORKFLOW_TEMPLATE] = images.with_images(template, own)
     ready = submission.apply(cluster, manifests.values())
     given |= submission.upload(cluster, store, data, code)
     name = run_name(pipeline.name)

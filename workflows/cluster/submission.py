@@ -120,19 +120,27 @@ def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
 def upload(namespace: Namespace, store: str, data: Path | None, code: bytes) -> dict[str, str]:
     """Bring a source and packed modules into the buckets and return the parameters that name them there."""
     given: dict[str, str] = {}
-    files: list[tuple[str, Path | bytes, int]] = []
+    files: dict[str, Path | bytes] = {}
     if data is not None:
         with data.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         given["source"] = f"s3://{_data_bucket(namespace)}/{digest}{data.suffix}"
-        files.append((given["source"], data, data.stat().st_size))
+        files[given["source"]] = data
     if code:
         given["code"] = f"{store.rstrip('/')}/code/{hashlib.sha256(code).hexdigest()}.zip"
-        files.append((given["code"], code, len(code)))
+        files[given["code"]] = code
     if files:
-        words = [word for uri, _, size in files for word in (uri, str(size))]
-        errand(namespace, SUBMIT, _UPLOAD, *words, files=[content for _, content, _ in files])
+        put(namespace, files)
     return given
+
+
+def put(namespace: Namespace, files: Mapping[str, Path | bytes]) -> None:
+    """Write objects into the buckets: URI -> a file, or its content."""
+    sizes = {
+        uri: len(content) if isinstance(content, bytes) else content.stat().st_size for uri, content in files.items()
+    }
+    words = [word for uri, size in sizes.items() for word in (uri, str(size))]
+    errand(namespace, SUBMIT, _UPLOAD, *words, files=list(files.values()))
 
 
 def start(
