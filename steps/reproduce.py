@@ -3,11 +3,18 @@
 The dataset, the user's modules, the pipeline file, retrain's own commit, the lock file and the thread count are the
 recorded ones; `steps.recorded_code`, `steps.recorded_environment` and `steps.rebuild` bring each back.  What can't be
 brought back (a CPU, a Python's patch version) is named beside the answer.
+
+``python -m steps.reproduce MODEL@VERSION`` does it with the code and libraries that run it: the main process of a pod
+whose image is the version's own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,13 +24,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from contracts import names
 from contracts.base import Contract
 from contracts.errors import ConfigError, StageError
 from contracts.names import tag
 from contracts.references import ModelManifest
+from contracts.settings import load_settings, variable
 from serving.model import PackagedModel, Predictions, read_manifest
 from serving.user_code import pack, unpack
-from steps.archive import Archive
+from steps.archive import Archive, Reference
 from steps.assessment import References, references
 from steps.dataset import read_table
 from steps.own_environment import score
@@ -37,6 +46,7 @@ from steps.table.digest import TableDigest
 from steps.tracking import DIFF, LOCK, MACHINE, PACKAGES, USER_CODE, RunRecord
 from steps.world import World
 
+LOG = logging.getLogger("retrain")
 PREDICTION = "prediction"
 _LABELS = {"cpu": "CPU", "python": "Python", "system": "operating system"}
 
@@ -287,3 +297,28 @@ def _not_restored(recorded: _Recorded, code: Code, environment: Environment, reb
     for what, (before, after) in pairs.items():
         if before and before != after:
             yield Difference(what=what, kept=before, rebuilt=after)
+
+
+def main(reference: str) -> int:
+    """Build a version again here; leave the answer, as JSON, where the manifest reads it; return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    asked = Reference.parse(reference)
+    try:
+        settings = load_settings()
+        archive = Archive.open(settings, asked.model)
+        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+            found = reproduce(archive, asked.name, Path(folder), here=True)
+    except StageError as error:
+        for finding in error.findings:
+            LOG.error("  %s", finding)
+        LOG.error("%s: %s", error.row.name, error.message)
+        return error.row.exit_code
+    outputs = Path(os.environ.get(variable("outputs"), names.OUTPUTS_MOUNT))
+    outputs.mkdir(parents=True, exist_ok=True)
+    (outputs / "answer").write_text(found.model_dump_json(), encoding="utf-8")
+    LOG.info("%s version %d: %s", found.model, found.version, found.answer.value)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

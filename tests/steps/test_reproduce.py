@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, StageError
 from contracts.names import tag
+from contracts.settings import variable
 from steps.evaluate import METRIC_PREFIX
 from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
@@ -138,3 +141,21 @@ def test_the_command_prints_the_answer_as_json(trained: Trained) -> None:
     answer = command(trained, "lineage", "1", "--json")
     assert answer.exit_code == 0, answer.output
     assert Lineage.model_validate_json(answer.stdout) == lineage(trained.archive(), "1")
+
+
+def test_a_pods_main_process_leaves_the_answer_or_the_exit_code_of_the_class(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = trained.world.settings
+    for field in ("store", "tracking_uri", "artifacts"):
+        monkeypatch.setenv(variable(field), getattr(settings, field))
+    monkeypatch.setenv(variable("ledger"), settings.ledger.get_secret_value())
+    monkeypatch.setenv(variable("outputs"), str(tmp_path / "outputs"))
+
+    done = subprocess.run([sys.executable, "-m", "steps.reproduce", "churn@1"], check=False)
+    assert done.returncode == 0, capfd.readouterr().err
+    found = Reproduction.model_validate_json((tmp_path / "outputs" / "answer").read_bytes())
+    assert (found.answer, found.model, found.version) == (Answer.IDENTICAL, "churn", 1)
+
+    assert subprocess.run([sys.executable, "-m", "steps.reproduce", "churn@99"], check=False).returncode == 78
+    assert capfd.readouterr().err.splitlines()[-1].startswith("ERROR config: churn has no version 99")

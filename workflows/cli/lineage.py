@@ -54,23 +54,11 @@ def _at_desk(reference: str) -> Lineage:
     return answer(Archive.open(settings, asked.model), asked.name)
 
 
-_ASK = """
-from contracts.settings import load_settings
-from steps.archive import Archive, Reference
-from steps.lineage import lineage
-asked = Reference.parse(sys.argv[1])
-print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name)).model_dump_json())
-"""
-
-
 def _on_cluster(reference: str, namespace: str, context: str) -> Lineage:
-    from contracts.access import ASK
-    from steps.lineage import Lineage
+    from workflows.cluster.archive import lineage as answer
     from workflows.cluster.connection import Namespace
-    from workflows.cluster.errand import errand
 
-    said = errand(Namespace.connect(namespace, context), ASK, _ASK, reference)
-    return Lineage.model_validate_json(said.strip().splitlines()[-1])
+    return answer(Namespace.connect(namespace, context), reference)
 
 
 def render(found: Lineage) -> RenderableType:

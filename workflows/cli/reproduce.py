@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from workflows.cli.desk import desk_home, desk_settings
+from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from steps.reproduce import Reproduction
@@ -24,11 +25,14 @@ def reproduce(
         bool, typer.Option("--here", help="Train with today's code and libraries, whatever the version was trained by.")
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Build a version again from its kept dataset, commit, lock file and parameters, and compare the answers.
 
     Where retrain's commit or the lock file is not today's, the commit is taken from the git repository of retrain and
-    an environment is made by uv, both in a temporary folder.  Exit code 0: identical, or within
+    an environment is made by uv, both in a temporary folder.  With -n or --context it runs as a workflow on a cluster,
+    in the image that the version was trained in.  Exit code 0: identical, or within
     training.reproduce_tolerance; 1: it differs; else the error table's.
 
     [bold]Examples[/bold]
@@ -38,21 +42,39 @@ def reproduce(
       retrain reproduce adult-income@production --json
 
       retrain reproduce 3 --here
-    """
-    from steps.archive import Archive, Reference
-    from steps.reproduce import Answer
-    from steps.reproduce import reproduce as rebuild
 
-    asked = Reference.parse(version)
-    settings = desk_settings(desk_home(must_exist=True))
-    archive = Archive.open(settings, asked.model)
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        found = rebuild(archive, asked.name, Path(folder), here=here, tell=_tell)
+      retrain reproduce adult-income@12 -n mlops
+    """
+    from steps.reproduce import Answer
+
+    if namespace or context:
+        if here:
+            raise typer.BadParameter("on a cluster the version's own image trains", param_hint="--here")
+        found = _on_cluster(version, namespace, context)
+    else:
+        found = _at_desk(version, here=here)
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
     raise typer.Exit(EXIT_DIFFERS if found.answer is Answer.DIFFERS else 0)
+
+
+def _at_desk(reference: str, *, here: bool) -> Reproduction:
+    from steps.archive import Archive, Reference
+    from steps.reproduce import reproduce as rebuild
+
+    asked = Reference.parse(reference)
+    archive = Archive.open(desk_settings(desk_home(must_exist=True)), asked.model)
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+        return rebuild(archive, asked.name, Path(folder), here=here, tell=_tell)
+
+
+def _on_cluster(reference: str, namespace: str, context: str) -> Reproduction:
+    from workflows.cluster.archive import reproduce as rebuild
+    from workflows.cluster.connection import Namespace
+
+    return rebuild(Namespace.connect(namespace, context), reference, _tell)
 
 
 def _tell(line: str) -> None:

@@ -84,8 +84,13 @@ def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files
     if ended["status"]["phase"] == "Failed":
         codes = [s["state"].get("terminated", {}).get("exitCode") for s in ended["status"].get("containerStatuses", ())]
         last = said.strip().splitlines()[-1:] or ["it ended without a word"]
-        raise _ERRORS.get(codes[0] if codes else 0, StageError)(f"{duty} on the cluster: {last[0]}")
+        raise error_type(codes[0] if codes else 0)(f"{duty} on the cluster: {last[0]}")
     return said
+
+
+def error_type(exit_code: int) -> type[StageError]:
+    """Return the error of the class that an exit code stands for."""
+    return _ERRORS.get(exit_code, StageError)
 
 
 def _pod(

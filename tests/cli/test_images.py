@@ -1,0 +1,126 @@
+"""Images with a pipeline's own packages: what they are made from, by content; Kaniko itself is in tests/cluster."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contracts.errors import ConfigError
+from steps.own_packages import read_lock
+from tests.wheels import wheel
+from workflows.cluster.images import Target, context, tag, wheels, with_images, workflow
+from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
+
+ADULT = Path(__file__).resolve().parents[2] / "adult.yaml"
+BASE = "registry/steps@sha256:" + "1" * 64
+TARGET = Target(python="3.11", machine="aarch64", libc="2.36")
+LOCK = f"corners==2.1 ; python_full_version < '3.14' \\\n    --hash=sha256:{'a' * 64}\n"
+
+
+def unpacked(packed: bytes) -> dict[str, str]:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        return {
+            name: (tar.extractfile(name) or io.BytesIO()).read().decode(errors="replace") for name in tar.getnames()
+        }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "made"
+    made.mkdir()
+    wheel(made, "corners", "2.1", {"corners.py": "COUNT = 4\n"})
+    return made
+
+
+def test_a_context_installs_wheels_by_their_hash_without_an_index(folder: Path) -> None:
+    found = unpacked(context(BASE, LOCK, folder, on_path=True))
+
+    assert set(found) == {"Dockerfile", "packages.lock", "wanted.txt", "wheels/corners-2.1-py3-none-any.whl"}
+    assert found["packages.lock"] == LOCK
+    assert found["wanted.txt"].startswith("/wheels/corners-2.1-py3-none-any.whl --hash=sha256:")
+    lines = found["Dockerfile"].splitlines()
+    assert lines[0] == f"FROM {BASE} AS installed"
+    [install] = [line for line in lines if line.startswith("RUN ")]
+    assert "--no-index" in install
+    assert "--require-hashes" in install
+    last = lines[lines.index(f"FROM {BASE}") :]
+    assert not [line for line in last if line.startswith(("USER", "RUN"))], "what runs is the base's user"
+    assert last[-2:] == ["ENV RETRAIN_PACKAGES=/opt/packages", "ENV PYTHONPATH=/opt/packages"]
+
+
+def test_an_image_is_named_by_base_and_wheels(folder: Path, tmp_path: Path) -> None:
+    first = tag(context(BASE, LOCK, folder, on_path=False))
+
+    assert tag(context(BASE, LOCK, folder, on_path=False)) == first
+    assert tag(context(BASE.replace("1", "2"), LOCK, folder, on_path=False)) != first
+    shutil.copytree(folder, tmp_path / "more")
+    wheel(tmp_path / "more", "edges", "1.0", {})
+    assert tag(context(BASE, LOCK, tmp_path / "more", on_path=False)) != first
+
+
+def test_a_base_that_has_all_packages_gets_the_lock_alone(tmp_path: Path) -> None:
+    found = unpacked(context(BASE, LOCK, tmp_path, on_path=False))
+
+    assert set(found) == {"Dockerfile", "packages.lock"}
+    assert found["Dockerfile"].splitlines() == [
+        f"FROM {BASE}", "COPY packages.lock /opt/packages/packages.lock", "ENV RETRAIN_PACKAGES=/opt/packages",
+    ]  # fmt: skip
+
+
+def test_wheels_of_every_glibc_up_to_the_images_fit_and_markers_are_the_images() -> None:
+    assert TARGET.platforms[0] == "manylinux_2_36_aarch64"
+    assert "manylinux_2_17_aarch64" in TARGET.platforms
+    assert not [name for name in TARGET.platforms if "x86" in name or "2_37" in name]
+    wanted = [p.name for p in read_lock(
+        f"{LOCK}only-on-windows==1 ; sys_platform == 'win32' \\\n    --hash=sha256:{'b' * 64}\n"
+        f"later==1 ; python_full_version >= '3.12' \\\n    --hash=sha256:{'c' * 64}\n"
+        f"arm==1 ; platform_machine == 'aarch64' \\\n    --hash=sha256:{'d' * 64}\n"
+    ) if p.wanted(TARGET.markers)]  # fmt: skip
+
+    assert wanted == ["corners", "arm"]
+
+
+@pytest.mark.network
+def test_wheels_are_fetched_for_another_machine_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steps.own_packages import resolve
+
+    packages = read_lock(resolve(["rapidfuzz==3.10.1"], "3.11", tmp_path))
+    folder = wheels(packages, TARGET, tmp_path)
+
+    [found] = folder.iterdir()
+    assert found.name.startswith("rapidfuzz-3.10.1-cp311-cp311-manylinux")
+    assert "aarch64" in found.name
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert wheels(packages, TARGET, tmp_path) == folder
+    with pytest.raises(ConfigError):
+        wheels(packages, Target(python="2.7", machine="aarch64", libc="2.36"), tmp_path)
+
+
+def test_every_trigger_of_the_template_gets_the_images() -> None:
+    template = yaml.safe_load(compile_pipeline(ADULT)[WORKFLOW_TEMPLATE])
+    changed = with_images(template, {"steps-image": "s@sha256:1", "serving-image": "v@sha256:2"})
+
+    parameters = {p["name"]: p for p in changed["spec"]["arguments"]["parameters"]}
+    assert parameters["steps-image"]["value"] == "s@sha256:1"
+    assert "valueFrom" not in parameters["serving-image"]
+    others = [
+        p for p in template["spec"]["arguments"]["parameters"] if p["name"] not in ("steps-image", "serving-image")
+    ]
+    assert all(parameters[p["name"]] == p for p in others)
+    assert with_images(template, {}) == template
+
+
+def test_kaniko_runs_alone_as_the_compiled_template_has_it() -> None:
+    template = yaml.safe_load(compile_pipeline(ADULT)[WORKFLOW_TEMPLATE])
+    made = workflow("retrain-packages-x", template, {"context": "s3://c", "destination": "r:t", "plain-http": ""})
+
+    assert made["spec"]["entrypoint"] == made["spec"]["templates"][0]["name"] == "kaniko"
+    assert made["spec"]["templates"][0] in template["spec"]["templates"]
+    assert "onExit" not in made["spec"]
+    given = {p["name"]: p.get("value") for p in made["spec"]["arguments"]["parameters"]}
+    assert given.keys() == {"kaniko-image", "build-cpu", "build-memory", "context", "destination", "plain-http"}

@@ -1,0 +1,88 @@
+"""Questions about versions, answered in the cluster, where ledger, MLflow and store are.
+
+Called by `lineage` and `reproduce` when they are asked about a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from contracts.access import ASK
+from contracts.errors import ConfigError, class_of_failure
+from contracts.settings import size
+from contracts.stages import Train
+from workflows.cluster import runs
+from workflows.cluster.connection import Namespace
+from workflows.cluster.errand import errand, error_type
+from workflows.local.state import RunState
+from workflows.reproduction import ANSWER, reproduction
+
+if TYPE_CHECKING:
+    from steps.lineage import Lineage
+    from steps.reproduce import Reproduction
+
+_LINEAGE = """
+from contracts.settings import load_settings
+from steps.archive import Archive, Reference
+from steps.lineage import lineage
+asked = Reference.parse(sys.argv[1])
+print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name)).model_dump_json())
+"""
+_NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+
+
+def lineage(namespace: Namespace, reference: str) -> Lineage:
+    """Return what made a version; raises as `errand`."""
+    from steps.lineage import Lineage
+
+    said = errand(namespace, ASK, _LINEAGE, reference)
+    return Lineage.model_validate_json(said.strip().splitlines()[-1])
+
+
+def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None]) -> Reproduction:
+    """Build a version again by a Workflow on its recorded image; wait, and return the answer.
+
+    Raises
+    ------
+    ConfigError
+        The version names no image, or the image is gone.
+    StageError
+        As the stages do that train again.
+    """
+    from steps.reproduce import Reproduction
+
+    found = lineage(namespace, reference)
+    image = found.code.steps_image
+    if not image:
+        raise ConfigError(
+            f"version {found.version} of {found.model} names no image that it was trained in",
+            remedy="`retrain reproduce` without -n builds it again where its store and MLflow can be reached",
+        )
+    name = f"retrain-reproduce-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    memory, cpu = (int(namespace.settings[size(Train.name, what)]) for what in ("memory", "cpu"))
+    namespace.create(reproduction(name, image, f"{found.model}@{found.version}", memory_mib=memory, cpu_millicores=cpu))
+    tell(f"{name} trains version {found.version} of {found.model} again in {image}")
+
+    def look(run: RunState) -> None:
+        for node in run.nodes.values():
+            if node.phase == "Pending" and any(sign in node.message for sign in _NO_IMAGE):
+                namespace.delete("Workflow", name)
+                raise ConfigError(
+                    f"the image of version {found.version} cannot be had: {node.message[:300]}",
+                    remedy=f"bring {image} back to the registry",
+                )
+
+    ended = runs.follow(namespace, name, look)
+    pods = [node for node in ended.nodes.values() if node.type == "Pod"]
+    if ended.phase == "Succeeded":
+        answer = next(node.outputs[ANSWER] for node in pods if node.outputs.get(ANSWER))
+        return Reproduction.model_validate_json(answer)
+    last = max(pods, key=lambda node: node.started or ended.created, default=None)
+    message = last.message if last else ended.message
+    kind = error_type(class_of_failure(last.phase if last else ended.phase, message).exit_code)
+    lines = list(runs.log_lines(namespace, runs.load(namespace, name))) if pods else []
+    said = lines[-1].partition(": ")[2] if lines else message
+    raise kind(f"{name}: {said[:500]}", remedy=f"`retrain logs {name} -n {namespace.namespace}` has all of it")
