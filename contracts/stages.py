@@ -255,10 +255,11 @@ class Promote(Stage):
     needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER})
 
     class Inputs(Contract):
-        """The version that wants to serve."""
+        """The version that wants to serve, and by which way in."""
 
         version: int
         requested_by: str = ""
+        entrypoint: Literal["retrain", "release"] = "release"
 
     class Outputs(StageOutputs):
         """The decision, and the ledger entry that holds it."""

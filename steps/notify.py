@@ -35,6 +35,11 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
         if outcome is Outcome.FAILED:
             for failure in failed_stages(inputs.failures):
                 lines += _explain(failure, world)
+        if outcome is Outcome.AWAITING_APPROVAL:
+            lines += [
+                f"look: retrain review {world.workflow}",
+                f"then: retrain approve {world.workflow} --reason ... (or reject)",
+            ]
         if report := read_ingest_report(world):
             lines += [f"warning: {warning}" for warning in report.warnings]
     except StageError as error:  # the store may be what the run failed of; the message goes out all the same

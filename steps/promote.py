@@ -6,57 +6,49 @@ is read and the decision made once more.
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-from threadpoolctl import threadpool_limits
-
-from contracts.metrics import Task
+from contracts.errors import ConfigError
+from contracts.names import RELEASE
 from contracts.outcomes import Promotion, State
-from contracts.pipeline.gates import GatePolicy, PromotionGate, Threshold
 from contracts.references import LedgerEntry
-from contracts.reports import PromotionReport
-from contracts.settings import variable
 from contracts.stages import Promote
-from serving.model import PackagedModel
+from serving.model import MANIFEST_FILE
 from steps import lifecycle
 from steps.aliases import follow
-from steps.assessment import Assessment, assess, policy_sha256, report_bytes
-from steps.champion import Measured, measure_champion
-from steps.gates import promotion
-from steps.gates.bounds import measure
-from steps.gates.latency import interleaved
-from steps.gates.validation import non_finite
+from steps.approvals import HOLDS_SECONDS, bound, given_by_person
+from steps.judging import Judged, judge, requester
 from steps.ledger import LostRace
+from steps.lifecycle import EXPIRES, moment_text
 from steps.world import World
 
-LATENCY_ROWS = 100
-"""Test rows that take turns in the latency check."""
-_MIB = 2**20
+ATTEMPTS = 2
+
+Judge = Callable[[World, Promote.Inputs, str, LedgerEntry | None], Judged]
+"""A version, its run and the entry of what serves -> what the gate says."""
 
 
-def promote(inputs: Promote.Inputs, *, world: World) -> Promote.Outputs:
+def promote(inputs: Promote.Inputs, *, world: World, judge: Judge = judge) -> Promote.Outputs:
     """Return the decision and the ledger entry that holds it.
 
     Decided once a workflow: run again, it returns what it entered.  A version that serves already is `unchanged`.
+    Where the policy asks for a person, what passes the gate waits for one, and only what one approved goes on.
 
     Raises
     ------
     LostRace
         When the ledger moved on twice while this was decided.
     ConfigError, DataError
-        When the version, its run, model, dataset or split is not there or not whole.
+        When the version, its run, model, dataset or split is not there or not whole, or is not what was approved.
     """
-    try:
-        return _decide_once(inputs, world)
-    except LostRace:
-        world.log.info("the ledger moved on while this was decided; deciding again")
-        return _decide_once(inputs, world)
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _Decision(world, inputs, judge).make()
+        except LostRace:
+            world.log.info("the ledger moved on while this was decided; deciding again")
+    return _Decision(world, inputs, judge).make()
 
 
 def report_uri(world: World, run_id: str, version: int) -> str:
@@ -64,134 +56,123 @@ def report_uri(world: World, run_id: str, version: int) -> str:
     return world.storage.uri("reports", run_id, f"promotion-{version}.json")
 
 
-def _decide_once(inputs: Promote.Inputs, world: World) -> Promote.Outputs:
-    model, version = world.pipeline.name, inputs.version
-    entries = world.ledger.entries(model)
-    serving = lifecycle.standing(entries).serving
-    known = next((entry.run_id for entry in entries if entry.version == version and entry.run_id), None)
-    run_id = known or world.registry.run_of(version)  # the ledger tells sooner than MLflow opens
-    uri = report_uri(world, run_id, version)
-    if decided := _decided_here(entries, version, world.workflow):
-        return _outputs(Promotion(decided.evidence["decision"]), decided, uri, decided.reason)
-    if serving is not None and serving.version == version:
-        return _outputs(Promotion.UNCHANGED, serving, uri, f"version {version} serves already")
-    if under_way := _released_elsewhere(entries, version):
-        return _outputs(Promotion.APPROVED, under_way, uri, f"version {version} was approved and is being released")
+class _Decision:
+    """One reading of the ledger, and the decision that rests on it."""
 
-    for line in follow(
-        world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=False
-    ):
-        world.log.warning("%s", line)
-        entries = world.ledger.entries(model)
-    policy = world.pipeline.gates.policy(world.settings.environment)
-    challenger = assess(world, run_id)
-    champion = measure_champion(world, challenger, serving, policy.promotion, world.now()) if serving else None
-    evidence = collect(challenger, champion, policy)
-    decision = promotion.decide(evidence, policy.promotion, policy.validation.bootstrap)
-    report = PromotionReport(
-        model=model,
-        version=version,
-        run_id=run_id,
-        environment=world.settings.environment,
-        workflow=world.workflow,
-        champion=serving.version if serving else None,
-        champion_run_id=serving.run_id if serving else "",
-        decision=decision.promotion,
-        reason=decision.reason,
-        checks=decision.checks,
-        notes=champion.notes if champion else (),
-        test_rows=challenger.judged.rows,
-        compared_rows=champion.evidence.rows if champion else None,
-        dataset_sha256=challenger.references.dataset_sha256,
-        split_sha256=challenger.references.split_sha256,
-        policy_sha256=policy_sha256(policy),
-        requested_by=inputs.requested_by or os.environ.get(variable("user"), "") or "pipeline",
-    )
-    # The report first: whoever finds the entry finds the report.
-    world.storage.write(uri, report_bytes(report))
-    entry = world.ledger.append(
-        model,
-        State.APPROVED if decision.promotion is Promotion.APPROVED else State.REJECTED,
-        version=version,
-        run_id=run_id,
-        workflow=world.workflow,
-        by=report.requested_by,
-        reason=decision.reason,
-        evidence=_evidence(report, uri),
-        after=entries[-1] if entries else None,
-        at=world.now(),
-    )
-    world.tracking.log_json(run_id, f"gates/promotion-{version}.json", report_bytes(report))
-    return _outputs(decision.promotion, entry, uri, decision.reason)
+    def __init__(self, world: World, inputs: Promote.Inputs, judge: Judge) -> None:
+        self.world, self.inputs, self.judge = world, inputs, judge
+        self.version = inputs.version
+        self.policy = world.pipeline.gates.policy(world.settings.environment)
+        self.entries = world.ledger.entries(world.pipeline.name)
+        self.now = lifecycle.standing(self.entries)
+        known = (entry.run_id for entry in self.entries if entry.version == self.version and entry.run_id)
+        self.run_id = next(known, "") or world.registry.run_of(
+            self.version
+        )  # the ledger tells sooner than MLflow opens
 
+    def make(self) -> Promote.Outputs:
+        version, serving = self.version, self.now.serving
+        if decided := _decided_here(self.entries, version, self.world.workflow):
+            return self._outputs(Promotion(decided.evidence["decision"]), decided, decided.reason)
+        if serving is not None and serving.version == version:
+            return self._outputs(Promotion.UNCHANGED, serving, f"version {version} serves already")
+        if under_way := _released_elsewhere(self.entries, version):
+            return self._outputs(Promotion.APPROVED, under_way, f"version {version} was approved and is being released")
+        self._notice_alias()
+        self._end_what_lapsed()
+        if (word := self._persons_word()) is not None:
+            return word
+        return self._by_the_gate()
 
-def collect(challenger: Assessment, champion: Measured | None, policy: GatePolicy) -> promotion.Evidence:
-    """Measure what the gate decides on, as far as the policy asks."""
-    gate, rows = policy.promotion, challenger.judged
-    bad = non_finite(rows)
-    calibration = None
-    if gate.max_calibration_error is not None and rows.task is not Task.REGRESSION and not bad:
-        wanted = [Threshold(metric="calibration_error", max=gate.max_calibration_error)]
-        (calibration,) = measure(rows, wanted, policy.validation.bootstrap)
-    timed = _latencies(challenger, champion, gate)
-    return promotion.Evidence(
-        thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap),
-        calibration_error=calibration,
-        size_mib=_size_mib(challenger.folder),
-        latency_ms=timed.challenger,
-        contract=challenger.model.manifest.contract,
-        champion=_with_latency(champion, timed.champion),
-        non_finite=bad,
-    )
+    def _notice_alias(self) -> None:
+        world = self.world
+        moves = follow(
+            world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=False
+        )
+        for line in moves:
+            world.log.warning("%s", line)
+            self._look_again()
 
+    def _end_what_lapsed(self) -> None:
+        """Enter that this version's request or approval holds no more."""
+        latest = self.now.latest.get(self.version)
+        over = lifecycle.ended(self.now, self.version, self.world.now())
+        if latest is not None and over and latest.state in (State.AWAITING, State.APPROVED):
+            self._append(over[0], over[1], {"lapsed": latest.id})
+            self._look_again()
 
-@dataclass(frozen=True)
-class _Latencies:
-    challenger: float | None = None
-    champion: float | None = None
+    def _look_again(self) -> None:
+        self.entries = self.world.ledger.entries(self.world.pipeline.name)
+        self.now = lifecycle.standing(self.entries)
 
+    def _persons_word(self) -> Promote.Outputs | None:
+        """Return what follows from a person's word, or from that there is none; None where the gate is to be asked."""
+        latest = self.now.latest.get(self.version)
+        if latest is not None and latest.state is State.APPROVED and given_by_person(latest):
+            check_bound(self.world, latest)
+            return self._outputs(Promotion.APPROVED, latest, f"approved by {latest.by}: {latest.reason}")
+        if self.policy.decision == "automatic" and (latest is None or latest.state is not State.AWAITING):
+            return None
+        if self.inputs.entrypoint == RELEASE:
+            state = latest.state.value if latest else "not in the ledger"
+            why = f"nobody approved version {self.version}, which is {state}"
+            return self._outputs(Promotion.NOT_APPROVED, latest, why)
+        if latest is not None and latest.state is State.AWAITING:
+            return self._outputs(Promotion.AWAITING_APPROVAL, latest, f"waits for a person since {latest.at:%F %T} UTC")
+        return None
 
-def _latencies(challenger: Assessment, champion: Measured | None, gate: PromotionGate) -> _Latencies:
-    if gate.latency is None or challenger.rows.num_rows == 0:
-        return _Latencies()
-    rows = [challenger.rows.slice(i, 1).combine_chunks() for i in range(min(LATENCY_ROWS, challenger.rows.num_rows))]
-    models = {"challenger": _Turns(challenger.model, rows)}
-    if champion is not None and champion.model is not None and _reads(champion.model, challenger.rows):
-        models["champion"] = _Turns(champion.model, rows)
-    # On one thread: OpenMP's barriers would time how busy this machine is, not the model.
-    with threadpool_limits(limits=1):
-        return _Latencies(**interleaved(models, gate.latency.calls))
+    def _by_the_gate(self) -> Promote.Outputs:
+        world = self.world
+        judged = self.judge(world, self.inputs, self.run_id, self.now.serving)
+        decision, state, deadline = judged.decision, State.REJECTED, {}
+        if decision is Promotion.APPROVED and self.policy.decision == "approval":
+            decision, state = Promotion.AWAITING_APPROVAL, State.AWAITING
+            holds = self.policy.approval_expires
+            deadline = {EXPIRES: moment_text(world.now() + holds), HOLDS_SECONDS: holds.total_seconds()}
+        elif decision is Promotion.APPROVED:
+            state = State.APPROVED
+        uri = report_uri(world, self.run_id, self.version)
+        # The report first: whoever finds the entry finds the report.
+        world.storage.write(uri, judged.report)
+        said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
+        entry = self._append(state, judged.reason, {**judged.evidence, **said, **deadline})
+        world.tracking.log_json(self.run_id, f"gates/promotion-{self.version}.json", judged.report)
+        return self._outputs(decision, entry, judged.reason)
 
+    def _append(self, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
+        return self.world.ledger.append(
+            self.world.pipeline.name, state, version=self.version, run_id=self.run_id, workflow=self.world.workflow,
+            by=requester(self.inputs), reason=reason, evidence=evidence,
+            after=self.entries[-1] if self.entries else None, at=self.world.now(),
+        )  # fmt: skip
 
-class _Turns:
-    """Answers the next row at every call."""
-
-    def __init__(self, model: PackagedModel, rows: Sequence[pa.Table]) -> None:
-        names = [column.name for column in model.manifest.columns]
-        self._model = model
-        self._rows: Iterator[pa.Table] = itertools.cycle([row.select(names) for row in rows])
-
-    def __call__(self) -> object:
-        return self._model.predict(next(self._rows))
+    def _outputs(self, decision: Promotion, entry: LedgerEntry | None, reason: str) -> Promote.Outputs:
+        uri = report_uri(self.world, self.run_id, self.version)
+        return Promote.Outputs(
+            decision=decision, entry=entry.id if entry else "", report=uri,
+            summary=f"version {self.version} {decision.value}: {reason}",
+        )  # fmt: skip
 
 
-def _reads(model: PackagedModel, rows: pa.Table) -> bool:
-    names = [column.name for column in model.manifest.columns]
-    if not set(names) <= set(rows.column_names):
-        return False
-    try:
-        model.predict(rows.slice(0, 1).select(names))
-    except Exception:  # noqa: BLE001  a champion that does not answer here is not timed; the comparison says why
-        return False
-    return True
+def check_bound(world: World, approval: LedgerEntry) -> None:
+    """Return when package and report are those that a person's yes is bound to.
+
+    Raises
+    ------
+    ConfigError
+        Either was changed since.
+    """
+    said = bound(approval)
+    if (expected := said.get("artifact_sha256")) and artifact_sha256(world, approval.run_id) != expected:
+        raise ConfigError(f"the package of version {approval.version} is not the one that {approval.by} approved")
+    report = said.get("report", "")
+    if report and hashlib.sha256(world.storage.read(report)).hexdigest() != said.get("report_sha256"):
+        raise ConfigError(f"the report {report} is not the one that {approval.by} approved on")
 
 
-def _with_latency(champion: Measured | None, milliseconds: float | None) -> promotion.Champion | None:
-    return None if champion is None else replace(champion.evidence, latency_ms=milliseconds)
-
-
-def _size_mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _MIB
+def artifact_sha256(world: World, run_id: str) -> str:
+    """Return the hash of a run's package: of its manifest, which holds the hash of every other file."""
+    return hashlib.sha256(world.storage.read(f"{world.tracking.package_uri(run_id)}/{MANIFEST_FILE}")).hexdigest()
 
 
 def _decided_here(entries: Sequence[LedgerEntry], version: int, workflow: str) -> LedgerEntry | None:
@@ -207,14 +188,3 @@ def _released_elsewhere(entries: Sequence[LedgerEntry], version: int) -> LedgerE
     if lifecycle.standing(entries).state(version) is not State.RELEASING:
         return None
     return next(e for e in reversed(entries) if e.version == version and e.state is State.APPROVED)
-
-
-def _evidence(report: PromotionReport, uri: str) -> dict[str, Any]:
-    said = report.model_dump(mode="json", exclude={"model", "version", "run_id", "reason", "requested_by", "workflow"})
-    return {**said, "from": report.champion, "to": report.version, "report": uri}
-
-
-def _outputs(decision: Promotion, entry: LedgerEntry, uri: str, reason: str) -> Promote.Outputs:
-    return Promote.Outputs(
-        decision=decision, entry=entry.id, report=uri, summary=f"version {entry.version} {decision.value}: {reason}"
-    )

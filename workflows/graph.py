@@ -82,7 +82,11 @@ def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) 
         Task(
             name=RELEASE,
             template=release,
-            arguments={"version": output(version, "version"), "requested-by": workflow("requested-by")},
+            arguments={
+                "version": output(version, "version"),
+                "requested-by": workflow("requested-by"),
+                "entrypoint": RETRAIN,
+            },
             depends=f"{version.name}.Succeeded",
         )
 
@@ -101,6 +105,7 @@ def _release(templates: dict[str, Container]) -> DAG:
     parameters = [
         Parameter(name="version", description="The registered version to release."),
         Parameter(name="requested-by", default="", description="Who or what asked for it."),
+        Parameter(name="entrypoint", default=RELEASE, description="By which way in; a person may have to approve."),
     ]
     with DAG(name=RELEASE, inputs=parameters) as release:
         decision = run(
@@ -108,6 +113,7 @@ def _release(templates: dict[str, Container]) -> DAG:
             Promote,
             version="{{inputs.parameters.version}}",
             requested_by="{{inputs.parameters.requested-by}}",
+            entrypoint="{{inputs.parameters.entrypoint}}",
         )
         image = run(
             templates,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from contracts.base import Contract, Duration
+from contracts.base import Contract, Duration, parse_duration
 from contracts.metrics import METRICS
 from contracts.pipeline.mistakes import Mistake, refuse
 from contracts.pipeline.table import Scalar
@@ -125,10 +125,17 @@ class PromotionGate(Contract):
 
 
 class GatePolicy(Contract):
-    """Both gates of one environment."""
+    """Both gates of one environment, and who has the last word."""
 
     validation: ValidationGate
     promotion: PromotionGate = PromotionGate()
+    decision: Literal["automatic", "approval"] = Field(
+        "automatic",
+        description="automatic: what passes the promotion gate is released; approval: a person says so, or not.",
+    )
+    approval_expires: Duration = Field(
+        parse_duration("7d"), description="How long a request waits for a person, and an approval for its release."
+    )
 
 
 class Gates(Contract):

@@ -15,7 +15,8 @@ from contracts.outcomes import Promotion, State
 from contracts.references import ColumnSpec
 from contracts.reports import PromotionReport
 from contracts.stages import Promote
-from steps import champion, own_environment
+from steps import approvals, champion, own_environment
+from steps.approvals import Person
 from steps.ledger import Ledger, LostRace
 from steps.promote import promote
 from steps.world import World
@@ -48,7 +49,8 @@ def home(trained: Path) -> Iterator[Path]:
 
 
 def decide(world: World, version: int, by: str = "") -> tuple[Promote.Outputs, PromotionReport]:
-    outputs = promote(Promote.Inputs(version=version, requested_by=by), world=world)
+    inputs = Promote.Inputs(version=version, requested_by=by, entrypoint="retrain")
+    outputs = promote(inputs, world=world)
     return outputs, PromotionReport.model_validate_json(world.storage.read(outputs.report))
 
 
@@ -267,3 +269,65 @@ def test_a_version_whose_release_broke_off_keeps_its_approval_for_deploy_to_end(
     )  # fmt: skip
     outputs = promote(Promote.Inputs(version=2), world=churn_world(home, workflow="later"))
     assert (outputs.decision, outputs.entry) == (Promotion.APPROVED, approved)
+
+
+APPROVAL = PIPELINE.replace("  default:\n", "  default:\n    decision: approval\n    approval_expires: 2d\n")
+
+
+def test_where_a_person_decides_what_passes_the_gate_waits_and_only_a_yes_lets_it_through(home: Path):
+    outputs, report = decide(churn_world(home, APPROVAL, "w-1"), 2)
+    assert (outputs.decision, report.decision) == (Promotion.AWAITING_APPROVAL, Promotion.APPROVED)
+    ledger = churn_world(home).ledger
+    assert ledger.state(MODEL, 2) is State.AWAITING
+    assert decide(churn_world(home, APPROVAL, "w-1"), 2)[0] == outputs, "run again, it says the same"
+
+    by_hand = promote(Promote.Inputs(version=2), world=churn_world(home, APPROVAL, "w-2"))
+    assert by_hand.decision is Promotion.NOT_APPROVED
+    retrained = Promote.Inputs(version=2, entrypoint="retrain")
+    assert promote(retrained, world=churn_world(home, APPROVAL, "w-3")).decision is Promotion.AWAITING_APPROVAL
+    assert ledger.head(MODEL).id == outputs.entry, "asked once"
+
+    yes = approvals.decide(ledger, MODEL, "w-1", State.APPROVED, person=Person("ann"), reason="fine", at=NOW)
+    done = promote(Promote.Inputs(version=2), world=churn_world(home, APPROVAL, "w-4"))
+    assert (done.decision, done.entry) == (Promotion.APPROVED, yes.id)
+    assert "approved by ann (unauthenticated): fine" in done.summary
+    assert promote(Promote.Inputs(version=2), world=churn_world(home, PIPELINE, "w-5")).entry == yes.id
+
+
+def test_a_yes_is_for_the_package_and_the_report_that_were_seen(home: Path):
+    world = churn_world(home, APPROVAL, "w-1")
+    outputs, _ = decide(world, 2)
+    approvals.decide(world.ledger, MODEL, "w-1", State.APPROVED, person=Person("ann"), reason="fine", at=NOW)
+    seen = world.storage.read(outputs.report)
+    world.storage.write(outputs.report, seen.replace(b'"reason"', b'"reasom"', 1))
+    with pytest.raises(ConfigError, match=r"the report .* is not the one that ann"):
+        promote(Promote.Inputs(version=2), world=churn_world(home, APPROVAL, "w-2"))
+    world.storage.write(outputs.report, seen)
+
+    manifest = f"{world.tracking.package_uri(world.registry.run_of(2))}/package.json"
+    whole = world.storage.read(manifest)
+    world.storage.write(manifest, whole + b" ")
+    try:
+        with pytest.raises(ConfigError, match="the package of version 2 is not the one that ann"):
+            promote(Promote.Inputs(version=2), world=churn_world(home, APPROVAL, "w-2"))
+    finally:
+        world.storage.write(manifest, whole)
+
+
+def test_a_yes_that_nobody_used_in_time_is_entered_as_expired(home: Path):
+    world = churn_world(home, APPROVAL, "w-1")
+    decide(world, 2)
+    approvals.decide(world.ledger, MODEL, "w-1", State.APPROVED, person=Person("ann"), reason="fine", at=NOW)
+    late = promote(Promote.Inputs(version=2), world=churn_world(home, APPROVAL, "w-2", NOW + timedelta(days=3)))
+    assert late.decision is Promotion.NOT_APPROVED
+    assert "nobody approved version 2, which is expired" in late.summary
+    assert world.ledger.verify(MODEL) == []
+
+
+def test_a_newer_candidate_supersedes_the_one_that_waits(home: Path):
+    for version in (2, 3):
+        given = Promote.Inputs(version=version, entrypoint="retrain")
+        outputs = promote(given, world=churn_world(home, APPROVAL, f"w-{version}"))
+        assert outputs.decision is Promotion.AWAITING_APPROVAL
+    ledger = churn_world(home).ledger
+    assert (ledger.state(MODEL, 2), ledger.state(MODEL, 3)) == (State.SUPERSEDED, State.AWAITING)

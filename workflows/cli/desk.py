@@ -5,7 +5,6 @@ Called by every command that runs, asks or serves without a cluster.
 
 from __future__ import annotations
 
-import getpass
 import os
 import stat
 import sys
@@ -89,11 +88,6 @@ def desk_packages(pipeline: Pipeline, home: Path) -> str:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     lock = resolve(pipeline.packages, python, home)
     return str(install(lock, home)) if lock else ""
-
-
-def operating_user() -> str:
-    """Return who runs this command, as the operating system has it: a name that nobody vouches for."""
-    return getpass.getuser()
 
 
 def release_turn(settings: Settings, model: str) -> AbstractContextManager[None]:

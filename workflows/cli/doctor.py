@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,10 +20,12 @@ from contracts.base import Contract
 from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
 from contracts.settings import find_home, variable
-from workflows.cli.desk import SECRETS_FILE, desk_packages, desk_settings, operating_user, release_turn
+from workflows.cli.desk import SECRETS_FILE, desk_packages, desk_settings, release_turn
 from workflows.cli.options import CONTEXT, NAMESPACE
+from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
+    from contracts.references import LedgerEntry
     from contracts.settings import Settings
     from steps.ledger import Ledger
     from steps.registry import Registry
@@ -131,6 +133,7 @@ def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
             found="; ".join(map(str, broken)) or f"{len(ledger.entries(model))} entries, chain intact",
         )  # fmt: skip
         yield _alias(settings, ledger, Registry(settings, model), mend=mend)
+        yield from _words(model, ledger.entries(model))
         if (serving := ledger.serving(model)) is not None:
             yield _server(settings, model, serving.version)
 
@@ -153,6 +156,19 @@ def _alias(settings: Settings, ledger: Ledger, registry: Registry, *, mend: bool
         what=f"{registry.name} alias", state="ok" if agrees else "wrong", found="; ".join([found, *moves]),
         remedy="" if agrees else "`retrain doctor --mend` lets it follow; the next version that serves does too",
     )  # fmt: skip
+
+
+def _words(model: str, entries: Sequence[LedgerEntry]) -> Iterator[Line]:
+    """Say how far the ledger's approvals and rejections by people can be believed."""
+    from steps.approvals import given_by_person, is_authenticated
+
+    given = [entry for entry in entries if given_by_person(entry)]
+    if doubtful := [entry for entry in given if not is_authenticated(entry)]:
+        names = ", ".join(sorted({entry.by.partition(" (")[0] for entry in doubtful}))
+        yield Line(
+            what=f"{model} approvals", state="note",
+            found=f"{len(doubtful)} of {len(given)} are by names that only the operating system says: {names}",
+        )  # fmt: skip
 
 
 def _server(settings: Settings, model: str, version: int) -> Line:

@@ -9,8 +9,22 @@ import typer
 from rich.console import Console
 
 from contracts.errors import EXIT_USAGE, ConfigError, StageError
+from workflows.cli import (
+    approvals,
+    doctor,
+    init,
+    lineage,
+    predict,
+    reproduce,
+    rollback,
+    run,
+    schema,
+    server,
+    status,
+    submit,
+    ui,
+)
 from workflows.cli import compile as compile_command
-from workflows.cli import doctor, init, lineage, predict, reproduce, run, schema, server, status, submit, ui
 
 app = typer.Typer(
     name="retrain",
@@ -27,6 +41,8 @@ app.command(rich_help_panel="Run")(run.run)
 app.command(rich_help_panel="Run")(submit.submit)
 app.command("compile", rich_help_panel="Run")(compile_command.compile_file)
 app.command(rich_help_panel="Run")(server.stop)
+for command in (approvals.approvals, approvals.review, approvals.approve, approvals.reject, rollback.rollback):
+    app.command(rich_help_panel="Decide")(command)
 app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(status.logs)
 app.command(rich_help_panel="Look")(ui.ui)

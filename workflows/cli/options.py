@@ -19,6 +19,7 @@ NO_CACHE = Annotated[bool, typer.Option("--no-cache", help="Take nothing from ea
 REQUIRE_PROMOTED = Annotated[
     bool, typer.Option("--require-promoted", help="Exit 3 unless the outcome is promoted or unchanged.")
 ]
+REASON = Annotated[str, typer.Option(help="Why; kept in the ledger.", show_default=False)]
 RESULT_AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NAMESPACE = Annotated[
     str,

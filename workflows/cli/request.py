@@ -32,10 +32,13 @@ def run_parameters(*, source: str, as_of: str, version: int | None, no_cache: bo
 
 def requester() -> str:
     """Return who asks for a run: ``RETRAIN_USER``, else the user's name."""
+    return os.environ.get(variable("user"), "") or operating_user()
+
+
+def operating_user() -> str:
+    """Return who runs this command, as the operating system has it: a name that nobody else vouches for."""
     import getpass
 
-    if name := os.environ.get(variable("user"), ""):
-        return name
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no such user id, as in some containers

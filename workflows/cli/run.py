@@ -85,9 +85,6 @@ def run(
     if parameter or answer:
         raise typer.BadParameter("go with a manifest of Argo's", param_hint="-p, --answer")
     entrypoint = entrypoint or names.RETRAIN
-    from workflows.cli.warm import warm_parent
-    from workflows.local import pods, runner, state
-
     pipeline = load_pipeline(file)
     check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)
     desk = Desk.open(file, pipeline)
@@ -95,12 +92,26 @@ def run(
         **run_parameters(source=_source(source), as_of=as_of, version=version, no_cache=no_cache),
         "code": desk.pack_code(),
     }
+    execute(
+        desk, entrypoint, parameters, what=str(file), new=new, warm=warm, require_promoted=require_promoted,
+        json_output=json_output,
+    )  # fmt: skip
+
+
+def execute(
+    desk: Desk, entrypoint: str, parameters: dict[str, str], *, what: str, new: bool, warm: bool,
+    require_promoted: bool, json_output: bool,
+) -> None:  # fmt: skip
+    """Run a pipeline by one of its ways in, or go on with such a run; print what came of it and leave with its code."""
+    from workflows.cli.warm import warm_parent
+    from workflows.local import pods, runner, state
+
     out = console(stderr=json_output)
     manifests = desk.manifests()
     digest = hashlib.sha256(repr((manifests, entrypoint, sorted(parameters.items()))).encode()).hexdigest()
     unfinished = None if new else state.find_unfinished(desk.home, digest)
     if not json_output and not out.is_terminal:
-        print(f"{pipeline.name}: {'goes on with' if unfinished else 'runs'} {file}", flush=True)
+        print(f"{desk.pipeline.name}: {'goes on with' if unfinished else 'runs'} {what}", flush=True)
     with Progress(out, sys.stderr if json_output else sys.stdout) as progress, warm_parent(wanted=warm) as parent:
         spawn = parent.spawn if parent else pods.spawn
         if unfinished:
@@ -111,8 +122,8 @@ def run(
             )  # fmt: skip
         else:
             final = runner.execute(
-                manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, name=run_name(pipeline.name),
-                digest=digest, images=desk.images(), on_change=progress.update, spawn=spawn,
+                manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, digest=digest,
+                name=run_name(desk.pipeline.name), images=desk.images(), on_change=progress.update, spawn=spawn,
             )  # fmt: skip
     finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 

@@ -202,6 +202,9 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
         console.print(f"  (retrain status {options}{summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
+    if summary.outcome is Outcome.AWAITING_APPROVAL:
+        line("look", f"retrain review {summary.workflow}")
+        line("decide", f"retrain approve {summary.workflow} --reason ... (or reject)")
     if summary.url and not summary.curl:
         again = "" if options else "; the next `retrain run` brings it back"
         line("served at", f"{summary.url}  (nothing answers there now{again})")

@@ -1,0 +1,210 @@
+"""A person's word on a version: yes, no, or back to one that served.  Called by the command line; promote reads it.
+
+At the desk a person is whom the operating system says, which nobody vouches for, so entries say *unauthenticated*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from contracts.errors import ConfigError
+from contracts.outcomes import Promotion, State
+from contracts.references import LedgerEntry
+from steps.ledger import Ledger, LostRace
+from steps.lifecycle import APPROVAL, EXPIRES, ended, moment_text, permit, standing
+
+ATTEMPTS = 20
+HOLDS_SECONDS = "holds_seconds"
+"""Evidence of *awaiting*: how long a request waits, and the approval of it for its release."""
+ROLLBACK_FROM = "rollback_from"
+"""Evidence of an *approved* that goes back: the version that served."""
+ROLLBACK_HOLDS = timedelta(hours=1)
+_SAID_BY = {State.APPROVED: "approve", State.REJECTED: "reject"}
+"""What stands in place of a workflow where a command enters something."""
+_BOUND = ("artifact_sha256", "report", "report_sha256")
+"""Evidence of a request that an approval is bound to, beside the version and the request itself."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who says it, and whether somebody else than they themselves vouches for that."""
+
+    name: str
+    authenticated: bool = False
+
+    def __str__(self) -> str:
+        return self.name if self.authenticated else f"{self.name} (unauthenticated)"
+
+
+def given_by_person(entry: LedgerEntry) -> bool:
+    """Whether an entry holds a person's word."""
+    return APPROVAL in entry.evidence
+
+
+def is_authenticated(entry: LedgerEntry) -> bool:
+    """Whether somebody vouches for who that person was."""
+    return bool(entry.evidence.get(APPROVAL, {}).get("authenticated"))
+
+
+def requests(entries: Sequence[LedgerEntry], at: datetime) -> Iterator[tuple[LedgerEntry, str]]:
+    """Yield each version's request that was not decided, and why it lapsed, empty while it holds."""
+    now = standing(entries)
+    for entry in now.latest.values():
+        if entry.state is State.AWAITING:
+            over = ended(now, entry.version, at)
+            yield entry, over[1] if over else ""
+
+
+def request_of(entries: Sequence[LedgerEntry], run: str) -> LedgerEntry:
+    """Return the request that a run made, by the run's name or the version's number; the latest of several.
+
+    Raises
+    ------
+    ConfigError
+        It made none.
+    """
+    made = [entry for entry in entries if entry.state is State.AWAITING]
+    for entry in reversed(made):
+        if run in (entry.workflow, str(entry.version)):
+            return entry
+    waits = ", ".join(entry.workflow for entry in standing(entries).latest.values() if entry.state is State.AWAITING)
+    raise ConfigError(
+        f"{run} asked for no approval", remedy=f"waiting now: {waits}" if waits else "`retrain approvals` lists them"
+    )
+
+
+def decide(
+    ledger: Ledger, model: str, run: str, state: State, *, person: Person, reason: str, at: datetime
+) -> LedgerEntry:  # fmt: skip
+    """Enter a person's yes (*approved*) or no (*rejected*) on a run's request, and return the entry.
+
+    A yes is bound to the request: the version, the hash of its package and the gate's report.  A request that lapsed
+    meanwhile is entered as such.
+
+    Raises
+    ------
+    ConfigError
+        The run asked for nothing, or what it asked was decided or lapsed already.
+    LostRace
+        Others wrote to the ledger each time.
+    """
+    for attempt in range(ATTEMPTS):
+        entries = ledger.entries(model)
+        request, now = request_of(entries, run), standing(entries)
+        latest = now.latest[request.version]
+        if state is State.APPROVED is latest.state and latest.evidence.get(APPROVAL, {}).get("request") == request.id:
+            return latest  # the command was cut off before the release began
+        if latest.id != request.id:
+            raise ConfigError(
+                f"the request of {run} is decided: version {latest.version} is {latest.state.value}, "
+                f"by {latest.by} at {moment_text(latest.at)}"
+            )
+        over = ended(now, request.version, at) if state is State.APPROVED else None
+        to, why = over or (state, reason)
+        evidence: dict[str, Any] = {"request": request.id}
+        if over is None:
+            evidence |= _word(request, person, at, timedelta(seconds=float(request.evidence[HOLDS_SECONDS])), state)
+        try:
+            entry = ledger.append(
+                model, to, version=request.version, run_id=request.run_id, workflow=_SAID_BY[state], by=str(person),
+                reason=why, evidence=evidence, after=entries[-1], at=at,
+            )  # fmt: skip
+        except LostRace:
+            if attempt + 1 == ATTEMPTS:
+                raise
+            continue
+        if over is not None:
+            raise ConfigError(f"the request of {run} is {to.value}: {why}")
+        return entry
+    raise LostRace(model)
+
+
+def roll_back(
+    ledger: Ledger, model: str, version: int | None, *, person: Person, reason: str, at: datetime
+) -> LedgerEntry:  # fmt: skip
+    """Enter that a version which served is to serve again, by default the last before today's, and return the entry.
+
+    It passed its gate then; no gate is asked once more, since the one that serves now won against it there.
+
+    Raises
+    ------
+    ConfigError
+        Nothing served before, or that version never did.
+    IllegalTransition
+        It serves, or is being released.
+    LostRace
+        Others wrote to the ledger each time.
+    """
+    for attempt in range(ATTEMPTS):
+        entries = ledger.entries(model)
+        now = standing(entries)
+        to = last_good(entries) if version is None else version
+        if to not in {entry.version for entry in entries if entry.state is State.SERVING}:
+            raise ConfigError(
+                f"version {to} of {model} never served",
+                remedy=f"`retrain run FILE --entrypoint release --version {to}` judges it and releases it",
+            )
+        latest = now.latest[to]
+        if latest.state is State.APPROVED and given_by_person(latest) and ended(now, to, at) is None:
+            return latest  # the command was cut off before the release began
+        permit(now, State.APPROVED, to, at)
+        serving = now.serving.version if now.serving else None
+        evidence = {ROLLBACK_FROM: serving, **_word(_passed(entries, to), person, at, ROLLBACK_HOLDS, State.APPROVED)}
+        try:
+            return ledger.append(
+                model, State.APPROVED, version=to, run_id=latest.run_id, workflow="rollback", by=str(person),
+                reason=reason, evidence=evidence, after=entries[-1], at=at,
+            )  # fmt: skip
+        except LostRace:
+            if attempt + 1 == ATTEMPTS:
+                raise
+    raise LostRace(model)
+
+
+def last_good(entries: Sequence[LedgerEntry]) -> int:
+    """Return the version that served last before the one that serves now and that nobody has gone back from since.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    serving = standing(entries).serving
+    served: list[int] = []
+    left: set[int] = set()
+    for entry in entries:
+        if entry.state is State.SERVING:
+            served.append(entry.version)
+            left.discard(entry.version)
+        elif entry.state is State.APPROVED and (before := entry.evidence.get(ROLLBACK_FROM)) is not None:
+            left.add(int(before))
+    current = serving.version if serving else None
+    if good := [version for version in served if version != current and version not in left]:
+        return good[-1]
+    raise ConfigError(
+        "there is no version to go back to", remedy="`retrain rollback --to VERSION` takes any that served"
+    )
+
+
+def bound(entry: LedgerEntry) -> dict[str, str]:
+    """Return what a person's yes is bound to: evidence of the request, by name."""
+    said = entry.evidence.get(APPROVAL, {})
+    return {name: str(said[name]) for name in _BOUND if said.get(name)}
+
+
+def _passed(entries: Sequence[LedgerEntry], version: int) -> LedgerEntry:
+    """Return the entry by which a version was let through when it served last."""
+    return next(e for e in reversed(entries) if e.version == version and e.state is State.APPROVED)
+
+
+def _word(request: LedgerEntry, person: Person, at: datetime, holds: timedelta, state: State) -> dict[str, Any]:
+    decision = Promotion.APPROVED if state is State.APPROVED else Promotion.REJECTED
+    seen = {**request.evidence.get(APPROVAL, {}), **request.evidence}
+    return {
+        APPROVAL: {**asdict(person), "request": request.id, **{name: seen[name] for name in _BOUND if name in seen}},
+        "decision": decision.value,
+        **({EXPIRES: moment_text(at + holds)} if state is State.APPROVED else {}),
+    }

@@ -1,0 +1,70 @@
+"""A pipeline whose versions a person lets through, as that person sees it: ask, look, say no, say yes, go back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.small_desk import NAME, SmallDesk, write_rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[SmallDesk]:
+    made = SmallDesk.make(tmp_path)
+    file = tmp_path / "churn.yaml"
+    file.write_text(file.read_text().replace("  default:\n", "  default:\n    decision: approval\n"))
+    yield made
+    made.clear()
+
+
+def test_a_person_decides(desk: SmallDesk) -> None:
+    first = json.loads(desk("run", "churn.yaml", "--json"))
+    assert (first["outcome"], first["version"], first["url"]) == ("awaiting-approval", 1, "")
+    run = first["workflow"]
+    assert f"look: retrain review {run}" in desk("logs", run, "notify")
+    assert f"{run}  churn version 1, asked" in desk("approvals")
+    shown = desk("review", run)
+    assert "roc_auc" in shown
+    assert first["dataset_sha256"][:12] in shown
+
+    # nobody lets it through by hand, and who says why must say something
+    by_hand = json.loads(desk("run", "churn.yaml", "--entrypoint", "release", "--version", "1", "--json"))
+    assert by_hand["outcome"] == "not-approved"
+    assert desk.answering() is None
+    desk("approve", run, code=64)
+
+    desk("reject", run, "--reason", "not in this month")
+    assert "nothing waits" in desk("approvals")
+    assert "is decided: version 1 is rejected" in desk("approve", run, "--reason", "but yes", code=78)
+
+    # asked anew, since nothing changed; and let through
+    again = json.loads(desk("run", "churn.yaml", "--json"))
+    assert (again["outcome"], again["version"]) == ("awaiting-approval", 1)
+    done = json.loads(desk("approve", again["workflow"], "--reason", "looked at", "--json", "--require-promoted"))
+    assert (done["outcome"], done["version"]) == ("promoted", 1)
+    assert desk.answering() == 1
+    known = json.loads(desk("lineage", "--json"))
+    assert known["approval"]["by"].endswith("(unauthenticated)")
+    assert known["approval"]["reason"] == "looked at"
+    told = [line for line in json.loads(desk("doctor", "--json")) if line["what"] == "churn approvals"]
+    assert [(line["state"], line["found"][:6]) for line in told] == [("note", "2 of 2")]
+
+    # another version, let through by its number, and back again
+    write_rows(desk.folder / "churn.csv", seed=5)
+    second = json.loads(desk("run", "churn.yaml", "--json"))
+    assert second["outcome"] == "awaiting-approval"
+    assert "version 1, serves" in desk("review", second["workflow"])
+    desk("approve", "2", "--reason", "newer data", "--require-promoted")
+    assert desk.answering() == 2
+    back = json.loads(desk("rollback", "--reason", "complaints", "--json"))
+    assert (back["outcome"], back["version"]) == ("promoted", 1)
+    assert desk.answering() == 1
+    assert "there is no version to go back to" in desk("rollback", "--reason", "further", code=78)
+    json.loads(desk("rollback", NAME, "--to", "2", "--reason", "it was not that", "--json"))
+    assert desk.end_state().versions == {1: "retired", 2: "serving"}
+    assert all(line["state"] != "wrong" for line in json.loads(desk("doctor", "--json")))

@@ -1,0 +1,52 @@
+"""Start a `release` on this machine of a version that is there.  Called by `approve` and `rollback`.
+
+It runs by the pipeline file that a run was given, which is kept with it, and by today's settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from contracts.errors import ConfigError
+from contracts.names import PIPELINE_FILE, RELEASE
+from contracts.pipeline import load_pipeline
+from workflows.cli.request import run_parameters
+
+
+def release_here(
+    home: Path, model: str, version: int, *, run: str = "", require_promoted: bool, json_output: bool
+) -> None:  # fmt: skip
+    """Release a version by the pipeline file of `run`, or of the model's newest run; leave with the release's code.
+
+    Raises
+    ------
+    ConfigError
+        No run of this model is kept here.
+    """
+    from workflows.cli.run import Desk, execute
+
+    file = _pipeline_file(home, model, run, version)
+    parameters = {**run_parameters(source="", as_of="", version=version, no_cache=False), "code": ""}
+    execute(
+        Desk.open(file, load_pipeline(file)), RELEASE, parameters, what=f"the release of version {version}", new=False,
+        warm=True, require_promoted=require_promoted, json_output=json_output,
+    )  # fmt: skip
+
+
+def _pipeline_file(home: Path, model: str, run: str, version: int) -> Path:
+    """Write the pipeline file of a run into the home by its hash, and return its path."""
+    from workflows.local import runner, state
+
+    for name in [kept.name for kept in state.list_runs(home) if kept.pipeline == model and run in ("", kept.name)]:
+        manifests = json.loads((state.run_folder(home, name) / runner.FROZEN).read_text(encoding="utf-8"))
+        key = Path(PIPELINE_FILE).name
+        for text in (m["data"][key] for m in manifests if m["kind"] == "ConfigMap" and key in m.get("data", {})):
+            path = home / "pipelines" / f"{model}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            state.write_private(path, text)
+            return path
+    raise ConfigError(
+        f"no run of {model} is kept in {home}", remedy=f"`retrain run FILE --entrypoint release --version {version}`"
+    )

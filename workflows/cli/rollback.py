@@ -1,0 +1,49 @@
+"""`retrain rollback`: back to a version that served."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from workflows.cli.desk import desk_home, desk_settings
+from workflows.cli.options import REASON, REQUIRE_PROMOTED, RESULT_AS_JSON
+from workflows.cli.request import operating_user
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Which model; needed when there are several.")] = "",
+    to: Annotated[
+        int | None, typer.Option(help="A version that served; default: the last before the one that serves now.")
+    ] = None,
+    reason: REASON = "",
+    require_promoted: REQUIRE_PROMOTED = False,
+    json_output: RESULT_AS_JSON = False,
+) -> None:
+    """Let a version serve again that served before.
+
+    It is a release like any other: entered in the ledger with your name, watched, and taken back when the version does
+    not come up.  The promotion gate is not asked again, since what serves now won against that version there.
+
+    [bold]Examples[/bold]
+
+      retrain rollback --reason "wrong answers for new customers"
+
+      retrain rollback adult-income --to 12 --reason "the last one before the move"
+    """
+    from steps.approvals import Person, roll_back
+    from steps.archive import Archive
+    from workflows.cli.releases import release_here
+
+    if not reason.strip():
+        raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
+    home = desk_home(must_exist=True)
+    archive = Archive.open(desk_settings(home), model)
+    entry = roll_back(
+        archive.ledger, archive.model, to, person=Person(operating_user()), reason=reason, at=datetime.now(UTC)
+    )  # fmt: skip
+    typer.echo(f"{archive.model}: back to version {entry.version}, by {entry.by}", err=json_output)
+    release_here(
+        home, archive.model, entry.version, require_promoted=require_promoted, json_output=json_output
+    )  # fmt: skip
