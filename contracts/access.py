@@ -96,8 +96,8 @@ class Access:
         )
 
 
-_REPORTS, _DATASETS, _SPLITS, _CODE, _CACHE, _BUILDS, _LOGS = (
-    f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "code", "cache", "builds", "logs")
+_REPORTS, _DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _BUILDS, _LOGS = (
+    f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "fits", "code", "cache", "builds", "logs")
 )
 # Whoever reads in MLflow may also register a new name, unless models are denied.
 _NO_REGISTRY = ("registered_model", "DENY")
@@ -122,12 +122,12 @@ ACCESS: dict[str, Access] = {
     Preflight.name: Access(Preflight.needs, read=(_REPORTS,), write=(_REPORTS,)),
     Ingest.name: Access(Ingest.needs, read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
     Features.name: Access(
-        Features.needs, read=(_DATASETS, _SPLITS, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS),
+        Features.needs, read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS),
     ),
     Train.name: Access(
         Train.needs,
-        read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS, MODELS),
-        write=(_CACHE, _REPORTS, MODELS),
+        read=(_DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _REPORTS, MODELS),
+        write=(_FITS, _CACHE, _REPORTS, MODELS),
         mlflow=(_CREATE, _RUNS, _NO_REGISTRY),
     ),
     Evaluate.name: Access(

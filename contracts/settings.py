@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigError, Finding
 from contracts.names import STEPS_IMAGE
-from contracts.stages import STAGES
+from contracts.stages import SIZED
 
 PREFIX = "RETRAIN_"
 
@@ -103,8 +103,8 @@ def size(stage: str, what: str) -> str:
 
 def sizes() -> dict[str, str]:
     """Return the sizes of all stages as variables, as the stages declare them; an environment may say otherwise."""
-    memory = {size(stage.name, "memory"): str(stage.memory_mib) for stage in STAGES}
-    return memory | {size(stage.name, "cpu"): str(stage.cpu_millicores) for stage in STAGES}
+    memory = {size(stage.name, "memory"): str(stage.memory_mib) for stage in SIZED}
+    return memory | {size(stage.name, "cpu"): str(stage.cpu_millicores) for stage in SIZED}
 
 
 def secret_fields() -> tuple[str, ...]:

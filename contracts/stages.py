@@ -171,22 +171,48 @@ class Features(Stage):
 
         dataset: str
         dataset_sha256: Sha256
+        code: str = ""
         cache: Cache = Cache.USE
 
     class Outputs(StageOutputs):
-        """The split and the transform, by URI and hash."""
+        """The split and the transform, by URI and hash, and what is to be fitted on them."""
 
         split: str = Field(description="URI of the split's folder.")
         split_sha256: Sha256
         transform_sha256: Sha256
+        candidates: str = Field("[]", description="Names to fit, as a JSON list; none where the training is there.")
         reused: bool
 
 
+class Fit(Stage):
+    """One candidate to a fitted one, with the rights and sizes of `train`."""
+
+    name = "fit"
+    duty = "one candidate: dataset, split -> its best trial by validation rows, by URI; one pod a candidate"
+    needs = frozenset({Need.STORE})
+    account = sized = "train"
+
+    class Inputs(Contract):
+        """The candidate's name, dataset and split."""
+
+        candidate: str
+        dataset: str
+        dataset_sha256: Sha256
+        split: str
+        split_sha256: Sha256
+        code: str = ""
+
+    class Outputs(StageOutputs):
+        """The fitted candidate."""
+
+        fit: str = Field(description="URI of its folder, which ends in its hash; empty when it was left out.")
+
+
 class Train(Stage):
-    """Candidates to one MLflow run."""
+    """Fitted candidates to one MLflow run."""
 
     name = "train"
-    duty = "dataset, split, candidates -> MLflow run: parameters, metrics, model and signature, hashes, code commit"
+    duty = "fitted candidates -> MLflow run of the best: parameters, metrics, model and signature, hashes, code commit"
     needs = frozenset({Need.STORE, Need.TRACKING})
     memory_mib = 2048
     cpu_millicores = 2000
@@ -198,6 +224,7 @@ class Train(Stage):
         dataset_sha256: Sha256
         split: str
         split_sha256: Sha256
+        fits: str = Field("", description="URIs of fitted candidates, as a JSON list; the others are fitted here.")
         code: str = ""
         cache: Cache = Cache.USE
 
@@ -340,9 +367,11 @@ class Notify(Stage):
 
 
 STAGES: tuple[type[Stage], ...] = (
-    Preflight, Ingest, Features, Train, Evaluate, Register, Promote, Build, Deploy, Notify,
+    Preflight, Ingest, Features, Fit, Train, Evaluate, Register, Promote, Build, Deploy, Notify,
 )  # fmt: skip
 BY_NAME: dict[str, type[Stage]] = {stage.name: stage for stage in STAGES}
+SIZED: tuple[type[Stage], ...] = tuple(stage for stage in STAGES if stage.sized == stage.name)
+"""Those that have sizes of their own."""
 
 
 @cache

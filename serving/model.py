@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,17 @@ MANIFEST_FILE = "package.json"
 EXAMPLE_FILE = "example.json"
 USER_FOLDER = "user"
 FORMAT = 1
+
+
+class Saveable(Protocol):
+    """An estimator as far as a package needs it: a fitted one, or one that was saved before."""
+
+    @property
+    def kind(self) -> str:
+        """A key of `serving.estimators.FORMATS`."""
+
+    def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
+        """Write its file into `folder`."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,7 @@ def save(
     folder: Path,
     manifest: ModelManifest,
     recipe: Recipe,
-    estimator: FittedEstimator,
+    estimator: Saveable,
     user_code: UserCode,
     example: Sequence[Mapping[str, Any]],
     packages: str = "",

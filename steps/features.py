@@ -6,6 +6,7 @@ batches for the keys and one column at a time for the rest, so that memory follo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from contracts.pipeline.table import Column
 from contracts.references import DATASET_FILE, RECIPE_FILE, SIDES, SPLIT_MANIFEST, SPLIT_ROWS, SplitManifest
 from contracts.stages import Cache, Features
 from serving.transform import Recipe
+from serving.user_code import UserCode, unpack
 from steps.dataset import read_manifest
 from steps.recipe import fit
 from steps.reuse import lookup, remember, reuse_key
@@ -36,6 +38,7 @@ from steps.splitting import (
     sides_by_time,
     write_split,
 )
+from steps.training_key import is_remembered
 from steps.world import World
 
 BATCH_ROWS = 16_384
@@ -58,7 +61,8 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
     if inputs.cache is Cache.USE:
         found = lookup(world, "features", key)
         if isinstance(found, Features.Outputs):
-            return found.model_copy(update={"reused": True, "summary": f"reused: {found.summary}"})
+            told = {"reused": True, "summary": f"reused: {found.summary}"}
+            return found.model_copy(update=told | {"candidates": _to_fit(inputs, found.split_sha256, world)})
     if read_manifest(world, inputs.dataset).sha256 != inputs.dataset_sha256:
         raise ConfigError(f"the dataset at {inputs.dataset} is not the one asked for", remedy="run again from ingest")
     with _open(world, inputs.dataset) as file:
@@ -72,7 +76,15 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
         summary=_summary(rows.manifest, recipe),
     )
     remember(world, "features", key, outputs, [f"{split}/{name}" for name in (SPLIT_ROWS, RECIPE_FILE, SPLIT_MANIFEST)])
-    return outputs
+    return outputs.model_copy(update={"candidates": _to_fit(inputs, outputs.split_sha256, world)})
+
+
+def _to_fit(inputs: Features.Inputs, split_sha256: str, world: World) -> str:
+    """Return the candidates that are to be fitted; `train` itself makes sure that a training is there."""
+    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    if inputs.cache is Cache.USE and is_remembered(inputs.dataset_sha256, split_sha256, code, world):
+        return "[]"
+    return json.dumps([candidate.name for candidate in world.pipeline.training.candidates])
 
 
 def _prepare(pipeline: Pipeline, file: Any, dataset_sha256: str) -> tuple[SplitRows, Recipe]:

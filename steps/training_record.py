@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from contracts.errors import Finding
@@ -17,11 +18,11 @@ from serving.model import save
 from serving.user_code import UserCode
 from steps import own_packages, provenance
 from steps.candidates import Problem
-from steps.candidates.choice import Choice, Trial, all_metrics
+from steps.fitting import Contender
 from steps.reports import read_ingest_report
 from steps.reuse import LOCK_FILE, lock_sha256
 from steps.tracking import DIFF, LOCK, MACHINE, PACKAGE, PACKAGES, PIPELINE, USER_CODE
-from steps.training_material import Material
+from steps.training_material import Material, read_examples
 from steps.world import World
 
 
@@ -54,15 +55,11 @@ def first_tags(material: Material, skipped: Finding | None, world: World) -> dic
     return {tag(name): value for name, value in tags.items() if value}
 
 
-def record_training(run_id: str, problem: Problem, choice: Choice, material: Material, world: World) -> None:
-    """Log the chosen trial, how the others did, and the packaged model.
-
-    Raises
-    ------
-    ConfigError
-        When the estimator can't be saved without pickle.
-    """
-    best, tracking = choice.best, world.tracking
+def record_training(
+    run_id: str, problem: Problem, best: Contender, all_of_them: Sequence[Contender], material: Material, world: World
+) -> None:
+    """Log the chosen candidate, how the others did, and the packaged model."""
+    tracking, examples = world.tracking, read_examples(material, world)
     manifest = ModelManifest(
         pipeline=world.pipeline.name,
         task=problem.task,
@@ -70,8 +67,8 @@ def record_training(run_id: str, problem: Problem, choice: Choice, material: Mat
         classes=material.classes.texts,
         class_type=world.pipeline.table.column(world.pipeline.target.column).type.value,
         positive=material.classes.texts[-1] if problem.task is Task.BINARY else None,
-        threshold=best.threshold,
-        estimator=best.fitted.estimator.kind,
+        threshold=best.fit.threshold,
+        estimator=best.kind,
         passthrough=material.recipe.passthrough,
         trusted_types=world.pipeline.training.trusted_types,
         contract=world.pipeline.release.contract,
@@ -82,49 +79,48 @@ def record_training(run_id: str, problem: Problem, choice: Choice, material: Mat
     user_code = material.code if ":" in best.candidate.estimator else UserCode({})
     folder = world.scratch / run_id / PACKAGE
     packages = own_packages.current(world.settings)
-    manifest = save(folder, manifest, material.recipe, best.fitted.estimator, user_code, material.example, packages)
-    tracking.log(run_id, _parameters(best, problem, material), _metrics(problem, choice, material))
+    manifest = save(folder, manifest, material.recipe, best, user_code, examples.made_up, packages)
+    tracking.log(run_id, _parameters(best, problem, material), _metrics(best, all_of_them))
     tracking.log_dataset(run_id, material.inputs.dataset, material.dataset.sha256, material.dataset.rows)
-    tracking.log_files(run_id, _files(choice, material, world))
+    tracking.log_files(run_id, _files(all_of_them, material, world))
     tracking.set_tags(run_id, {tag("candidate"): best.candidate.name})
     pins = [package.pin for package in own_packages.read_lock(packages) if package.wanted()]
     requirements = [*provenance.requirements(manifest.estimator), *pins]
-    tracking.log_package(run_id, folder, manifest, material.mlflow_example, requirements)
+    tracking.log_package(run_id, folder, manifest, examples.for_mlflow, requirements)
 
 
-def _parameters(best: Trial, problem: Problem, material: Material) -> dict[str, Any]:
+def _parameters(best: Contender, problem: Problem, material: Material) -> dict[str, Any]:
     counts = material.split.manifest.counts
     given = {f"parameters.{name}": value for name, value in sorted(best.parameters.items())}
     return {
         "candidate": best.candidate.name,
         "estimator": best.candidate.estimator,
         "metric": problem.metric,
-        "trial": best.number,
+        "trial": best.fit.trial,
         "seed": problem.seed,
         "threads": problem.threads,
         **{name: value for name, value in provenance.machine().items() if name in ("architecture", "cpu", "python")},
         **{f"rows.{side}": count for side, count in counts.items()},
-        **({"rounds": best.fitted.rounds} if best.fitted.rounds is not None else {}),
-        **({"threshold": best.threshold} if best.threshold is not None else {}),
+        **({"rounds": best.fit.rounds} if best.fit.rounds is not None else {}),
+        **({"threshold": best.fit.threshold} if best.fit.threshold is not None else {}),
         **given,
     }
 
 
-def _metrics(problem: Problem, choice: Choice, material: Material) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for trial in choice.finalists:
-        on_validation = all_metrics(problem, material.validation, trial, trial.scores)
-        found |= {f"candidate.{trial.candidate.name}.validation.{name}": v for name, v in on_validation.items()}
-        if trial is choice.best:
-            found |= {f"validation.{name}": value for name, value in on_validation.items()}
-    return found | {f"train.{name}": v for name, v in all_metrics(problem, material.train, choice.best).items()}
+def _metrics(best: Contender, all_of_them: Sequence[Contender]) -> dict[str, float]:
+    found = {
+        f"candidate.{each.candidate.name}.validation.{name}": value
+        for each in all_of_them
+        for name, value in each.fit.metrics["validation"].items()
+    }
+    return found | {f"{side}.{name}": value for side, told in best.fit.metrics.items() for name, value in told.items()}
 
 
-def _files(choice: Choice, material: Material, world: World) -> dict[str, bytes]:
+def _files(all_of_them: Sequence[Contender], material: Material, world: World) -> dict[str, bytes]:
     code = provenance.retrain_code(world.settings)
     files = {
         PIPELINE: world.pipeline_path.read_bytes(),
-        "trials.json": _json(choice.history),
+        "trials.json": _json([trial for each in all_of_them for trial in each.history]),
         MACHINE: _json(provenance.machine()),
         **{f"{USER_CODE}/{path}": data for path, data in material.code.files.items()},
     }

@@ -1,9 +1,11 @@
 """The graph: one WorkflowTemplate with two ways in, `retrain` and `release`.  Called by `workflows.compile`.
 
-    preflight-* - preflight - ingest - features - train - evaluate - register - release
+    preflight-* - preflight - ingest - features (- fit-*) - train - evaluate - register - release
                                                                                 promote - build (- kaniko) - deploy
 
-Preflight's probes, one a duty, run side by side; `preflight` joins what they found, however they ended.
+Preflight's probes, one a duty, run side by side; `preflight` joins what they found, however they ended.  So do the
+candidates, each fitted in a pod of its own, as many at once as the file says; `train` chooses.  Where the training is
+there already, nothing is fitted.
 
 A rejection is an outcome: what follows is skipped or omitted, and the workflow succeeds.  `finish`, the exit handler,
 tells how it ended.
@@ -11,10 +13,11 @@ tells how it ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hera.workflows import DAG, Container, Parameter, Task, WorkflowTemplate
-from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, Volume, WorkflowMetadata
+from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, ValueFrom, Volume, WorkflowMetadata
+from pydantic.fields import FieldInfo
 
 from contracts import names
 from contracts.access import KANIKO
@@ -25,11 +28,13 @@ from contracts.pipeline.operation import Resources
 from contracts.probes import PROBES
 from contracts.settings import size, variable
 from contracts.stages import (
+    SIZED,
     STAGES,
     Build,
     Deploy,
     Evaluate,
     Features,
+    Fit,
     Ingest,
     Notify,
     Parameters,
@@ -44,7 +49,10 @@ from contracts.stages import (
 from workflows.kaniko import kaniko
 from workflows.stages import argo_containers, container, from_settings
 
-FINISH = "finish"
+FINISH, CANDIDATES = "finish", "candidates"
+_FAN_OUT = {**{f: info for f, info in Fit.Inputs.model_fields.items() if f != "candidate"},
+            "candidates": Features.Outputs.model_fields["candidates"]}  # fmt: skip
+"""Inputs of the fan-out: those of each fit, and the list of candidates."""
 
 
 def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
@@ -63,12 +71,12 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         templates = {stage.name: container(stage, pipeline) for stage in (*STAGES, *PROBES)}
         templates[KANIKO] = kaniko()
         release = _release(templates)
-        _retrain(templates, release, pipeline)
+        _retrain(templates, release, _candidates(templates, pipeline), pipeline)
         _finish(templates)
     return template
 
 
-def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) -> None:
+def _retrain(templates: dict[str, Container], release: DAG, candidates: DAG, pipeline: Pipeline) -> None:
     # The lock is the template's, not the workflow's, so that `release` as an entry point takes none.  Argo may lose it
     # when the controller restarts; two runs at once then cost work, nothing else: the ledger decides, not the lock.
     lock = Synchronization(mutexes=[Mutex(name=f"retrain-{pipeline.name}")])
@@ -76,7 +84,14 @@ def _retrain(templates: dict[str, Container], release: DAG, pipeline: Pipeline) 
         checked = _preflight(templates)
         dataset = run(templates, Ingest, checked)
         split = run(templates, Features, dataset)
-        model = run(templates, Train, dataset, split)
+        fitted = Task(
+            name=CANDIDATES,
+            template=candidates,
+            arguments=inputs_of(CANDIDATES, _FAN_OUT, dataset, split),
+            depends=f"{split.name}.Succeeded",
+        )
+        fits = output(fitted, "fits")
+        model = run(templates, Train, dataset, split, fits=fits, depends=f"{fitted.name}.Succeeded")
         verdict = run(templates, Evaluate, model)
         version = run(templates, Register, model, verdict, when=is_one_of(verdict, "verdict", Verdict.PASSED))
         Task(
@@ -99,6 +114,23 @@ def _preflight(templates: dict[str, Container]) -> Task:
     ]
     ended = [f"({probe.name}.Succeeded || {probe.name}.Failed || {probe.name}.Errored)" for probe in probes]
     return run(templates, Preflight, found="\n".join(said), depends=" && ".join(ended))
+
+
+def _candidates(templates: dict[str, Container], pipeline: Pipeline) -> DAG:
+    """Build the fan-out: a DAG of its own, since Argo bounds what runs at once by template."""
+    given = {names.parameter(field): f"{{{{inputs.parameters.{names.parameter(field)}}}}}" for field in _FAN_OUT}
+    fits = ValueFrom(parameter=f"{{{{tasks.{Fit.name}.outputs.parameters.fit}}}}", default="[]")
+    with DAG(
+        name=CANDIDATES,
+        inputs=[Parameter(name=name) for name in given],
+        outputs=[Parameter(name="fits", value_from=fits, description="URIs, as a JSON list.")],
+        parallelism=pipeline.training.parallel,
+    ) as candidates:
+        items = given.pop("candidates")
+        Task(
+            name=Fit.name, template=templates[Fit.name], arguments={"candidate": "{{item}}", **given}, with_param=items
+        )
+    return candidates
 
 
 def _release(templates: dict[str, Container]) -> DAG:
@@ -178,8 +210,22 @@ def run(
 ) -> Task:
     """Add a stage to the open DAG, after the last task of `upstream` succeeded.
 
-    Each input comes from `given`, else from the last upstream stage with an output of that name, else from the
-    workflow's parameter of that name.
+    Raises
+    ------
+    LookupError
+        When a required input comes from nowhere; see `inputs_of`.
+    """
+    if depends is None and upstream:
+        depends = f"{upstream[-1].name}.Succeeded"
+    arguments = inputs_of(stage.name, stage.Inputs.model_fields, *upstream, **given)
+    return Task(name=stage.name, template=templates[stage.name], arguments=arguments, depends=depends, when=when)
+
+
+def inputs_of(name: str, fields: Mapping[str, FieldInfo], *upstream: Task, **given: str) -> dict[str, str]:
+    """Return the arguments of a stage or a graph with such fields: parameter -> text.
+
+    Each comes from `given`, else from the last upstream stage with an output of that name, else from the workflow's
+    parameter of that name.
 
     Raises
     ------
@@ -187,7 +233,7 @@ def run(
         When a required input comes from nowhere.
     """
     arguments = {}
-    for field, info in stage.Inputs.model_fields.items():
+    for field, info in fields.items():
         source = next((t for t in reversed(upstream) if field in _stage(t).Outputs.model_fields), None)
         if field in given:
             arguments[names.parameter(field)] = given[field]
@@ -196,10 +242,8 @@ def run(
         elif field in Parameters.model_fields:
             arguments[names.parameter(field)] = workflow(names.parameter(field))
         elif info.is_required():
-            raise LookupError(f"nothing gives {stage.name} its {field}")
-    if depends is None and upstream:
-        depends = f"{upstream[-1].name}.Succeeded"
-    return Task(name=stage.name, template=templates[stage.name], arguments=arguments, depends=depends, when=when)
+            raise LookupError(f"nothing gives {name} its {field}")
+    return arguments
 
 
 def output(task: Task, field: str) -> str:
@@ -235,7 +279,7 @@ def environment_parameters(pipeline: Pipeline) -> Iterator[Parameter]:
     yield from_settings("steps-image", variable("steps_image"), "Image of the steps, by digest.")
     yield from_settings("serving-image", variable("serving_image"), "Image that serves versions, by digest.")
     yield from_settings("kaniko-image", variable("kaniko_image"), "Image that builds images.")
-    for stage in STAGES:
+    for stage in SIZED:
         own = pipeline.resources.get(stage.name)
         for what, unit in (("memory", "MiB"), ("cpu", "millicores")):
             name, description = f"{stage.name}-{what}", f"{unit} of {stage.name}'s container."

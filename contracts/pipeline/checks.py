@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from contracts.metrics import METRICS, Task
 from contracts.pipeline.mistakes import Mistake
 from contracts.pipeline.table import ColumnType
-from contracts.stages import BY_NAME
+from contracts.stages import SIZED
 
 if TYPE_CHECKING:
     from contracts.pipeline.file import Pipeline
@@ -164,10 +164,11 @@ def built_in_on_raw_columns(pipeline: Pipeline) -> Iterator[Mistake]:
 
 def resources(pipeline: Pipeline) -> Iterator[Mistake]:
     """Sizes are of stages."""
+    known = [stage.name for stage in SIZED]
     for stage in pipeline.resources:
-        if stage not in BY_NAME:
+        if stage not in known:
             yield Mistake(
-                ("resources", stage), "is not a stage", did_you_mean(stage, BY_NAME) or f"one of {', '.join(BY_NAME)}"
+                ("resources", stage), "is not a stage", did_you_mean(stage, known) or f"one of {', '.join(known)}"
             )
 
 

@@ -178,6 +178,10 @@ class Training(Contract):
     sample_weight: str | None = Field(None, description="Column of row weights; not a feature.")
     class_weight: Literal["balanced"] | dict[str, float] | None = None
     trusted_types: tuple[str, ...] = Field((), description="Types that skops may load, for your own estimators.")
+    parallel: int = Field(
+        4, ge=1, exclude=True, description="Candidates that are fitted at once; at the desk, as `threads` leaves room."
+    )
+    """Left out of the section's hash: it decides nothing of what is trained."""
     reproduce_tolerance: float = Field(0.0, ge=0, description="Largest difference that `reproduce` calls identical.")
 
     @field_validator("metric")

@@ -1,4 +1,7 @@
-"""Fit all candidates and choose the best on validation rows.  Called by `train`; reads nothing, writes nothing."""
+"""Fit a candidate's trials, and choose the best on validation rows.  Reads nothing, writes nothing.
+
+Called by `steps.fitting` and `train`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from contracts.errors import ConfigError, DataError, Finding
 from contracts.metrics import METRICS, Task, is_better
@@ -35,14 +38,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What `choose` found."""
+class Tried:
+    """All trials of one candidate: the best, and the choosing metric of each."""
 
     best: Trial
-    finalists: tuple[Trial, ...]
-    """The best trial of each candidate, in the file's order."""
-    history: tuple[dict[str, Any], ...]
-    """Candidate, number, parameters and value of every trial."""
+    values: tuple[float, ...]
+
+
+class Rated(Protocol):
+    """Whatever has a value of the choosing metric."""
+
+    @property
+    def value(self) -> float:
+        """The choosing metric on validation rows."""
+
+
+R = TypeVar("R", bound=Rated)
 
 
 def without_lightgbm(candidates: Sequence[Candidate], problem: Finding | None) -> tuple[Candidate, ...]:
@@ -61,48 +72,54 @@ def without_lightgbm(candidates: Sequence[Candidate], problem: Finding | None) -
     return left
 
 
-def choose(
+def try_candidate(
     problem: Problem,
-    candidates: Sequence[Candidate],
+    candidate: Candidate,
     rule: ThresholdRule,
     train: Rows,
     validation: Rows,
     say: Callable[[str], None] = lambda _: None,
-) -> Choice:
-    """Fit every trial of every candidate and keep the best; of equals the first in the file, then the first trial.
+) -> Tried:
+    """Fit every trial of a candidate and keep the best, of equals the first.
 
     Raises
     ------
     ConfigError
-        When a candidate's parameters do not fit.
-    DataError
-        When the metric has no value on the validation rows, for any trial.
+        When the candidate's parameters do not fit.
     """
-    finalists, history = [], []
-    for candidate in candidates:
-        best: Trial | None = None
-        started = time.monotonic()
-        for number, parameters in enumerate(trials(candidate)):
-            if number and candidate.search and time.monotonic() - started > (candidate.search.max_seconds or math.inf):
-                say(f"{candidate.name}: search ended after {number} trials, max_seconds is over")
-                break
-            trial = _try(problem, candidate, number, parameters, rule, train, validation)
-            history.append(
-                {"candidate": candidate.name, "trial": number, "parameters": parameters, "value": trial.value}
-            )
-            best = trial if best is None or _beats(problem.metric, trial, best) else best
-        if best is not None:
-            say(f"{candidate.name}: {problem.metric} {best.value:.6g} on validation rows")
-            finalists.append(best)
-    chosen = finalists[0]
-    for finalist in finalists[1:]:
-        chosen = finalist if _beats(problem.metric, finalist, chosen) else chosen
+    best: Trial | None = None
+    values: list[float] = []
+    started = time.monotonic()
+    for number, parameters in enumerate(trials(candidate)):
+        if number and candidate.search and time.monotonic() - started > (candidate.search.max_seconds or math.inf):
+            say(f"{candidate.name}: search ended after {number} trials, max_seconds is over")
+            break
+        trial = _try(problem, candidate, number, parameters, rule, train, validation)
+        values.append(float(trial.value))
+        best = trial if best is None or _beats(problem.metric, trial, best) else best
+    if best is None:
+        raise AssertionError("a candidate has a first trial")
+    say(f"{candidate.name}: {problem.metric} {best.value:.6g} on validation rows")
+    return Tried(best, tuple(values))
+
+
+def pick(metric: str, rated: Sequence[R]) -> R:
+    """Return the best, of equals the first in the file.
+
+    Raises
+    ------
+    DataError
+        When the metric has no value on the validation rows, for any.
+    """
+    chosen = rated[0]
+    for other in rated[1:]:
+        chosen = other if _beats(metric, other, chosen) else chosen
     if math.isnan(chosen.value):
         raise DataError(
-            f"{problem.metric} has no value on the validation rows",
+            f"{metric} has no value on the validation rows",
             remedy="they hold one class only, or one value: use more rows, another split, or another training.metric",
         )
-    return Choice(chosen, tuple(finalists), tuple(history))
+    return chosen
 
 
 def all_metrics(problem: Problem, rows: Rows, trial: Trial, scores: Floats | None = None) -> dict[str, float]:
@@ -132,5 +149,5 @@ def _try(
     return Trial(candidate, number, parameters, fitted, threshold, value, scores)
 
 
-def _beats(metric: str, a: Trial, b: Trial) -> bool:
+def _beats(metric: str, a: Rated, b: Rated) -> bool:
     return is_better(metric, a.value, b.value) or (math.isnan(b.value) and not math.isnan(a.value))

@@ -72,7 +72,7 @@ FULL: dict[str, Any] = {
     "split": {"method": "group", "validation": 0.2, "test": 0.2, "seed": 3, "key": ["id"], "group": "city"},
     "training": {
         "metric": "roc_auc", "seed": 1, "sample_weight": "weight", "class_weight": "balanced",
-        "trusted_types": ["my.Type"], "reproduce_tolerance": 0.001,
+        "trusted_types": ["my.Type"], "reproduce_tolerance": 0.001, "parallel": 2,
         "candidates": [
             {
                 "name": "boosted", "estimator": "lightgbm", "parameters": {"num_leaves": 7}, "early_stopping": 5,

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.errors import MEMORY_GROWTH_CAP
 from contracts.settings import size
-from contracts.stages import STAGES
+from contracts.stages import SIZED
 from workflows.cli.desk import desk_environment
 
 
@@ -21,7 +21,7 @@ def test_the_last_attempt_of_a_stage_fits_the_machine_unless_the_stage_declares_
 
     environment = desk_environment(tmp_path / "home", tmp_path)
 
-    for stage in STAGES:
+    for stage in SIZED:
         base = int(environment[size(stage.name, "memory")])
         assert base >= stage.memory_mib
         assert base == stage.memory_mib or base * MEMORY_GROWTH_CAP == gib * 1024 * 3 // 4

@@ -14,7 +14,7 @@ from contracts.access import ACCESS, ASK, EXECUTOR_RULES, LOGS, SENSOR_RULES, SE
 from contracts.stages import STAGES, Need
 from tests.cluster.conftest import Cluster, run_as
 
-IN_PODS = [stage.name for stage in STAGES]
+IN_PODS = list(dict.fromkeys(stage.account for stage in STAGES))
 
 # What every authenticated account may do: ask about itself, and read the API's own description.
 EVERYBODY = {

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from contracts.probes import DUTIES, probe_name
+from contracts.stages import STAGES
 from tests.cluster.conftest import Cluster
 
 PROBES = {probe_name(duty): duty for duty in DUTIES}
-IN_ORDER = ("preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build", "deploy", "notify")
+IN_ORDER = tuple(stage.name for stage in STAGES)
 
 
 @pytest.fixture(scope="session")

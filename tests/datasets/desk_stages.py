@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from contracts.names import parameter
+from contracts.probes import PROBES
 from contracts.settings import desk
-from contracts.stages import BY_NAME
+from contracts.stages import BY_NAME, STAGES, Probe, Stage
 from steps.__main__ import main
 
-WAY = ("preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build", "deploy")
+WAY = tuple(stage.name for stage in STAGES if stage.name not in ("fit", "notify"))
+"""`train` fits what nobody fitted before it."""
+STEPS: dict[str, type[Stage]] = {**BY_NAME, **{probe.name: probe for probe in PROBES}}
 
 
 def run_stages(file: Path, home: Path, environment: pytest.MonkeyPatch) -> dict[str, str]:
@@ -26,17 +29,21 @@ def run_stages(file: Path, home: Path, environment: pytest.MonkeyPatch) -> dict[
     environment.setenv("RETRAIN_WORKFLOW", file.stem)
     environment.setenv("RETRAIN_SERVER_PORT", "0")
     said: dict[str, str] = {}
-    for stage in WAY:
+    found: list[str] = []
+    for stage in (*(probe.name for probe in PROBES), *WAY):
         outputs = home / "outputs" / stage
         environment.setenv("RETRAIN_OUTPUTS", str(outputs))
         assert run_stage(stage, said) == 0, stage
         said |= said_in(outputs)
+        if issubclass(STEPS[stage], Probe):
+            found.append(said["found"])
+            said["found"] = "\n".join(found)
     return said
 
 
 def run_stage(stage: str, said: Mapping[str, str]) -> int:
     """Run a stage on what it takes of all that was said, and return its exit code."""
-    wanted = [parameter(field) for field in BY_NAME[stage].Inputs.model_fields]
+    wanted = [parameter(field) for field in STEPS[stage].Inputs.model_fields]
     return main([stage, *(word for name in wanted if name in said for word in (f"--{name}", said[name]))])
 
 

@@ -22,8 +22,8 @@ from tests.faults.small_desk import SmallDesk
 from workflows.local.state import from_json
 
 USUAL_SECONDS = {
-    "preflight": 2.0, "ingest": 0.7, "features": 1.0, "train": 5.0, "evaluate": 3.0, "register": 2.0, "promote": 3.0,
-    "build": 0.5, "deploy": 5.0, "notify": 0.6,
+    "preflight": 2.0, "ingest": 0.7, "features": 1.0, "fit": 3.5, "train": 2.0, "evaluate": 3.0, "register": 2.0,
+    "promote": 3.0, "build": 0.5, "deploy": 5.0, "notify": 0.6,
 }  # fmt: skip
 """About how long each stage of the small run takes, so that a moment is as likely in one second as in another."""
 STAGES = tuple(USUAL_SECONDS)

@@ -93,13 +93,15 @@ def test_a_fan_out_collects_outputs_and_results_in_the_order_of_its_items(execut
     assert (node(run, "all").type, node(run, "none").message) == ("TaskGroup", "Skipped, empty params")
 
 
-@pytest.mark.parametrize("where", ["workflow", "template"])
+@pytest.mark.parametrize("where", ["workflow", "template", "this machine"])
 def test_no_more_run_at_once_than_parallelism_allows(execute: Execute, mark: Path, where: str) -> None:
     body = f"mkdir {mark}/one || exit 1; sleep 0.05; rmdir {mark}/one"
     graph = workflow(pod("a", body), tasks=[task("a", withItems=[1, 2, 3, 4])])
-    (graph["spec"] if where == "workflow" else graph["spec"]["templates"][-1])["parallelism"] = 1
-    assert execute(graph).phase == "Succeeded"
-    assert len(node(execute(graph, name="wf2"), "a").children) == 4
+    of_workflow, of_template = graph["spec"], graph["spec"]["templates"][-1]
+    (of_workflow if where == "workflow" else of_template)["parallelism"] = 4 if where == "this machine" else 1
+    here = {"at_once": {"main": 1} if where == "this machine" else {"main": 8}}
+    assert execute(graph, **here).phase == "Succeeded"
+    assert len(node(execute(graph, name="wf2", **here), "a").children) == 4
 
 
 APPROVE = {

@@ -17,7 +17,7 @@ from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.probes import PROBES
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices, contract
-from workflows.graph import run, workflow_template
+from workflows.graph import CANDIDATES, run, workflow_template
 from workflows.stages import BRACE, argument, container
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_retrain_runs_its_stages_one_after_the_other(templates: dict[str, Templa
     probes = [probe.name for probe in PROBES]
     way = [name for name in depends if name not in probes]
 
-    assert way == ["preflight", "ingest", "features", "train", "evaluate", "register", RELEASE]
+    assert way == ["preflight", "ingest", "features", CANDIDATES, "train", "evaluate", "register", RELEASE]
     assert [depends[name] for name in way[1:]] == [f"{before}.Succeeded" for before, _ in pairwise(way)]
     assert list(depends)[: len(probes)] == probes
     assert [depends[name] for name in probes] == [None] * len(probes)
@@ -57,6 +57,26 @@ def test_preflight_waits_for_every_probe_however_it_ends_and_hears_each(template
         said = f"get(get(get(tasks['{probe.name}'], 'outputs'), 'parameters'), 'found')"
         assert heard == f"{{{{={said} ?? ''}}}}"  # not by a path: Argo would wait for one that says nothing
     assert preflight["depends"].count("&&") == len(PROBES) - 1
+
+
+def test_candidates_are_a_pod_each_as_many_at_once_as_the_file_says(templates: dict[str, Template]) -> None:
+    fan_out, task = templates[CANDIDATES], tasks(templates[RETRAIN])[CANDIDATES]
+    [fit] = tasks(fan_out).values()
+
+    assert fan_out["parallelism"] == 4
+    assert (fit["template"], fit["withParam"]) == ("fit", "{{inputs.parameters.candidates}}")
+    assert arguments(fit)["candidate"] == "{{item}}"
+    assert arguments(task)["candidates"] == "{{tasks.features.outputs.parameters.candidates}}"
+    assert fan_out["outputs"]["parameters"] == [
+        {
+            "name": "fits", "description": "URIs, as a JSON list.",
+            "valueFrom": {"parameter": "{{tasks.fit.outputs.parameters.fit}}", "default": "[]"},
+        }
+    ]  # fmt: skip
+    assert arguments(tasks(templates[RETRAIN])["train"])["fits"] == "{{tasks.candidates.outputs.parameters.fits}}"
+    two = parse_pipeline(ADULT.replace("training:\n", "training:\n  parallel: 2\n"))
+    compiled = workflow_template(two, "c").to_dict()["spec"]["templates"]
+    assert next(template for template in compiled if template["name"] == CANDIDATES)["parallelism"] == 2
 
 
 def test_only_a_passed_model_is_registered_and_only_a_registered_one_released(templates: dict[str, Template]) -> None:
@@ -146,6 +166,7 @@ def test_a_stage_sees_only_the_secrets_it_needs(stage: type[Stage], templates: d
 
     assert {reference["name"] for reference in references.values()} <= {f"retrain-{stage.account}-secrets"}
     assert secrets == {variable(field) for field in ACCESS[stage.account].secrets}
+    assert stage.needs <= ACCESS[stage.account].needs
     assert (variable("ledger") in secrets) == (Need.LEDGER in stage.needs)
 
 

@@ -18,7 +18,7 @@ from contracts.pipeline.learning import Candidate, Costs, Search, SearchSpace, T
 from serving.estimators import FORMATS
 from serving.user_code import UserCode
 from steps.candidates import Problem, Rows, learner
-from steps.candidates.choice import choose, without_lightgbm
+from steps.candidates.choice import Trial, pick, try_candidate, without_lightgbm
 from steps.candidates.lightgbm import missing_library
 from steps.candidates.search import trials
 from steps.candidates.threshold import choose_threshold
@@ -173,19 +173,24 @@ def test_the_first_trial_is_the_file_and_the_others_lie_in_the_space() -> None:
     assert [t["rate"] for t in list(trials(fewer))[1:]] == [t["rate"] for t in drawn[1:9]]
 
 
+def choose(metric: str, *candidates: Candidate, given: tuple[Rows, Rows] | None = None) -> Trial:
+    train, validation = given or sides()
+    tried = [try_candidate(problem(metric=metric), c, ThresholdRule(), train, validation) for c in candidates]
+    return pick(metric, [each.best for each in tried])
+
+
 def test_of_equal_candidates_the_first_in_the_file_is_chosen() -> None:
     twins = [Candidate(name=name, estimator="dummy") for name in ("first", "second")]
-    choice = choose(problem(metric="log_loss"), twins, ThresholdRule(), *sides())
-    assert choice.best.candidate.name == "first"
-    better = choose(problem(), [*twins, Candidate(name="third", estimator="linear")], ThresholdRule(), *sides())
-    assert better.best.candidate.name == "third"
+
+    assert choose("log_loss", *twins).candidate.name == "first"
+    assert choose("log_loss", *twins, Candidate(name="third", estimator="linear")).candidate.name == "third"
 
 
 def test_a_metric_without_a_value_is_a_data_error() -> None:
     train, validation = sides()
     one_class = replace(validation, target=np.zeros_like(validation.target))
     with pytest.raises(DataError, match="has no value"):
-        choose(problem(), [candidate("dummy")], ThresholdRule(), train, one_class)
+        choose(problem().metric, candidate("dummy"), given=(train, one_class))
 
 
 def test_where_lightgbm_does_not_load_the_others_run() -> None:

@@ -51,7 +51,7 @@ def found(world: World) -> list[str]:
 
 
 def test_every_stage_and_kaniko_has_a_probe_and_nobody_else() -> None:
-    assert set(DUTIES) == {stage.name for stage in STAGES} - {Preflight.name} | {KANIKO}
+    assert set(DUTIES) == {stage.account for stage in STAGES} - {Preflight.name} | {KANIKO}
     assert [probe.name for probe in PROBES] == [f"preflight-{duty}" for duty in DUTIES]
     assert all(probe.needs == ACCESS[probe.account].needs for probe in PROBES)
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from contracts.errors import MEMORY_GROWTH_CAP, ConfigError, Finding
 from contracts.pipeline import Pipeline
 from contracts.settings import Settings, desk, find_home, size, variable
-from contracts.stages import STAGES
+from contracts.stages import SIZED
 
 SECRETS_FILE = "secrets.env"
 
@@ -113,7 +113,7 @@ def _whole_machine() -> dict[str, str]:
     """
     mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     base = mib * 3 // 4 // MEMORY_GROWTH_CAP
-    return {size(stage.name, "memory"): str(max(base, stage.memory_mib)) for stage in STAGES}
+    return {size(stage.name, "memory"): str(max(base, stage.memory_mib)) for stage in SIZED}
 
 
 def _secrets(path: Path) -> dict[str, str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
 
 _PIPE_COLUMNS = 160
+_NO_ITEMS = "Skipped, empty params"
+"""Argo's words for a fan-out over an empty list."""
 _PROBES = {probe.name for probe in PROBES}
 _STYLES = {
     "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
@@ -35,7 +37,8 @@ def console(*, stderr: bool = False) -> Console:
 def stage_nodes(state: RunState) -> dict[str, Node]:
     """Return the node that stands for each stage: the retry node where there is one, else the pod.
 
-    For preflight, which begins with its probes, it is one of those until they have ended.
+    For one that fans out it is the group of its pods; for preflight, which begins with its probes, it is one of those
+    until they have ended.
     """
     found: dict[str, Node] = {}
     probes = [node for node in state.nodes.values() if node.template in _PROBES and not node.retried]
@@ -43,7 +46,9 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
         found[Preflight.name] = next((node for node in probes if not node.fulfilled), probes[-1])
     for node in state.nodes.values():
         stage, known = node.template, found.get(node.template)
-        if stage in BY_NAME and (known is None or known.template in _PROBES or node.type in ("Retry", "Skipped")):
+        if stage not in BY_NAME or (known is not None and known.type == "TaskGroup"):
+            continue
+        if known is None or known.template in _PROBES or node.type in ("TaskGroup", "Retry", "Skipped"):
             found[stage] = node
     if probes and found[Preflight.name].template not in _PROBES:
         began = min((node.started for node in probes if node.started), default=None)
@@ -89,16 +94,25 @@ def result(state: RunState, node: Node | None) -> str:
     if node is None:
         return ""
     if node.phase in ("Skipped", "Omitted"):
-        return "not reached"
+        return "nothing to do" if node.message == _NO_ITEMS else "not reached"
     tried = attempts(state, node)
     if node.phase in ("Failed", "Error"):
         return _failure(state, node) + (f", after {tried} attempts" if tried > 1 else "")
-    line = node.outputs.get("summary", "") or (node.message if node.phase == "Pending" else "")
+    of_items = [state.nodes[child].outputs.get("summary", "") for child in node.children] if _fans_out(node) else []
+    line = node.outputs.get("summary", "") or "; ".join(filter(None, of_items))
+    line = line or (node.message if node.phase == "Pending" else "")
     return f"{line} (attempt {tried})" if tried > 1 and node.phase == "Running" else line
+
+
+def _fans_out(node: Node) -> bool:
+    return node.type == "TaskGroup"
 
 
 def _failure(state: RunState, node: Node) -> str:
     """Return the class and Argo's message of the last attempt; a retry's own message says only that it gave up."""
+    if _fans_out(node):
+        failed = [state.nodes[child] for child in node.children if state.nodes[child].phase in ("Failed", "Error")]
+        return "; ".join(f"{each.display_name}: {_failure(state, each)}" for each in failed)
     last = next((state.nodes[child] for child in reversed(node.children) if child in state.nodes), node)
     return f"{class_of_failure(last.phase, last.message).name}: {last.message}"
 

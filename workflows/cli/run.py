@@ -113,17 +113,16 @@ def execute(
     if not json_output and not out.is_terminal:
         print(f"{desk.pipeline.name}: {'goes on with' if unfinished else 'runs'} {what}", flush=True)
     with Progress(out, sys.stderr if json_output else sys.stdout) as progress, warm_parent(wanted=warm) as parent:
-        spawn = parent.spawn if parent else pods.spawn
+        options: runner.Options = {
+            "on_change": progress.update, "spawn": parent.spawn if parent else pods.spawn, "at_once": desk.at_once(),
+        }  # fmt: skip
         if unfinished:
             secrets = [m for m in manifests if m["kind"] == "Secret"]
-            final = runner.resume(
-                desk.home, unfinished, secrets=secrets, images=desk.images(), on_change=progress.update,
-                spawn=spawn,
-            )  # fmt: skip
+            final = runner.resume(desk.home, unfinished, secrets=secrets, images=desk.images(), **options)
         else:
             final = runner.execute(
                 manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, digest=digest,
-                name=run_name(desk.pipeline.name), images=desk.images(), on_change=progress.update, spawn=spawn,
+                name=run_name(desk.pipeline.name), images=desk.images(), **options,
             )  # fmt: skip
     finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
 
@@ -197,6 +196,14 @@ class Desk:
                 for stage in ACCESS
             ),
         ]
+
+    def at_once(self) -> dict[str, int]:
+        """Return how many candidates may be fitted at once: as many as have threads of their own."""
+        from workflows.graph import CANDIDATES
+
+        cores = os.cpu_count() or 1
+        threads = desk_settings(self.home, self.file.parent).threads or cores
+        return {CANDIDATES: max(1, cores // threads)}
 
     def images(self) -> dict[str, list[str]]:
         """Return what stands for each image on this machine."""

@@ -49,6 +49,8 @@ class Options(TypedDict, total=False):
     """What suspended nodes go on with: display name to output parameters."""
     fate: Callable[[Node], pods.Fate | None] | None
     spawn: pods.Spawn
+    at_once: Mapping[str, int]
+    """How much of a DAG or steps may run at once here, by its template, where the manifest allows more."""
 
 
 def execute(
@@ -203,8 +205,9 @@ class _Runner:
         while True:
             now = datetime.now(UTC)
             step = schedule.Walk(
-                self.program, self.run, self.known, held=self.locks, now=now, answers=self.options.get("answers", {})
-            ).advance()
+                self.program, self.run, self.known, held=self.locks, now=now, answers=self.options.get("answers", {}),
+                at_once=self.options.get("at_once", {}),
+            ).advance()  # fmt: skip
             if step.run != self.run:
                 self.run = step.run
             for node in [key for key in self.locks if key and self.run.nodes[key].fulfilled]:

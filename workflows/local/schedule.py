@@ -75,14 +75,16 @@ def global_values(program: Program, run: RunState) -> dict[str, str]:
 class Walk:
     """One walk from the root, on copies: the state it was given stays as it was.
 
-    `known` is what `global_values` returned, `held` are the nodes whose locks are held.
+    `known` is what `global_values` returned, `held` are the nodes whose locks are held; `at_once` is as in
+    `runner.Options`.
     """
 
     def __init__(
         self, program: Program, run: RunState, known: Mapping[str, str], *, held: Mapping[str, Any], now: datetime,
-        answers: Answers,
+        answers: Answers, at_once: Mapping[str, int],
     ) -> None:  # fmt: skip
         self.program, self.run, self.held, self.now, self.answers = program, run, held, now, answers
+        self.at_once = at_once
         self.nodes = dict(run.nodes)
         self.outputs = dict(run.outputs)
         self.globals = {**known, **_told(run.outputs)}
@@ -268,7 +270,10 @@ class Walk:
     def _is_full(self, boundary: str) -> bool:
         """Tell whether as much runs as the workflow, or the DAG or steps around, may run at once."""
         limit = self.program.spec.get("parallelism")
-        own = self._template_of(boundary).body.get("parallelism") if boundary else None
+        around = self._template_of(boundary) if boundary else None
+        own = around.body.get("parallelism") if around else None
+        if around and (here := self.at_once.get(around.name)) is not None:
+            own = min(here, int(own or here))
         if limit is None and own is None:
             return False
         active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
