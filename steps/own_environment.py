@@ -32,9 +32,9 @@ _INHERITED = ("HOME", "LANG", "PATH", "SSL_CERT_FILE", "SYSTEM_VERSION_COMPAT", 
 _INSTALL_PREFIXES = ("UV_", "PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _NETWORK_SIGNS = (
     "error sending request", "connection refused", "connection reset", "dns error", "timed out", "unreachable",
-    "http status server error", "429 too many requests",
+    "http status server error", "429 too many requests", "new connection", "name resolution",
 )  # fmt: skip
-"""How uv says that an index did not answer; an index that answers 404 lacks the package."""
+"""How uv and pip say that an index did not answer; an index that answers 404 lacks the package."""
 _CAUSE = re.compile(r"^\s*cause: (.+?)(?:\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 _MARKERS = re.compile(r"\{[^{}]*\}")
 
@@ -166,7 +166,7 @@ def run(
         raise ConfigError(f"{what} took longer than {seconds} s") from None
     if done.returncode:
         message = f"{what} ended with {done.returncode}: {_reason(done.stderr)}"
-        if command[1] in ("venv", "pip", "tool") and any(sign in done.stderr.lower() for sign in _NETWORK_SIGNS):
+        if {"venv", "pip"} & set(command[1:3]) and any(sign in done.stderr.lower() for sign in _NETWORK_SIGNS):
             raise NetworkError(f"the package index did not answer: {message}")
         raise ConfigError(message)
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from contracts.references import PACKAGES_FILE
 from contracts.settings import variable
 from contracts.stages import Build
 from steps.build import pack
-from steps.own_environment import find_uv, install_environment, run
+from steps.own_environment import install_environment, run
 from steps.own_packages import FOLDER, SERVING_LOCK, OwnPackage, read_lock, resolve, without
 from steps.reuse import LOCK_FILE
 from workflows.cluster import runs
@@ -35,7 +36,11 @@ from workflows.cluster.submission import put
 
 BASES = {"steps-image": LOCK_FILE, "serving-image": SERVING_LOCK}
 """Workflow parameter of an image, and the lock of what it holds."""
-_PIP = "pip@26.3"
+_AS_UV = {
+    "UV_INDEX_URL": "PIP_INDEX_URL", "UV_DEFAULT_INDEX": "PIP_INDEX_URL", "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS": "PIP_FIND_LINKS",
+}  # fmt: skip
+"""uv cannot download a wheel; pip, which can, looks where uv does, unless it was told otherwise."""
 _OLDEST_LIBC = 5
 _MEMORY_MIB = 2048
 """Kaniko unpacks the base, as it runs a program in it."""
@@ -165,11 +170,12 @@ def wheels(packages: list[OwnPackage], target: Target, home: Path) -> Path:
             wanted.write_text("".join(lines), encoding="utf-8")
             platforms = [word for each in target.platforms for word in ("--platform", each)]
             command = [
-                find_uv(), "tool", "run", "-q", _PIP, "download", "-q", "--no-deps", "--only-binary", ":all:",
+                sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:",
                 "--require-hashes", "--implementation", "cp", "--python-version", target.python, *platforms,
                 "--dest", str(part), "-r", str(wanted),
             ]  # fmt: skip
-            run(command, install_environment(os.environ))
+            found = install_environment(os.environ)
+            run(command, {pip: found[uv] for uv, pip in _AS_UV.items() if uv in found} | found)
             wanted.unlink()
         if not folder.is_dir():
             part.rename(folder)
