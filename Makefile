@@ -10,7 +10,7 @@ export UV_PYTHON_PREFERENCE ?= system
 # Nine processes a run import large libraries: without cached bytecode each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform backup restore cluster
+.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform backup restore smoke cluster
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ backup: ## Copy the platform's databases and buckets into FOLDER
 
 restore: ## Bring them back from FOLDER; no run may be under way
 	@kind/restore -n $(NAMESPACE) $(FOLDER)
+
+smoke: .venv/.runtime ## Try the whole way on the cluster of KUBECONFIG: submit, wait, predict, lineage (PIPELINE, NAMESPACE)
+	@$(PYTHON) -m workflows.cluster.smoke $(PIPELINE) -n $(NAMESPACE)
 
 cluster: ## A cluster on this machine, with a registry, the images and the platform (needs Docker and kind)
 	@kind/up

@@ -227,13 +227,17 @@ def _describe(url: str) -> Any:
         raise ValueError(f"{url} does not answer") from error
 
 
+def example(described: Any) -> Any:
+    """Return the instance that a server's OpenAPI description shows; raises KeyError where it shows none."""
+    body = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    request = described["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
+    return request["examples"][0]["instances"][0]
+
+
 def _request(url: str, describe: Callable[[str], Any]) -> str:
     """Return a request with the example that the server itself documents, empty when it does not answer."""
     try:
-        described = describe(url)
-        body = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        request = described["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
-        return curl_line(url, request["examples"][0]["instances"][0])
+        return curl_line(url, example(describe(url)))
     except (KeyError, ValueError):
         return ""
 

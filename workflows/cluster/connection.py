@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contracts import names
 from contracts.errors import ConfigError
@@ -66,6 +66,12 @@ class Namespace(Cluster):
         """Return what the API server answers to a GET."""
         with self._errors("get", path, ""):
             answer = self._client.request("get", path, serialize=False)
+            return bytes(answer.data)
+
+    def send(self, path: str, body: Any) -> bytes:
+        """Return what the API server, or what is behind it, answers to a POST of JSON."""
+        with self._errors("post to", path, ""):
+            answer = self._client.request("post", path, body=body, serialize=False)
             return bytes(answer.data)
 
     def feed(self, pod: str, chunks: Iterable[bytes]) -> None:

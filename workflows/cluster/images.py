@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.access import KANIKO, SUBMIT
-from contracts.errors import ConfigError, StageError
+from contracts.errors import ConfigError, NetworkError
 from contracts.pipeline import Pipeline
 from contracts.references import PACKAGES_FILE
 from contracts.settings import variable
@@ -46,6 +46,8 @@ _MEMORY_MIB = 2048
 """Kaniko unpacks the base, as it runs a program in it."""
 _SHORT = 32
 
+_ERROR = re.compile(r"(?i)error(?!: exit status)")
+"""In Kaniko's log; what Argo's executor adds of its own says nothing."""
 _DESCRIBE = """
 import json, platform
 python = ".".join(platform.python_version_tuple()[:2])
@@ -119,12 +121,14 @@ def own_images(
         )
     target = Target(**json.loads(errand(namespace, SUBMIT, _DESCRIBE)))
     lock = resolve(pipeline.packages, target.python, home)
+    pip = next(each for each in read_lock(LOCK_FILE.read_text(encoding="utf-8")) if each.name == "pip")
+    installer = wheels([pip], target, home)
     contexts: dict[str, bytes] = {}
     for parameter, installed in BASES.items():
         base = namespace.settings[variable(parameter.replace("-", "_"))]
         missing = without(lock, installed.read_text(encoding="utf-8"))
         folder = wheels([p for p in read_lock(missing) if p.wanted(target.markers)], target, home)
-        contexts[parameter] = context(base, lock, folder, on_path=parameter == "serving-image")
+        contexts[parameter] = context(base, lock, folder, installer, on_path=parameter == "serving-image")
     wanted = {name: f"{registry}/{name.removesuffix('-image')}:{tag(packed)}" for name, packed in contexts.items()}
     there = json.loads(errand(namespace, SUBMIT, _FIND, *wanted.values()))
     found = {}
@@ -184,11 +188,13 @@ def wheels(packages: list[OwnPackage], target: Target, home: Path) -> Path:
     return folder
 
 
-def context(base: str, lock: str, folder: Path, *, on_path: bool) -> bytes:
+def context(base: str, lock: str, folder: Path, installer: Path, *, on_path: bool) -> bytes:
     """Return a build context: `base`, and over it the wheels of a folder and the lock, the same bytes each time.
 
     Parameters
     ----------
+    installer
+        The folder of pip's own wheel, which is a program too: no image of ours has a pip that it could rely on.
     on_path
         Whether every Python of the image looks for them; the steps do it by themselves.
     """
@@ -200,9 +206,12 @@ def context(base: str, lock: str, folder: Path, *, on_path: bool) -> bytes:
         # In a stage of its own, so that the wheels are no layer of the image.
         wanted = "".join(f"/{name} --hash=sha256:{hashlib.sha256(files[name]).hexdigest()}\n" for name in names)
         files["wanted.txt"] = wanted.encode()
-        pip = "/usr/local/bin/python -m pip install --no-index --no-deps --no-cache-dir --require-hashes"
+        [program] = installer.iterdir()
+        files[f"pip/{program.name}"] = program.read_bytes()
+        pip = f"python /pip/{program.name}/pip install --no-index --no-deps --no-cache-dir --require-hashes"
         lines = [
-            f"FROM {base} AS installed", "USER 0:0", "COPY wheels /wheels", "COPY wanted.txt /wanted.txt",
+            f"FROM {base} AS installed", "USER 0:0", "COPY wheels /wheels", "COPY pip /pip",
+            "COPY wanted.txt /wanted.txt",
             f"RUN {pip} --root-user-action ignore --target {place} -r /wanted.txt",
             *lines, f"COPY --from=installed {place} {place}",
         ]  # fmt: skip
@@ -221,8 +230,8 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
 
     Raises
     ------
-    StageError
-        It was not built; the message has the end of Kaniko's log.
+    NetworkError
+        It was not built, after all attempts; the message has the end of Kaniko's log.
     """
     store = namespace.settings[variable("store")].rstrip("/")
     uri = f"{store}/builds/{hashlib.sha256(packed).hexdigest()}/context.tar.gz"
@@ -238,8 +247,8 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
         if ended.phase == "Succeeded" and node.type == "Pod" and "@" in node.outputs.get("image", ""):
             return node.outputs["image"].rpartition("@")[2]
     lines = list(runs.log_lines(namespace, runs.load(namespace, name), KANIKO))
-    said = next((line for line in reversed(lines) if re.search(r"(?i)error", line)), ended.message)
-    raise StageError(f"{destination} was not built: {said[:300]}", remedy=f"`retrain logs {name}` has all of it")
+    said = next((line for line in reversed(lines) if _ERROR.search(line)), ended.message).partition(": ")[2]
+    raise NetworkError(f"{destination} was not built: {said[:400]}", remedy=f"`retrain logs {name}` has all of it")
 
 
 def workflow(name: str, template: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Does a cluster do the whole of it: ``python -m workflows.cluster.smoke FILE -n NAMESPACE``.  Called by `make smoke`.
+
+It submits a pipeline, waits for the run, asks the served version for a prediction and for where it is from.  One line
+a step; the exit code is that of the class of what failed, 3 where the run ended without a version that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+
+from contracts.errors import BY_EXIT_CODE, CODE, StageError
+from workflows.cli.main import show_error
+from workflows.cli.options import CONTEXT, NAMESPACE, where
+from workflows.cli.summary import example
+from workflows.cluster.connection import Namespace
+from workflows.cluster.errand import error_type
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a run left to answer."""
+
+    model: str
+    version: int
+    url: str
+
+
+def main(
+    file: Annotated[str, typer.Argument(help="The pipeline file.")] = "adult.yaml",
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
+) -> None:
+    """Submit, wait, predict, ask for the lineage; stop at the first that fails."""
+    try:
+        place = Namespace.connect(namespace, context)
+        options = [word for word in where(place.namespace, context).split(" ") if word]
+        run = _told("submit", lambda: submitted(file, options), lambda run: f"{run['workflow']}: {run['outcome']}")
+        served = Served(str(run["pipeline"]), int(run["version"] or 0), str(run["url"]))
+        _told("predict", lambda: predicted(place, served), lambda label: f"{served.url} answers {label}")
+        _told("lineage", lambda: explained(served, options), str)
+    except StageError as error:
+        show_error(error)
+        raise typer.Exit(error.row.exit_code) from None
+
+
+def submitted(file: str, options: list[str]) -> Mapping[str, Any]:
+    """Run a pipeline to its end and return its result; leaves with the run's exit code where no version serves."""
+    run = _retrain("submit", file, *options, "--require-promoted", "--json", passes=(0, 3))
+    if run["outcome"] not in ("promoted", "unchanged"):
+        typer.echo(f"submit   {run['workflow']} ended as {run['outcome']}: no version of it serves", err=True)
+        raise typer.Exit(3)
+    return dict(run)
+
+
+def predicted(place: Namespace, served: Served) -> str:
+    """Return what the version answers to the example that its server documents, through the API server.
+
+    Raises
+    ------
+    NetworkError
+        Nothing answers.
+    StageError
+        Another version answers.
+    """
+    parts = urlsplit(served.url)
+    name, _, rest = (parts.hostname or "").partition(".")
+    base = f"/api/v1/namespaces/{rest or place.namespace}/services/{name}:{parts.port or 80}/proxy"
+    described = json.loads(place.fetch(f"{base}/openapi.json"))
+    answer = json.loads(place.send(f"{base}/v1/predict", {"instances": [example(described)]}))
+    if answer["model"]["version"] != served.version:
+        raise StageError(f"version {answer['model']['version']} answers, not {served.version}")
+    return str(answer["predictions"][0]["prediction"])
+
+
+def explained(served: Served, options: list[str]) -> str:
+    """Return a line of where the version is from.
+
+    Raises
+    ------
+    StageError
+        The lineage is not that of a version that serves and answers.
+    """
+    found = _retrain("lineage", f"{served.model}@{served.version}", *options, "--json")
+    serving = found["serving"] or {}
+    if found["state"] != "serving" or serving.get("answers") is False:
+        raise StageError(f"the ledger says {found['state']} of version {served.version}; {'; '.join(found['notes'])}")
+    data, code = found["dataset"]["sha256"][:12], found["code"]["commit"][:12]
+    return f"version {served.version} of {served.model}: dataset {data}, commit {code or 'unknown'}"
+
+
+def _told(what: str, step: Callable[[], T], says: Callable[[T], str]) -> T:
+    began = time.monotonic()
+    done = step()
+    typer.echo(f"{what:<8} {time.monotonic() - began:6.1f} s  {says(done)}")
+    return done
+
+
+def _retrain(*words: str, passes: tuple[int, ...] = (0,)) -> Any:
+    """Run the command as a person would, and read its JSON."""
+    command = [sys.executable, "-m", "workflows.cli.main", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode in passes:
+        return json.loads(done.stdout)
+    raise _kind(done.returncode)(f"`retrain {' '.join(words)}` ended with {done.returncode}")
+
+
+def _kind(code: int) -> type[StageError]:
+    return error_type(BY_EXIT_CODE.get(code, CODE).exit_code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
