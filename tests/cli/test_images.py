@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -30,27 +32,20 @@ def unpacked(packed: bytes) -> dict[str, str]:
 
 
 @pytest.fixture
-def installer(tmp_path: Path) -> Path:
-    return tmp_path / "installer"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, installer: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     made = tmp_path / "made"
     made.mkdir()
-    installer.mkdir()
-    wheel(installer, "pip", "26.3", {"pip/__main__.py": ""})
     wheel(made, "corners", "2.1", {"corners.py": "COUNT = 4\n"})
     return made
 
 
-def test_a_context_installs_wheels_by_their_hash_without_an_index(folder: Path, installer: Path) -> None:
-    found = unpacked(context(BASE, LOCK, folder, installer, on_path=True))
+def test_a_context_installs_wheels_by_their_hash_without_an_index(folder: Path) -> None:
+    found = unpacked(context(BASE, LOCK, folder, on_path=True))
 
     assert set(found) == {
         "Dockerfile",
         "packages.lock",
-        "pip/pip-26.3-py3-none-any.whl",
+        "pip.zip",
         "wanted.txt",
         "wheels/corners-2.1-py3-none-any.whl",
     }
@@ -66,19 +61,32 @@ def test_a_context_installs_wheels_by_their_hash_without_an_index(folder: Path, 
     assert last[-2:] == ["ENV RETRAIN_PACKAGES=/opt/packages", "ENV PYTHONPATH=/opt/packages"]
 
 
-def test_an_image_is_named_by_base_and_wheels(folder: Path, installer: Path, tmp_path: Path) -> None:
-    first = tag(context(BASE, LOCK, folder, installer, on_path=False))
+def test_the_contexts_own_pip_installs_its_wheels(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(context(BASE, LOCK, folder, on_path=True))) as tar:
+        tar.extractall(tmp_path / "built", filter="data")
+    wanted = (tmp_path / "built" / "wanted.txt").read_text()
+    (tmp_path / "wanted.txt").write_text(wanted.replace("/wheels", str(tmp_path / "built" / "wheels")))
+    command = [sys.executable, "-I", "-S", str(tmp_path / "built" / "pip.zip" / "pip"), "install", "-q", "--no-index"]
+    more = ["--require-hashes", "--target", str(tmp_path / "packages"), "-r", str(tmp_path / "wanted.txt")]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
 
-    assert tag(context(BASE, LOCK, folder, installer, on_path=False)) == first
-    assert tag(context(BASE.replace("1", "2"), LOCK, folder, installer, on_path=False)) != first
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "packages" / "corners.py").read_text() == "COUNT = 4\n"
+
+
+def test_an_image_is_named_by_base_and_wheels(folder: Path, tmp_path: Path) -> None:
+    first = tag(context(BASE, LOCK, folder, on_path=False))
+
+    assert tag(context(BASE, LOCK, folder, on_path=False)) == first
+    assert tag(context(BASE.replace("1", "2"), LOCK, folder, on_path=False)) != first
     shutil.copytree(folder, tmp_path / "more")
     wheel(tmp_path / "more", "edges", "1.0", {})
-    assert tag(context(BASE, LOCK, tmp_path / "more", installer, on_path=False)) != first
+    assert tag(context(BASE, LOCK, tmp_path / "more", on_path=False)) != first
 
 
-def test_a_base_that_has_all_packages_gets_the_lock_alone(installer: Path, tmp_path: Path) -> None:
+def test_a_base_that_has_all_packages_gets_the_lock_alone(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    found = unpacked(context(BASE, LOCK, tmp_path / "none", installer, on_path=False))
+    found = unpacked(context(BASE, LOCK, tmp_path / "none", on_path=False))
 
     assert set(found) == {"Dockerfile", "packages.lock"}
     assert found["Dockerfile"].splitlines() == [

@@ -8,14 +8,17 @@ so it is built once, whoever asks for it.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +124,12 @@ def own_images(
         )
     target = Target(**json.loads(errand(namespace, SUBMIT, _DESCRIBE)))
     lock = resolve(pipeline.packages, target.python, home)
-    pip = next(each for each in read_lock(LOCK_FILE.read_text(encoding="utf-8")) if each.name == "pip")
-    installer = wheels([pip], target, home)
     contexts: dict[str, bytes] = {}
     for parameter, installed in BASES.items():
         base = namespace.settings[variable(parameter.replace("-", "_"))]
         missing = without(lock, installed.read_text(encoding="utf-8"))
         folder = wheels([p for p in read_lock(missing) if p.wanted(target.markers)], target, home)
-        contexts[parameter] = context(base, lock, folder, installer, on_path=parameter == "serving-image")
+        contexts[parameter] = context(base, lock, folder, on_path=parameter == "serving-image")
     wanted = {name: f"{registry}/{name.removesuffix('-image')}:{tag(packed)}" for name, packed in contexts.items()}
     there = json.loads(errand(namespace, SUBMIT, _FIND, *wanted.values()))
     found = {}
@@ -188,13 +189,11 @@ def wheels(packages: list[OwnPackage], target: Target, home: Path) -> Path:
     return folder
 
 
-def context(base: str, lock: str, folder: Path, installer: Path, *, on_path: bool) -> bytes:
+def context(base: str, lock: str, folder: Path, *, on_path: bool) -> bytes:
     """Return a build context: `base`, and over it the wheels of a folder and the lock, the same bytes each time.
 
     Parameters
     ----------
-    installer
-        The folder of pip's own wheel, which is a program too: no image of ours has a pip that it could rely on.
     on_path
         Whether every Python of the image looks for them; the steps do it by themselves.
     """
@@ -206,11 +205,10 @@ def context(base: str, lock: str, folder: Path, installer: Path, *, on_path: boo
         # In a stage of its own, so that the wheels are no layer of the image.
         wanted = "".join(f"/{name} --hash=sha256:{hashlib.sha256(files[name]).hexdigest()}\n" for name in names)
         files["wanted.txt"] = wanted.encode()
-        [program] = installer.iterdir()
-        files[f"pip/{program.name}"] = program.read_bytes()
-        pip = f"python /pip/{program.name}/pip install --no-index --no-deps --no-cache-dir --require-hashes"
+        files["pip.zip"] = _pip()
+        pip = "python /pip.zip/pip install --no-index --no-deps --no-cache-dir --require-hashes"
         lines = [
-            f"FROM {base} AS installed", "USER 0:0", "COPY wheels /wheels", "COPY pip /pip",
+            f"FROM {base} AS installed", "USER 0:0", "COPY wheels /wheels", "COPY pip.zip /pip.zip",
             "COPY wanted.txt /wanted.txt",
             f"RUN {pip} --root-user-action ignore --target {place} -r /wanted.txt",
             *lines, f"COPY --from=installed {place} {place}",
@@ -218,6 +216,17 @@ def context(base: str, lock: str, folder: Path, installer: Path, *, on_path: boo
     lines += [f"ENV {variable('packages')}={place}", *([f"ENV PYTHONPATH={place}"] if on_path else [])]
     files["Dockerfile"] = "".join(f"{line}\n" for line in lines).encode()
     return pack(files)
+
+
+def _pip() -> bytes:
+    """Return the pip that is installed here as one file that Python runs: a base need not have one."""
+    home = Path(str(find_spec("pip").origin)).parent  # type: ignore[union-attr]  # a dependency of retrain
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(home.rglob("*")):
+            if file.is_file() and file.suffix != ".pyc":
+                archive.writestr(zipfile.ZipInfo(file.relative_to(home.parent).as_posix()), file.read_bytes())
+    return packed.getvalue()
 
 
 def tag(packed: bytes) -> str:
