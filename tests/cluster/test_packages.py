@@ -1,4 +1,4 @@
-"""A pipeline whose module imports packages that retrain does not have: built in the cluster, and the same as at the desk.
+"""A pipeline whose module imports packages that retrain does not have: built in the cluster, answers as at the desk.
 
 The packages are wheels made here, so that neither machine nor cluster needs an index.
 """
