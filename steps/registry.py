@@ -131,7 +131,8 @@ class Registry:
 
         with mlflow_errors(self._settings):
             try:
-                names = {file.path for file in self._client.list_artifacts(run_id, str(Path(artifact).parent))}
+                folder_of_it = artifact.rpartition("/")[0] or None  # MinIO refuses a key with a dot for the root
+                names = {file.path for file in self._client.list_artifacts(run_id, folder_of_it)}
                 if artifact not in names:
                     return None
                 return Path(self._client.download_artifacts(run_id, artifact, str(folder)))

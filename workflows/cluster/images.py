@@ -49,8 +49,6 @@ _MEMORY_MIB = 2048
 """Kaniko unpacks the base, as it runs a program in it."""
 _SHORT = 32
 
-_ERROR = re.compile(r"(?i)error(?!: exit status)")
-"""In Kaniko's log; what Argo's executor adds of its own says nothing."""
 _DESCRIBE = """
 import json, platform
 python = ".".join(platform.python_version_tuple()[:2])
@@ -256,7 +254,7 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
         if ended.phase == "Succeeded" and node.type == "Pod" and "@" in node.outputs.get("image", ""):
             return node.outputs["image"].rpartition("@")[2]
     lines = list(runs.log_lines(namespace, runs.load(namespace, name), KANIKO))
-    said = next((line for line in reversed(lines) if _ERROR.search(line)), ended.message).partition(": ")[2]
+    said = next((line for line in reversed(lines) if re.search("(?i)error", line)), ended.message).partition(": ")[2]
     raise NetworkError(f"{destination} was not built: {said[:400]}", remedy=f"`retrain logs {name}` has all of it")
 
 

@@ -32,7 +32,7 @@ _AWAY_SECONDS = 120
 _NODE = "workflows.argoproj.io/node-id"
 _OF_WORKFLOW = "workflows.argoproj.io/workflow"
 
-_EXECUTOR = re.compile(r"time=\S+ level=\w+ msg=.* argo=true")
+_EXECUTOR = re.compile(r"time=\S+ level=\w+ .*\bargo=true\b|Error: exit status \d+$")
 """What Argo's executor writes between the lines of the stage."""
 
 _READ = """

@@ -80,7 +80,7 @@ def predicted(place: Namespace, served: Served) -> str:
     answer = json.loads(place.send(f"{base}/v1/predict", {"instances": [example(described)]}))
     if answer["model"]["version"] != served.version:
         raise StageError(f"version {answer['model']['version']} answers, not {served.version}")
-    return str(answer["predictions"][0]["prediction"])
+    return json.dumps({key: value for key, value in answer["predictions"][0].items() if key != "id"})
 
 
 def explained(served: Served, options: list[str]) -> str:
