@@ -220,4 +220,6 @@ def test_a_log_is_looked_for_where_the_controller_keeps_it() -> None:
     found = runs.archived_log(workflow(nodes=NODES, artifactRepositoryRef=repository), "r-2")
 
     assert found == "s3://retrain-store/logs/r/r-2/main.log"
+    packed = base64.b64encode(gzip.compress(json.dumps(NODES).encode())).decode()
+    assert runs.archived_log(workflow(compressedNodes=packed, artifactRepositoryRef=repository), "r-2") == found
     assert runs.archived_log(workflow(nodes=NODES), "r-2") == ""  # no repository

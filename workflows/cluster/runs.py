@@ -75,9 +75,6 @@ def find(namespace: Namespace) -> list[dict[str, Any]]:
 def run_state(workflow: Mapping[str, Any]) -> RunState:
     """Read a Workflow object as the state of a run."""
     spec, status, metadata = workflow["spec"], workflow.get("status", {}), workflow["metadata"]
-    nodes = status.get("nodes") or {}
-    if packed := status.get("compressedNodes"):  # what would be too large for etcd
-        nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
     return RunState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -89,7 +86,7 @@ def run_state(workflow: Mapping[str, Any]) -> RunState:
         message=status.get("message") or "",
         started=_moment(status.get("startedAt")),
         finished=_moment(status.get("finishedAt")),
-        nodes={key: _node(node) for key, node in nodes.items()},
+        nodes={key: _node(node) for key, node in _nodes(status).items()},
         outputs=_values(status.get("outputs")),
     )
 
@@ -175,13 +172,19 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
 def archived_log(workflow: Mapping[str, Any], node: str) -> str:
     """Return the URI of a pod's log in the controller's artifact repository, empty when it keeps none."""
     repository = workflow["status"].get("artifactRepositoryRef", {}).get("artifactRepository", {}).get("s3", {})
-    artifacts = workflow["status"]["nodes"].get(node, {}).get("outputs", {}).get("artifacts", [])
+    artifacts = _nodes(workflow["status"]).get(node, {}).get("outputs", {}).get("artifacts", [])
     for artifact in artifacts:
         place = artifact.get("s3", {})
         bucket = place.get("bucket") or repository.get("bucket")
         if artifact["name"] == "main-logs" and bucket and place.get("key"):
             return f"s3://{bucket}/{place['key']}"
     return ""
+
+
+def _nodes(status: Mapping[str, Any]) -> dict[str, Any]:
+    if packed := status.get("compressedNodes"):  # what would be too large for etcd
+        return dict(json.loads(gzip.decompress(base64.b64decode(packed))))
+    return dict(status.get("nodes") or {})
 
 
 def _node(node: Mapping[str, Any]) -> Node:
