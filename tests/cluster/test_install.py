@@ -93,18 +93,23 @@ def own(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield here, said
     finally:
         if not os.environ.get("INSTALL_KEEP"):
-            volumes = platform.run(
-                "kubectl", "get", "pvc", "-n", NAMESPACE, "-o", "jsonpath={.items[*].spec.volumeName}"
-            )
-            platform.run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=120s", timeout=150)
-            for volume in volumes.stdout.split():
-                free(platform, volume)
+            remove(platform)
 
 
-def free(platform: Cluster, volume: str) -> None:
-    """Give a volume back that a claim held, where no provisioner does."""
-    patch = '{"spec": {"claimRef": null}}'
-    platform.run("kubectl", "patch", "pv", volume, "--type=merge", "-p", patch)
+def remove(platform: Cluster) -> None:
+    """Remove the namespace; where no provisioner takes its volumes back, empty them and hand them on."""
+    here = ("kubectl", "-n", NAMESPACE)
+    listed = platform.run(*here, "get", "pvc", "-o", "jsonpath={.items[*].spec.volumeName}").stdout.split()
+    kept = [name for name in listed if platform.get("pv", name)["spec"]["persistentVolumeReclaimPolicy"] == "Retain"]
+    folders = {"minio": "/data", "postgres": "/var/lib/postgresql/data"} if kept else {}
+    emptied = [
+        platform.run(*here, "exec", f"statefulset/{name}", "-c", name, "--", "find", place, "-mindepth", "1", "-delete")
+        for name, place in folders.items()
+    ]
+    platform.run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=150s", timeout=180)
+    if all(done.returncode == 0 for done in emptied):
+        for name in kept:
+            platform.run("kubectl", "patch", "pv", name, "--type=merge", "-p", '{"spec": {"claimRef": null}}')
 
 
 def test_the_installer_may_do_nothing_outside_of_the_namespace(own: tuple[Cluster, str], platform: Cluster) -> None:
