@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contracts.access import ACCESS, KANIKO
 from contracts.base import Contract
-from contracts.errors import Finding
+from contracts.errors import CODE, INFRASTRUCTURE, RESOURCES, Finding, class_of_failure
 from contracts.stages import BY_NAME, Preflight, Probe
 
 DUTIES: tuple[str, ...] = tuple(
@@ -35,6 +35,11 @@ class Examined(Contract):
 def probe_name(duty: str) -> str:
     """Return the name of a duty's task and container template."""
     return f"{Preflight.name}-{duty}"
+
+
+def is_silent(phase: str, message: str) -> bool:
+    """Whether a probe that failed so could not answer: its node says why, and whoever joins the answers can't know."""
+    return class_of_failure(phase, message) in (RESOURCES, INFRASTRUCTURE, CODE)
 
 
 def _declared(duty: str) -> type[Probe]:

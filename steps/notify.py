@@ -13,11 +13,13 @@ from typing import Any
 from contracts.access import KANIKO
 from contracts.errors import BY_NAME, CODE, NetworkError, StageError, class_of_failure
 from contracts.outcomes import Outcome, Promotion
+from contracts.probes import PROBES, is_silent
 from contracts.stages import STAGES, Notify
 from steps.reports import read_error_report, read_ingest_report
 from steps.world import World
 
-_TEMPLATES = {stage.name for stage in STAGES} | {KANIKO}
+_PROBES = {probe.name for probe in PROBES}
+_TEMPLATES = {stage.name for stage in STAGES} | {KANIKO} | _PROBES
 _ATTEMPT = re.compile(r"\((\d+)\)$")
 
 
@@ -77,7 +79,7 @@ def failed_stages(failures: str) -> list[Failure]:
     """Read `workflow.failures`: JSON, quoted once more as a Go string, of every node that failed.
 
     Among them are attempts of stages that came through in the end, the graphs around a failed stage, and its retries'
-    parent, whose message says less than that of its last attempt.
+    parent, whose message says less than that of its last attempt.  What a probe answered stands in preflight's report.
     """
     nodes = [node for node in _decode(failures) if node.get("templateName") in _TEMPLATES]
     parents = [node["templateName"] for node in nodes if not _ATTEMPT.search(node.get("displayName", ""))]
@@ -87,7 +89,7 @@ def failed_stages(failures: str) -> list[Failure]:
         attempts = [node for node in of_stage if _ATTEMPT.search(node.get("displayName", ""))]
         last = max(attempts or of_stage, key=_order)
         found.append(Failure(stage, last.get("phase", ""), last.get("message", "")))
-    return found
+    return [each for each in found if each.stage not in _PROBES or is_silent(each.phase, each.message)]
 
 
 def _order(node: dict[str, str]) -> tuple[str, int]:

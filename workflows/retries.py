@@ -50,7 +50,8 @@ def retry_strategy(*, network: int | None = None, passing: bool = True) -> Retry
     elsewhere is not waited for: the container only tells what others found, who have tried again themselves.
     """
     retried = [row for row in ERROR_CLASSES if row.retries and (passing or row not in (NETWORK, STORAGE))]
-    never = ", ".join(f"'{row.exit_code}'" for row in ERROR_CLASSES if row not in retried)
+    told = () if passing else (INFRASTRUCTURE,)  # its exit code tells of others' pods; a lost one of its own has none
+    never = ", ".join(f"'{row.exit_code}'" for row in ERROR_CLASSES if row not in retried or row in told)
     signs = {row.name: _signs(row) for row in retried}
     if network is not None:
         signs[NETWORK.name] += f" || lastRetry.exitCode == '{network}'"

@@ -120,6 +120,6 @@ def test_who_joins_what_others_found_waits_for_nothing_that_they_waited_for() ->
         code, phase, message = failure
         return bool(again({"retries": "0", "lastRetry": {"exitCode": code, "status": phase, "message": message}}))
 
-    assert [name for name, failure in BY_CODE.items() if is_tried(failure)] == ["resources", "infrastructure"]
+    assert [name for name, failure in BY_CODE.items() if is_tried(failure)] == ["resources"]
     assert is_tried(OOM)
     assert all(is_tried(lost) for lost in LOST)

@@ -134,6 +134,22 @@ def test_the_last_attempt_of_a_stage_that_failed_for_good_counts() -> None:
     assert failed_stages(text) == [Failure("train", "Failed", "main: OOMKilled (exit code 137)")]
 
 
+def test_a_probe_without_an_answer_is_told_and_what_others_answered_stands_in_the_report_of_preflight() -> None:
+    lost = 'pods "w-1" is forbidden: error looking up service account'
+    text = failures(
+        ("preflight-promote", "preflight-promote(3)", "Error", lost),
+        ("preflight-promote", "preflight-promote", "Error", "retryStrategy.expression evaluated to false"),
+        ("preflight-build", "preflight-build(5)", "Failed", "main: Error (exit code 75)"),
+        ("preflight-build", "preflight-build", "Failed", "No more retries left"),
+        ("preflight", "preflight(0)", "Failed", "main: Error (exit code 69)"),
+        ("preflight", "preflight", "Failed", "retryStrategy.expression evaluated to false"),
+    )
+
+    assert failed_stages(text) == [
+        Failure("preflight-promote", "Error", lost), Failure("preflight", "Failed", "main: Error (exit code 69)"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("phase", "message", "row", "remedy"),
     [

@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import ConfigError, class_of_failure
-from contracts.probes import PROBES
+from contracts.probes import PROBES, is_silent
 from contracts.stages import BY_NAME, STAGES, Preflight
 
 if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
 
 _PIPE_COLUMNS = 160
+_BAD = ("Failed", "Error")
 _NO_ITEMS = "Skipped, empty params"
 """Argo's words for a fan-out over an empty list."""
 _PROBES = {probe.name for probe in PROBES}
@@ -54,6 +55,13 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
         began = min((node.started for node in probes if node.started), default=None)
         found[Preflight.name] = found[Preflight.name]._replace(started=began)
     return found
+
+
+def silent_probes(state: RunState) -> list[Node]:
+    """Return the last attempts of preflight's probes that ended without an answer."""
+    failed = [n for n in state.nodes.values() if n.template in _PROBES and n.type == "Retry" and n.phase in _BAD]
+    ended = [state.nodes[node.children[-1]] for node in failed if node.children]
+    return [node for node in ended if is_silent(node.phase, node.message)]
 
 
 def stage_pods(state: RunState, stage: str = "") -> list[Node]:
@@ -96,7 +104,7 @@ def result(state: RunState, node: Node | None) -> str:
     if node.phase in ("Skipped", "Omitted"):
         return "nothing to do" if node.message == _NO_ITEMS else "not reached"
     tried = attempts(state, node)
-    if node.phase in ("Failed", "Error"):
+    if node.phase in _BAD:
         return _failure(state, node) + (f", after {tried} attempts" if tried > 1 else "")
     of_items = [state.nodes[child].outputs.get("summary", "") for child in node.children] if _fans_out(node) else []
     line = node.outputs.get("summary", "") or "; ".join(filter(None, of_items))
@@ -111,7 +119,7 @@ def _fans_out(node: Node) -> bool:
 def _failure(state: RunState, node: Node) -> str:
     """Return the class and Argo's message of the last attempt; a retry's own message says only that it gave up."""
     if _fans_out(node):
-        failed = [state.nodes[child] for child in node.children if state.nodes[child].phase in ("Failed", "Error")]
+        failed = [state.nodes[child] for child in node.children if state.nodes[child].phase in _BAD]
         return "; ".join(f"{each.display_name}: {_failure(state, each)}" for each in failed)
     last = next((state.nodes[child] for child in reversed(node.children) if child in state.nodes), node)
     return f"{class_of_failure(last.phase, last.message).name}: {last.message}"

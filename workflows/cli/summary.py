@@ -19,7 +19,7 @@ from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_settings
-from workflows.cli.display import stage_nodes
+from workflows.cli.display import silent_probes, stage_nodes
 
 if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
@@ -129,7 +129,8 @@ def summarise(state: RunState, records: Records) -> Summary:
             if (uri := told[stage]) in found
             else _error(state, stage, node, records.options)
             for stage, node in failed.items()
-        ),
+        )
+        + tuple(_error(state, probe.template, probe, records.options) for probe in silent_probes(state)),
     )
 
 
