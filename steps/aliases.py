@@ -14,7 +14,7 @@ from contracts.names import ALIAS_PRODUCTION
 from contracts.outcomes import Note
 from contracts.references import LedgerEntry
 from steps.ledger import Ledger, LostRace
-from steps.lifecycle import AliasAct, Standing, judge_alias, known_alias
+from steps.lifecycle import AliasAct, Standing, alias_is_to_follow, judge_alias, known_alias
 
 ATTEMPTS = 20
 
@@ -42,7 +42,8 @@ def follow(
     Parameters
     ----------
     may_set : bool
-        Whether the caller holds the target's turn: who sets an alias late may set it to what served before.
+        Whether the caller holds the target's turn.  Without it, nothing is done while the alias is to follow: who sets
+        it late may set it to what served before, and what is found then may be what is set the moment after.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def follow(
         head, now = ledger.look(aliases.name)
         observed = aliases.alias(ALIAS_PRODUCTION)
         act = judge_alias(now, observed)
-        if act is AliasAct.NOTHING or (act is not AliasAct.ENTER_MOVE and not may_set):
+        if act is AliasAct.NOTHING or (alias_is_to_follow(now) and not may_set):
             return
         if act is AliasAct.SET and now.serving is not None:
             aliases.set_alias(ALIAS_PRODUCTION, now.serving.version)
@@ -68,8 +69,9 @@ def follow(
             if attempt + 1 == ATTEMPTS:
                 raise
             continue
-        if note is Note.ALIAS_MOVED:
-            yield reason
+        if note is Note.ALIAS_SET:
+            return
+        yield reason
 
 
 def recall(ledger: Ledger, aliases: Aliases, *, workflow: str, by: str, reason: str, at: datetime) -> bool:
@@ -110,5 +112,5 @@ def _enter(
     evidence = {"alias": ALIAS_PRODUCTION, "from": known_alias(now), "to": observed, "serving": serving}
     return ledger.append(
         model, note, version=observed or known_alias(now) or serving or 0, run_id="", workflow=workflow, by=by,
-        reason=reason, evidence=evidence, after=head, at=at,
+        reason=reason, evidence=evidence, after=head, now=now, at=at,
     )  # fmt: skip

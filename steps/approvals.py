@@ -110,7 +110,7 @@ def decide(
         try:
             entry = ledger.append(
                 model, to, version=request.version, run_id=request.run_id, workflow=_SAID_BY[state], by=str(person),
-                reason=why, evidence=evidence, after=entries[-1], at=at,
+                reason=why, evidence=evidence, after=entries[-1], now=now, at=at,
             )  # fmt: skip
         except LostRace:
             if attempt + 1 == ATTEMPTS:
@@ -156,7 +156,7 @@ def roll_back(
         try:
             return ledger.append(
                 model, State.APPROVED, version=to, run_id=latest.run_id, workflow="rollback", by=str(person),
-                reason=reason, evidence=evidence, after=entries[-1], at=at,
+                reason=reason, evidence=evidence, after=entries[-1], now=now, at=at,
             )  # fmt: skip
         except LostRace:
             if attempt + 1 == ATTEMPTS:

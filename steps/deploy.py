@@ -20,6 +20,7 @@ from contracts.references import LedgerEntry
 from contracts.stages import Deploy
 from steps.aliases import follow
 from steps.ledger import LostRace
+from steps.ledger_rows import View
 from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, ended, permit
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
@@ -138,7 +139,7 @@ class _Release:
         """
         world, version = self.world, self.inputs.version
         for attempt in range(_ATTEMPTS):
-            now = world.ledger.standing(world.pipeline.name)
+            head, now = world.ledger.look(world.pipeline.name)
             plan = decide(now, version, self.inputs.entry, world.workflow, world.now())
             if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.LAPSE):
                 return plan, now
@@ -149,12 +150,12 @@ class _Release:
                         plan.entry, workflow=world.workflow, by=world.workflow, reason=reason, at=world.now()
                     )
                     continue
-                after = world.ledger.hold(plan.entry)
                 if plan.act is Act.LAPSE:
-                    lapsed = self._append(plan.lapsed, plan.entry, after, plan.reason, {"approved_by": plan.entry.id})
+                    why = {"approved_by": plan.entry.id}
+                    lapsed = self._append(plan.lapsed, plan.entry, (head, now), plan.reason, why)
                     return replace(plan, act=Act.NONE, entry=lapsed), now
                 means = self.world.target.means(self.inputs.image, plan.entry.run_id)
-                entry = self._append(State.RELEASING, plan.entry, after, "deploy begins", means)
+                entry = self._append(State.RELEASING, plan.entry, (head, now), "deploy begins", means)
                 return Plan(Act.RESUME, entry), now
             except LostRace:
                 if attempt + 1 == _ATTEMPTS:
@@ -185,20 +186,20 @@ class _Release:
 
     def _end(self, releasing: LedgerEntry, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
         for attempt in range(_ATTEMPTS):
-            after = self.world.ledger.hold(releasing)
+            seen = self.world.ledger.hold(releasing)
             try:
-                return self._append(state, releasing, after, reason, evidence)
+                return self._append(state, releasing, seen, reason, evidence)
             except LostRace:
                 if attempt + 1 == _ATTEMPTS:
                     raise
         raise LostRace(releasing.model)
 
     def _append(
-        self, state: State, about: LedgerEntry, after: LedgerEntry, reason: str, evidence: Mapping[str, Any]
+        self, state: State, about: LedgerEntry, seen: View, reason: str, evidence: Mapping[str, Any]
     ) -> LedgerEntry:
         return self.world.ledger.append(
             about.model, state, version=about.version, run_id=about.run_id, workflow=self.world.workflow,
-            by=self.world.workflow, reason=reason, evidence=evidence, after=after, at=self.world.now(),
+            by=self.world.workflow, reason=reason, evidence=evidence, after=seen[0], now=seen[1], at=self.world.now(),
         )  # fmt: skip
 
     def _serve(self, entry: LedgerEntry, *, as_it_was: bool = False) -> Serving:

@@ -15,8 +15,8 @@ from contracts.errors import Finding, StageError
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
-from steps.ledger_chain import GENESIS, chained, check_chain, from_row
-from steps.ledger_rows import Rows, SqlRows, UniqueViolationError
+from steps.ledger_chain import GENESIS, chained, check_chain
+from steps.ledger_rows import Rows, SqlRows, UniqueViolationError, View
 
 _ENDED_BY: Mapping[State | Note, tuple[str, str]] = {
     State.RETIRED: ("serves now", "replaced_by"),
@@ -80,7 +80,7 @@ class Ledger:
 
     def entries(self, model: str) -> list[LedgerEntry]:
         """Return all entries of a model, oldest first."""
-        return [from_row(row) for row in self._rows.rows(model)]
+        return self._rows.entries(model)
 
     def try_append(self) -> None:
         """Write an entry that nobody sees, and take it back."""
@@ -94,7 +94,7 @@ class Ledger:
         """Return where all versions of a model stand."""
         return self._rows.look(model)[1]
 
-    def look(self, model: str) -> tuple[LedgerEntry | None, lifecycle.Standing]:
+    def look(self, model: str) -> View:
         """Return the newest entry and where all versions stand, at one moment."""
         return self._rows.look(model)
 
@@ -119,6 +119,7 @@ class Ledger:
         evidence: Mapping[str, Any],
         after: LedgerEntry | None,
         at: datetime,
+        now: lifecycle.Standing | None = None,
     ) -> LedgerEntry:
         """Write one transition, if `after` is still the newest entry, and return its entry.
 
@@ -131,6 +132,8 @@ class Ledger:
             What the decision rests on; must be plain JSON (finite numbers).  Never cells of sensitive columns.
         after : LedgerEntry or None
             The newest entry when the decision was made; None for the first of a model.
+        now : Standing, optional
+            Where the versions stood then; looked up when left out.  The table sees to it that `after` is still newest.
 
         Raises
         ------
@@ -139,9 +142,11 @@ class Ledger:
         IllegalTransition
             The state machine has no such step; see `steps.lifecycle`.
         """
-        head, now = self._rows.look(model, version)
-        if (head.id if head else None) != (after.id if after else None):
-            raise self._lost(model, after)
+        head = after
+        if now is None:
+            head, now = self._rows.look(model, version)
+            if (head.id if head else None) != (after.id if after else None):
+                raise self._lost(model, after)
         common: dict[str, Any] = {"model": model, "workflow": workflow, "by": by, "at": at}
         written: list[LedgerEntry] = []
         for change, changed in lifecycle.changes(now, state, version, at):
@@ -162,8 +167,8 @@ class Ledger:
             raise self._lost(model, after) from None
         return written[-1]
 
-    def hold(self, entry: LedgerEntry) -> LedgerEntry:
-        """Return the newest entry to append after, while `entry` is still the latest of its version.
+    def hold(self, entry: LedgerEntry) -> View:
+        """Return the newest entry to append after, and where the versions stand, while `entry` is its version's latest.
 
         Deploy calls it before each effect and before it says *serving*: entries of other versions do not disturb a
         release, a takeover of its own does.
@@ -177,7 +182,7 @@ class Ledger:
         latest = now.latest.get(entry.version)
         if head is None or latest is None or latest.id != entry.id:
             raise LostRace(entry.model, latest)
-        return head
+        return head, now
 
     def exclusively(self, model: str) -> AbstractContextManager[None]:
         """Hold the lock under which entries of a model are written: for an effect elsewhere that must not happen twice.
@@ -196,11 +201,11 @@ class Ledger:
         LostRace, IllegalTransition
             As `append`; also when that release ended by itself meanwhile.
         """
-        after = self.hold(releasing)
+        after, now = self.hold(releasing)
         evidence = {lifecycle.TAKEOVER: releasing.id, "workflow": releasing.workflow}
         return self.append(
             releasing.model, State.FAILED, version=releasing.version, run_id=releasing.run_id, workflow=workflow, by=by,
-            reason=reason, evidence=evidence, after=after, at=at,
+            reason=reason, evidence=evidence, after=after, at=at, now=now,
         )  # fmt: skip
 
     def verify(self, model: str, *, head: str = "") -> list[Finding]:

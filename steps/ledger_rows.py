@@ -59,8 +59,11 @@ class Rows(Protocol):
     def models(self) -> list[str]:
         """Return the names of all models that have entries."""
 
+    def entries(self, model: str) -> list[LedgerEntry]:
+        """Return all entries of a model, oldest first."""
+
     def rows(self, model: str) -> list[Row]:
-        """Return all entries of a model as they are stored, oldest first."""
+        """Return all entries of a model as they are stored, oldest first: what was tampered with included."""
 
     def look(self, model: str, version: int | None = None) -> View:
         """Return the newest entry and where the versions stand: all, or those that matter to `version`."""
@@ -91,6 +94,10 @@ class SqlRows:
         """Return the names of all models that have entries."""
         with self._database.read() as connection:
             return list(connection.scalars(select(ENTRIES.c.model).distinct().order_by(ENTRIES.c.model)))
+
+    def entries(self, model: str) -> list[LedgerEntry]:
+        """Return all entries of a model, oldest first."""
+        return [from_row(row) for row in self.rows(model)]
 
     def rows(self, model: str) -> list[Row]:
         """Return all entries of a model as they are stored, oldest first."""

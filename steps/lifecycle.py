@@ -234,17 +234,21 @@ def known_alias(now: Standing) -> int | None:
     return int(named) if named is not None else None
 
 
+def alias_is_to_follow(now: Standing) -> bool:
+    """Whether a version began to serve, or a person recalled the alias, since it was last set or found moved."""
+    if now.serving is None:
+        return False
+    return now.alias is None or now.alias.number < now.serving.number or now.alias.state is Note.ALIAS_RECALLED
+
+
 def judge_alias(now: Standing, observed: int | None) -> AliasAct:
     """Say what is to be done about the alias, from the version that it names.
 
-    It is to follow when a version began to serve, or a person recalled it, since it was last set or found moved.  Then
-    what it named before is a crash's doing and is mended; any other change is somebody else's: entered, and left alone.
+    While it is to follow, what it named before is a crash's doing and is mended; any other change is somebody else's:
+    entered, and left alone.
     """
-    serving, alias = now.serving, now.alias
-    follows = serving is not None and (
-        alias is None or alias.number < serving.number or alias.state is Note.ALIAS_RECALLED
-    )
-    if serving is not None and follows and observed == serving.version:
+    follows = alias_is_to_follow(now)
+    if now.serving is not None and follows and observed == now.serving.version:
         return AliasAct.CONFIRM
     if observed != known_alias(now):
         return AliasAct.ENTER_MOVE

@@ -143,7 +143,7 @@ class _Decision:
         return self.world.ledger.append(
             self.world.pipeline.name, state, version=self.version, run_id=self.run_id, workflow=self.world.workflow,
             by=requester(self.inputs), reason=reason, evidence=evidence,
-            after=self.entries[-1] if self.entries else None, at=self.world.now(),
+            after=self.entries[-1] if self.entries else None, now=self.now, at=self.world.now(),
         )  # fmt: skip
 
     def _outputs(self, decision: Promotion, entry: LedgerEntry | None, reason: str) -> Promote.Outputs:

@@ -161,7 +161,7 @@ def test_a_release_goes_on_while_other_versions_are_registered(ledger: Ledger) -
     write(ledger, State.APPROVED, 1)
     releasing = write(ledger, State.RELEASING, 1)
     write(ledger, State.REGISTERED, 2)
-    assert write(ledger, State.SERVING, 1, after=ledger.hold(releasing)).version == 1
+    assert write(ledger, State.SERVING, 1, after=ledger.hold(releasing)[0]).version == 1
 
 
 def test_a_release_that_was_taken_over_cannot_go_on_even_when_its_version_releases_again(ledger: Ledger) -> None:
