@@ -46,7 +46,10 @@ def only_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_uv()
     except ConfigError as error:
         pytest.skip(error.message)
-    own = {"UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_CACHE_DIR": str(folder / "cache")}
+    own = {
+        "UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_CACHE_DIR": str(folder / "cache"),
+        "PIP_FIND_LINKS": str(folder), "PIP_NO_INDEX": "1",
+    }  # fmt: skip
     for name, value in own.items():
         monkeypatch.setenv(name, value)
 

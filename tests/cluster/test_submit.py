@@ -51,7 +51,7 @@ def retrain(cluster: Cluster, *words: str, cwd: Path = ROOT, code: int = 0) -> s
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "workflows.cli.main", *words],
-        cwd=cwd, env=environment, text=True, capture_output=True, check=False, timeout=600,
+        cwd=cwd, env=environment, text=True, capture_output=True, check=False, timeout=1500,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -112,7 +112,9 @@ def _retrain(*words: str, passes: tuple[int, ...] = (0,)) -> Any:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode in passes:
         return json.loads(done.stdout)
-    raise _kind(done.returncode)(f"`retrain {' '.join(words)}` ended with {done.returncode}")
+    raise _kind(done.returncode)(
+        f"`retrain {' '.join(words)}` ended with {done.returncode}", remedy="its own message above"
+    )
 
 
 def _kind(code: int) -> type[StageError]:
