@@ -39,7 +39,9 @@ def main() -> None:
     desk = Desk.open(options.pipeline, load_pipeline(options.pipeline))
     with warm_parent(wanted=options.warm) as parent:
         spawn = parent.spawn if parent else pods.spawn
-        run = runner.execute(cut_off(desk.manifests()), home=desk.home, images=desk.images(), spawn=spawn)
+        run = runner.execute(
+            cut_off(desk.manifests()), home=desk.home, images=desk.images(), spawn=spawn, at_once=desk.at_once()
+        )
     if run.phase != "Succeeded":
         sys.exit(f"{run.phase}: {run.message}")
     report = json.loads(next(desk.home.glob("store/reports/*/validation.json")).read_bytes())
