@@ -49,7 +49,7 @@ class _Depends(Parser):
         if token.text == "(":
             return self.group(")")
         if token.kind != "name":
-            raise self.unexpected(token)
+            raise token.unexpected()
         task, _, result = token.text.partition(".")
         if result and result not in RESULTS:
             raise LanguageError(f"{result} is none of {', '.join(RESULTS)}")

@@ -23,7 +23,6 @@ OPERATORS = {
 """Binding powers as in expr-lang 1.17."""
 UNARY = {"not": 50, "!": 50, "-": 90, "+": 90}
 _NEGATABLE = ("in", "contains", "startsWith", "endsWith", "matches")
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "t": ("a text", (str,)), "n": ("a number", (int, float)), "i": ("a whole number", (int,)),
     "b": ("true or false", (bool,)), "l": ("a list", (list,)), "m": ("a list or a map", (list, dict)),
@@ -36,11 +35,9 @@ def go_text(value: Any) -> str:
     """Write a value as Argo pastes it: text as it is, 2.0 as ``2``, lists and maps as JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "<nil>"}[value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return str(int(value))
-    return go_json(value)
+    return "<nil>" if value is None else go_json(value)
 
 
 def go_json(value: Any, *, sort_keys: bool = False) -> str:
@@ -49,9 +46,7 @@ def go_json(value: Any, *, sort_keys: bool = False) -> str:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value):
-        raise LanguageError(f"asInt: {value!r} is not a whole number")
-    return int(value)
+    return int(value) if not isinstance(value, str) or re.fullmatch(r"[+-]?\d+", value) else int("")
 
 
 def _extreme(choose: Callable[[Any], Any], values: Sequence[Any]) -> Any:
@@ -60,27 +55,20 @@ def _extreme(choose: Callable[[Any], Any], values: Sequence[Any]) -> Any:
 
 
 FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "asInt": ("a", _whole),
-    "asFloat": ("a", float),
-    "int": ("a", _whole),
-    "float": ("a", float),
+    **dict.fromkeys(("asInt", "int"), ("a", _whole)),
+    **dict.fromkeys(("asFloat", "float"), ("a", float)),
     "string": ("a", go_text),
     "min": ("a", lambda *values: _extreme(min, values)),
     "max": ("a", lambda *values: _extreme(max, values)),
     "abs": ("n", abs),
     "len": ("c", len),
-    "lower": ("t", str.lower),
-    "upper": ("t", str.upper),
-    "trim": ("t", str.strip),
     "split": ("t", str.split),
     "join": ("lt", lambda items, by="": by.join(_of_kind("t", item, "join") for item in items)),
     "toJson": ("a", go_json),
     "get": ("a", lambda value, key: _member(value, key, optional=True)),
-    "sprig.trim": ("t", str.strip),
-    "sprig.lower": ("t", str.lower),
-    "sprig.upper": ("t", str.upper),
-    "sprig.trimPrefix": ("t", lambda prefix, text: text.removeprefix(prefix)),
-    "sprig.trimSuffix": ("t", lambda suffix, text: text.removesuffix(suffix)),
+    **dict.fromkeys(("lower", "sprig.lower"), ("t", str.lower)),
+    **dict.fromkeys(("upper", "sprig.upper"), ("t", str.upper)),
+    **dict.fromkeys(("trim", "sprig.trim"), ("t", str.strip)),
     "sprig.replace": ("t", lambda old, new, text: text.replace(old, new)),
     "sprig.default": ("a", lambda default, value: value if value not in (None, "", 0, False) else default),
 }
@@ -125,8 +113,7 @@ def _apply(name: str, kinds: str, function: Callable[..., Any], values: Sequence
     except LanguageError:
         raise
     except (TypeError, ValueError, ArithmeticError, re.error):
-        shown = ", ".join(go_text(value) for value in values)
-        raise LanguageError(f"{name} has no value for {shown}") from None
+        raise LanguageError(f"{name} has no value for {', '.join(map(go_text, values))}") from None
 
 
 class _Expr(Parser):
@@ -138,7 +125,7 @@ class _Expr(Parser):
     FROM_THE_RIGHT = ("?", "**", "^")
 
     def power(self, token: Token) -> int:
-        negated = token == ("name", "not", token.at) and self.peek(1).text in _NEGATABLE
+        negated = token.text == "not" and self.peek(1).text in _NEGATABLE
         return OPERATORS["in"] if negated else super().power(token)
 
     def prefix(self, token: Token) -> Evaluate:
@@ -147,8 +134,9 @@ class _Expr(Parser):
             digits = text.replace("_", "")
             return constant(int(digits) if digits.isdigit() else float(digits))
         if token.kind == "string":
-            raw = text[0] == "`"
-            return constant(text[1:-1] if raw else re.sub(r"(?s)\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1]))
+            escapes = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+            read = re.sub(r"(?s)\\(.)", lambda match: escapes.get(match[1], match[1]), text[1:-1])
+            return constant(text[1:-1] if text[0] == "`" else read)
         if text in UNARY:
             return self._unary(text, self.expression(UNARY[text]))
         if token.kind == "name":
@@ -158,7 +146,7 @@ class _Expr(Parser):
         if text == "[":
             items = self.listed("]")
             return lambda env: [item(env) for item in items]
-        raise self.unexpected(token)
+        raise token.unexpected()
 
     def infix(self, left: Evaluate, token: Token, power: int) -> Evaluate:
         sign = token.text
@@ -190,12 +178,13 @@ class _Expr(Parser):
         if name == "sprig":
             self.take(".")
             name = f"sprig.{self.take().text}"
-        if self.accept("("):
-            if name not in FUNCTIONS:
-                raise LanguageError(f"unknown function {name}")
-            (kinds, function), arguments = FUNCTIONS[name], self.listed(")")
-            return lambda env: _apply(name, kinds, function, [argument(env) for argument in arguments])
-        return lambda env: _variable(env, name)
+        if self.peek().text != "(":
+            return lambda env: _variable(env, name)
+        self.take("(")
+        if name not in FUNCTIONS:
+            raise LanguageError(f"unknown function {name}")
+        (kinds, function), arguments = FUNCTIONS[name], self.listed(")")
+        return lambda env: _apply(name, kinds, function, [argument(env) for argument in arguments])
 
     @staticmethod
     def _unary(sign: str, value: Evaluate) -> Evaluate:

@@ -7,7 +7,6 @@ A language gives its tokens, its operators' powers, how an operand begins (`pref
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +28,10 @@ class Token(NamedTuple):
     text: str
     at: int
 
+    def unexpected(self) -> LanguageError:
+        """Return the error of this token in the wrong place."""
+        return LanguageError("unexpected end" if self.kind == "end" else f"unexpected {self.text!r} at {self.at}")
+
 
 def constant(value: Any) -> Evaluate:
     """Return what has the same value everywhere."""
@@ -42,23 +45,22 @@ class Parser:
     """A pattern whose named groups are the kinds of tokens; compiled when the first text is read."""
     OPERATORS: Mapping[str, int] = {}
     FROM_THE_RIGHT: tuple[str, ...] = ()
-    """Operators that join from the right."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[Token] = []
         self._at = 0
         for found in re.finditer(rf"(?P<blank>\s+)|{self.TOKENS}|(?P<none>.)", text, re.VERBOSE | re.DOTALL):
-            if found.lastgroup == "none":
-                raise LanguageError(f"unexpected {found[0]!r} at {found.start()}")
-            if found.lastgroup != "blank":
-                self._tokens.append(Token(found.lastgroup or "", found[0], found.start()))
+            token = Token(found.lastgroup or "", found[0], found.start())
+            if token.kind == "none":
+                raise token.unexpected()
+            self._tokens += [token] if token.kind != "blank" else []
         self._tokens.append(Token("end", "", len(text)))
 
     def parse(self) -> Evaluate:
         """Read the whole text."""
         value = self.expression()
         if self.peek().kind != "end":
-            raise self.unexpected(self.peek())
+            raise self.peek().unexpected()
         return value
 
     def expression(self, floor: int = 0) -> Evaluate:
@@ -69,13 +71,13 @@ class Parser:
             left = self.infix(left, token, power - (token.text in self.FROM_THE_RIGHT))
         return left
 
-    @abstractmethod
     def prefix(self, token: Token) -> Evaluate:
         """Read the operand that begins with `token`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def infix(self, left: Evaluate, token: Token, power: int) -> Evaluate:
         """Join `left` with what follows the operator `token`."""
+        raise NotImplementedError
 
     def power(self, token: Token) -> int:
         """Return the power of an operator, 0 where `token` is none."""
@@ -91,40 +93,30 @@ class Parser:
         """Return an operand of a logical operator."""
         return bool(value)
 
+    def listed(self, end: str) -> list[Evaluate]:
+        """Read what stands between commas, up to a closing sign."""
+        items: list[Evaluate] = []
+        while self.peek().kind == "string" or self.peek().text != end:
+            if items:
+                self.take(",")
+            items.append(self.expression())
+        self.take()
+        return items
+
     def group(self, end: str) -> Evaluate:
         """Read up to a closing sign, and take that."""
         value = self.expression()
         self.take(end)
         return value
 
-    def listed(self, end: str) -> list[Evaluate]:
-        """Read what stands between commas, up to a closing sign."""
-        items: list[Evaluate] = []
-        while not self.accept(end):
-            if items:
-                self.take(",")
-            items.append(self.expression())
-        return items
-
     def peek(self, ahead: int = 0) -> Token:
         """Return a coming token without taking it."""
         return self._tokens[min(self._at + ahead, len(self._tokens) - 1)]
 
     def take(self, text: str | None = None) -> Token:
-        """Take the next token, which must be `text` where that is given."""
+        """Take the next token, which must be the sign or name `text` where that is given."""
         token = self.peek()
         if text is not None and (token.text != text or token.kind == "string"):
-            raise self.unexpected(token)
+            raise token.unexpected()
         self._at += 1
         return token
-
-    def accept(self, text: str) -> bool:
-        """Take the next token if it is `text`."""
-        found = self.peek().text == text and self.peek().kind != "string"
-        self._at += found
-        return found
-
-    @staticmethod
-    def unexpected(token: Token) -> LanguageError:
-        """Return the error of a token in the wrong place."""
-        return LanguageError("unexpected end" if token.kind == "end" else f"unexpected {token.text!r} at {token.at}")

@@ -85,7 +85,7 @@ class _When(Parser):
             if token.text == "!":
                 return lambda env: not self.truth(value(env), "!")
             return lambda env: -_needs("modifier", "-", value(env))
-        raise self.unexpected(token)
+        raise token.unexpected()
 
     def infix(self, left: Evaluate, token: Token, power: int) -> Evaluate:
         right, sign = self.expression(power), token.text.lower()
