@@ -17,7 +17,7 @@ from contracts.settings import desk, variable
 from tests.datasets.make import penguins
 from workflows.cli.warm import WarmParent
 from workflows.local import pods
-from workflows.local.pods import Process
+from workflows.local.pods import Launch, Process
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,7 +85,7 @@ def start(tmp_path: Path, guard: tuple[int, int]) -> Callable[..., Process]:
         env = {**os.environ, **desk(folder, tmp_path), variable("pipeline"): str(tmp_path / "penguins.yaml")}
         env |= {variable("outputs"): str(folder / "out"), "TMPDIR": str(folder / "tmp"), **more}
         command = [sys.executable, "-m", "steps", *words]
-        return spawn(command, env=env, cwd=folder, log=folder / "log", guard=guard[1])
+        return spawn(Launch(command, env, cwd=folder, log=folder / "log"), guard[1])
 
     return call
 
@@ -140,9 +140,7 @@ def test_what_a_library_reads_early_or_another_program_starts_afresh(
 ) -> None:
     fresh = start(parent.spawn, "step", "no-stage", OMP_NUM_THREADS="1")
     assert (fresh.wait(), isinstance(fresh, subprocess.Popen)) == (64, True)
-    shell = parent.spawn(
-        ["sh", "-c", "exit 7"], env=os.environ, cwd=tmp_path, log=tmp_path / "shell.log", guard=guard[1]
-    )
+    shell = parent.spawn(Launch(["sh", "-c", "exit 7"], os.environ, tmp_path, log=tmp_path / "shell.log"), guard[1])
     assert shell.wait() == 7
 
 

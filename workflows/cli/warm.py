@@ -13,11 +13,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from steps import warm
-from workflows.local.pods import Process, spawn
+from workflows.local.pods import Launch, Process, spawn
 
 STEP = ("-m", "steps")
 _READ_EARLY = (
@@ -63,17 +63,15 @@ class WarmParent:
         """The parent's process id."""
         return self._process.pid
 
-    def spawn(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int,
-        result: Path | None = None,
-    ) -> Process:  # fmt: skip
+    def spawn(self, step: Launch, guard: int) -> Process:
         """Fork a step, or start it afresh where a fork would not be the same."""
-        if result is None and tuple(command[: len(self._start)]) == self._start and self._same(env):
-            request = {"words": list(command[len(self._start) :]), "environment": dict(env), "cwd": str(cwd)}
+        words = step.command[len(self._start) :]
+        if step.result is None and (*self._start, *words) == tuple(step.command) and self._same(step.env):
+            request = {"words": list(words), "environment": dict(step.env), "cwd": str(step.cwd)}
             with contextlib.suppress(OSError):  # the parent is gone, or the request is too long
-                if (forked := self._ask(json.dumps(request).encode(), log, guard)) is not None:
+                if (forked := self._ask(json.dumps(request).encode(), step.log, guard)) is not None:
                     return forked
-        return spawn(command, env=env, cwd=cwd, log=log, guard=guard, result=result)
+        return spawn(step, guard)
 
     def close(self) -> None:
         """End the parent."""

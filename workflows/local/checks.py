@@ -16,6 +16,8 @@ from workflows.local.when import holds
 
 Problems = Iterator[tuple[str, str]]
 """Path in the file and what is wrong there."""
+FACTS = ("status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result")
+"""What any task may be asked for besides its declared outputs."""
 
 
 def problems(program: Program, images: Images) -> Problems:
@@ -86,12 +88,11 @@ def _known(program: Program, template: Template, tag: str) -> bool:
         return tag.removeprefix("workflow.parameters.") in program.arguments
     if head in ("tasks", "steps") and rest != "name":
         name, _, what = rest.partition(".")
-        if (task := template.tasks.get(name)) is None:
-            return False
-        target = program.templates.get(task.template)
+        task = template.tasks.get(name)
+        target = program.templates.get(task.template) if task else None
         declared = {f"outputs.parameters.{p['name']}" for p in (target.outputs if target else ())}
-        facts = {"status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result"}
-        return what in facts | declared or (task.fans_out and what == "outputs.parameters")
+        listed = task is not None and task.fans_out and what == "outputs.parameters"
+        return task is not None and (what in {*FACTS, *declared} or listed)
     if head == "item":
         return any(task.fans_out for task in template.tasks.values())
     return head not in ("outputs", "pod", "node") or tag in ("pod.name", "node.name")
@@ -147,8 +148,8 @@ def _of_container(program: Program, template: Template, images: Images, static: 
 
 def _missing(program: Program, path: str, source: Manifest) -> Problems:
     """Find the object, or the key of it, that a source refers to and that is not there."""
-    if (found := program.referred(source)) is not None and not found[1].get("optional"):
-        what, reference, data = found
+    what, reference, data = program.referred(source)
+    if what and not reference.get("optional"):
         if data is None:
             yield path, f"there is no {what}"
         elif reference.get("key", "") not in {"", *data}:

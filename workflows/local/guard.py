@@ -2,8 +2,7 @@
 
 One small shell process holds the reading end of a pipe.  A step says its own process id into the pipe before it becomes
 the step's program (`wrap`), the runner takes the id back once the step has ended, and when the writing ends are all
-closed (the runner is gone), the guard kills the process groups that are left and removes the volumes.  The same on
-Linux and macOS.
+closed (the runner is gone), the guard kills the process groups that are left and removes the volumes.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from functools import cache
 from pathlib import Path
 
 _SHELL = "/bin/sh"
-PROC = Path("/proc")
-"""Linux; elsewhere psutil is asked."""
+PROC = Path("/proc")  # where there is none, psutil is asked
 _GUARD = """
 trap '' INT TERM HUP QUIT
 live=' '
@@ -29,8 +27,8 @@ done
 for pid in $live; do kill -s KILL -- "-$pid"; done
 exec rm -rf -- "$1"
 """
+# Standard input is the pipe's writing end until the program takes over: nothing is left open, and no race is lost.
 _STEP = 'echo "+ $$" >&0; exec "$@" </dev/null'
-"""Standard input is the pipe's writing end until the program takes over: nothing is left open, and no race is lost."""
 
 
 class Guard:

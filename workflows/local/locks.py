@@ -18,18 +18,16 @@ class Lock:
     def take(self, patience: float = 0.0) -> bool:
         """Take the lock unless somebody holds it for longer than `patience` seconds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file, until = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), time.monotonic() + patience
+        self._file, until = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    os.close(file)
+                    self.free()
                     return False
                 time.sleep(0.01)
-            else:
-                self._file = file
-                return True
 
     def free(self) -> None:
         """Give the lock back."""
@@ -39,8 +37,6 @@ class Lock:
 
     def is_held(self) -> bool:
         """Tell whether anybody holds it, without taking it for longer than that takes."""
-        if not self.path.exists():
-            return False
-        free = self.take()
+        free = not self.path.exists() or self.take()
         self.free()
         return not free

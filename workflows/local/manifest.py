@@ -21,8 +21,8 @@ from workflows.local.supported import Found, check
 Images = Mapping[str, Sequence[str]]
 """Image to the local words that take the place of its command's first word; no words: the command runs as it stands."""
 Manifest = Mapping[str, Any]
+# what a template holds, to the type of the node it makes
 KINDS = {"container": "Pod", "script": "Pod", "dag": "DAG", "steps": "Steps", "suspend": "Suspend"}
-"""What a template holds, to the type of the node it makes."""
 _RESULT = r"(?:tasks|steps)(?:\.([\w-]+)|\[['\"]([\w-]+)['\"]\])\.outputs\.result"
 
 
@@ -37,11 +37,11 @@ class Task:
         self.body = {key: raw[key] for key in ("arguments", "when", "withItems", "withParam") if key in raw}
         self.fans_out = "withItems" in raw or "withParam" in raw
         self.depends = Depends((), constant(True))
-        condition = raw.get("depends") or " && ".join(raw.get("dependencies") or ())
         if raw.get("depends") and raw.get("dependencies"):
             found.refuse(path, "has both depends and dependencies")
         try:
-            self.depends = compile_depends(condition) if condition else self.depends
+            if condition := raw.get("depends") or " && ".join(raw.get("dependencies") or ()):
+                self.depends = compile_depends(condition)
         except LanguageError as error:
             found.refuse(f"{path}.depends", str(error))
 
@@ -59,15 +59,14 @@ class Template:
         self.inputs: Sequence[Manifest] = (body.get("inputs") or {}).get("parameters") or ()
         self.outputs: Sequence[Manifest] = (body.get("outputs") or {}).get("parameters") or ()
         self.mutexes = mutexes(body)
-        self.groups = [[step.get("name", "") for step in group] for group in body.get("steps") or ()]
+        self.parallelism = None if body.get("parallelism") is None else int(body["parallelism"])
+        groups = body.get("steps") or [(body.get("dag") or {}).get("tasks") or ()]
+        path = f"{self.path}.{'steps' if 'steps' in body else 'dag.tasks'}"
+        self.groups = [[Task(raw, owner, f"{path}[{raw.get('name')}]", found) for raw in group] for group in groups]
         self.tasks: dict[str, Task] = {}
-        place = "steps" if self.groups else "dag.tasks"
-        steps = (step for group in body.get("steps") or () for step in group)
-        for raw in (*((body.get("dag") or {}).get("tasks") or ()), *steps):
-            task = Task(raw, owner, f"{self.path}.{place}[{raw.get('name')}]", found)
-            if task.name in self.tasks:
+        for task in (task for group in self.groups for task in group):
+            if self.tasks.setdefault(task.name, task) is not task:
                 found.refuse(task.path, "stands twice")
-            self.tasks[task.name] = task
         for task in self.tasks.values():
             for missing in (name for name in task.depends.tasks if name not in self.tasks):
                 found.refuse(f"{task.path}.depends", f"there is no task {missing}")
@@ -86,21 +85,19 @@ class Template:
     @cached_property
     def targets(self) -> list[str]:
         """Tasks that a DAG is judged by: those that no other one waits for."""
-        needed = {name for task in self.tasks.values() for name in task.depends.tasks}
-        return sorted(name for name in self.tasks if name not in needed)
+        return sorted(self.tasks.keys() - {name for task in self.tasks.values() for name in task.depends.tasks})
 
     @cached_property
-    def ancestors(self) -> dict[str, list[str]]:
+    def ancestors(self) -> dict[str, set[str]]:
         """Of each task, all that must end before it."""
-        found: dict[str, list[str]] = {}
-        for name, task in self.tasks.items():
-            queue = [needed for needed in task.depends.tasks if needed in self.tasks]
-            seen = set(queue)
+        before = {name: [o for o in task.depends.tasks if o in self.tasks] for name, task in self.tasks.items()}
+        found: dict[str, set[str]] = {name: set() for name in before}
+        for name, seen in found.items():
+            queue = list(before[name])
             for needed in queue:
-                more = [o for o in self.tasks[needed].depends.tasks if o in self.tasks and o not in seen]
-                seen.update(more)
-                queue += more
-            found[name] = queue
+                if needed not in seen:
+                    seen.add(needed)
+                    queue += before[needed]
         return found
 
 
@@ -111,19 +108,19 @@ class Program:
         self, main: Manifest, objects: Mapping[str, Mapping[str, Manifest]], entrypoint: str | None,
         given: Mapping[str, str], found: Found,
     ) -> None:  # fmt: skip
-        beside = {name: other for name, other in objects["WorkflowTemplate"].items() if other is not main}
+        beside = {name: o.get("spec") or {} for name, o in objects["WorkflowTemplate"].items() if o is not main}
         self.metadata, self.spec = main.get("metadata") or {}, main.get("spec") or {}
         self.name = self.metadata.get("name") or str(self.metadata.get("generateName", "workflow-")).rstrip("-")
         if name := (self.spec.get("workflowTemplateRef") or {}).get("name"):
             if name not in beside:
                 found.refuse("spec.workflowTemplateRef", f"there is no WorkflowTemplate {name!r}")
-            base = (beside.get(name) or {}).get("spec") or {}
+            base = beside.get(name, {})
             both = [p for spec in (base, self.spec) for p in (spec.get("arguments") or {}).get("parameters") or ()]
             self.spec = {**base, **self.spec, "arguments": {"parameters": list({p["name"]: p for p in both}.values())}}
         self.entrypoint = entrypoint or self.spec.get("entrypoint", "")
+        # the workflow's parameters; tags in them are not replaced yet
         self.arguments = parameters.arguments(self.spec, given, objects["ConfigMap"], found)
-        """The workflow's parameters; tags in them are not replaced yet."""
-        specs = {"": self.spec, **{name: other.get("spec") or {} for name, other in beside.items()}}
+        specs = {"": self.spec, **beside}
         templates = [Template(raw, name, found) for name, spec in specs.items() for raw in spec.get("templates") or ()]
         self.templates = {template.name: template for template in templates}
         self.config_maps = {
@@ -143,23 +140,22 @@ class Program:
         both = (*(self.spec.get("volumes") or ()), *(template.body.get("volumes") or ()))
         return {volume.get("name", ""): volume for volume in both}
 
-    def referred(self, source: Manifest) -> tuple[str, Manifest, Mapping[str, str] | None] | None:
-        """Return what a source refers to: kind and name of the object, the reference, and the data if it is there."""
+    def referred(self, source: Manifest) -> tuple[str, Manifest, Mapping[str, str] | None]:
+        """Return the object that a source names, if any, in words; the reference; the object's data if it is there."""
         for key, reference in source.items():
             if key.startswith(("configMap", "secret")) and isinstance(reference, dict):
                 name = reference.get("name") or reference.get("secretName") or ""
                 kind, objects = ("Secret", self.secrets) if key.startswith("s") else ("ConfigMap", self.config_maps)
                 return f"{kind} {name!r}", reference, objects.get(name)
-        return None
+        return "", {}, None
 
 
 def load(
     manifests: Sequence[Manifest], *, entrypoint: str | None, given: Mapping[str, str], images: Images
 ) -> tuple[Program, list[str]]:
-    """Read one Workflow, or one WorkflowTemplate, and the WorkflowTemplates, ConfigMaps and Secrets that it names.
+    """Read one Workflow, or one WorkflowTemplate, and the objects that it names; return it and what is not applied.
 
-    Returns the program and the paths of what is not applied.  Raises `ConfigError` with a finding, by its path in the
-    file, for all that is not known or cannot work.
+    Raises `ConfigError` with a finding, by its path in the file, for all that is not known or cannot work.
     """
     from workflows.local.checks import problems
 

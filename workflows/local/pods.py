@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,12 +25,9 @@ from workflows.local.schedule import NAMESPACE, Start
 from workflows.local.state import write_private
 from workflows.local.templating import paste, substitute
 
-WATCH_SECONDS = 0.25
-"""How often memory is looked at, where there is a limit."""
-NOT_FOUND = 127
-"""A shell's exit code for a command that is not there."""
-RESULT_BYTES = 256 * 1024
-"""Argo cuts a result to its last so many bytes."""
+WATCH_SECONDS = 0.25  # how often memory is looked at, where there is a limit
+NOT_FOUND = 127  # a shell's exit code for a command that is not there
+RESULT_BYTES = 256 * 1024  # Argo cuts a result to its last so many bytes
 _UNITS = {"": 1, "m": 0.001, "k": 1000} | {
     f"{unit}{binary}": (1024 if binary else 1000) ** power
     for power, unit in enumerate("KMGTPE", 1) for binary in ("", "i")
@@ -46,8 +43,7 @@ class Fate(NamedTuple):
 
     message: str
     phase: str = "Failed"
-    exit_code: str | None = ""
-    """Empty: the process's own; None: nobody saw one."""
+    exit_code: str | None = ""  # empty: the process's own; None: nobody saw one
 
 
 OOM_KILLED = Fate("main: OOMKilled (exit code 137)", exit_code="137")
@@ -60,37 +56,35 @@ def evicted(message: str = "The node was low on resource: memory.") -> Fate:
     return Fate(message, exit_code=None)
 
 
+class Launch(NamedTuple):
+    """What a step's process is made of; output is appended to `log`, standard output to `result` where there is one."""
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+    result: Path | None = None
+
+
 class Process(Protocol):
     """A started step: the head of a process group of its own."""
 
-    @property
-    def pid(self) -> int:
-        """Id of the process and of its group."""
+    pid: int
 
     def wait(self) -> int:
         """Block until it has ended, from any thread; return its exit code, -n for signal n."""
 
 
-class Spawn(Protocol):
-    """Starts a step.  Another one may fork it from a process that is warm already."""
-
-    def __call__(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int,
-        result: Path | None = None,
-    ) -> Process:  # fmt: skip
-        """Start `command`; say ``+ pid`` into `guard` before it runs (see `guard`).
-
-        Its output is appended to `log`; standard output to `result` where that is asked for.
-        """
+Spawn = Callable[[Launch, int], Process]
+"""Starts a step, which says ``+ pid`` into the guard before it runs; another one may fork it from a warm process."""
 
 
-def spawn(
-    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, guard: int, result: Path | None = None
-) -> Process:
+def spawn(step: Launch, guard: int) -> Process:
     """Start a step as a fresh process."""
-    with log.open("ab") as errors, (result or log).open("ab") as out:
+    with step.log.open("ab") as errors, (step.result or step.log).open("ab") as out:
+        words = Guard.wrap(step.command)
         return subprocess.Popen(
-            Guard.wrap(command), stdin=guard, stdout=out, stderr=errors, cwd=cwd, env=env, process_group=0
+            words, stdin=guard, stdout=out, stderr=errors, cwd=step.cwd, env=step.env, process_group=0
         )
 
 
@@ -98,63 +92,53 @@ class Pod:
     """One container, from the folders that its volumes need to what its process left."""
 
     process: Process
-    fate: Fate | None = None
-    """What the node gets in place of what the exit code says."""
-    code = 0
-    """Exit code of the process once it has ended: 128 + n for signal n."""
-    until: datetime | None = None
-    """When it is to be ended, or, with its fate settled, killed."""
+    fate: Fate | None = None  # what the node gets in place of what the exit code says
+    code = 0  # exit code of the process once it has ended: 128 + n for signal n
+    until: datetime | None = None  # when it is to be ended, or, with its fate settled, killed
 
     def __init__(
         self, start: Start, program: Program, images: Images, folder: Path, volumes: Path, inherited: Mapping[str, str]
     ) -> None:
         """Make its folders; raises `CannotStart` where its values do not make a process."""
         template, scope, work = start.template, start.scope, folder / "work"
-        self.node, self.volumes, self.log = start.node, volumes / start.node, folder / "logs" / f"{start.node}.log"
-        for place in (self.volumes, work, self.log.parent):
+        self.node, self.volumes, log = start.node, volumes / start.node, folder / "logs" / f"{start.node}.log"
+        for place in (self.volumes, work, log.parent):
             os.makedirs(place, mode=0o700, exist_ok=True)  # noqa: PTH103  on every step; half the time of Path.mkdir
         places = dict(_mount(program, template, self.volumes))
         container = substitute(_at(template.container, places), scope)
+        patches = [_patch(paste(o.get("podSpecPatch") or "{}", scope)) for o in (template.body, program.spec)]
+        memory = [((part.get("resources") or {}).get("limits") or {}).get("memory") for part in (*patches, container)]
+        times = [substitute(template.body.get(key), scope) for key in ("activeDeadlineSeconds", "timeout")]
         try:
-            owners = (template.body, program.spec)
-            patches = [_patch(paste(owner.get("podSpecPatch") or "{}", scope)) for owner in owners]
-            times = [substitute(template.body.get(key), scope) for key in ("activeDeadlineSeconds", "timeout")]
-            seconds = [parse_duration(text) for text in times if text not in (None, "")]
-            resources = [part.get("resources") or {} for part in (*patches, container)]
-            memory = [(part.get("limits") or {}).get("memory") for part in resources]
-            self.memory = next((parse_quantity(text) for text in memory if text), None)
-            """Bytes that its processes may hold together."""
+            self.memory = next((parse_quantity(text) for text in memory if text), None)  # bytes for all its processes
+            self.seconds = min((parse_duration(text) for text in times if text not in (None, "")), default=None)
         except ValueError as error:
             raise CannotStart(str(error)) from None
-        self.seconds: timedelta | None = min(seconds, default=None)
-        """How long it may run."""
         patched = [entry for patch in reversed(patches) for entry in patch.get("env") or ()]
         own = dict(_environment({**container, "env": [*container["env"], *patched]}, program, start.node))
-        self.environment = {**inherited, **own}
-        self.command = _command(container, images, own)
+        command = _command(container, images, own)
         if source := container.get("source"):
             write_private(self.volumes / ".source", source)  # no volume can be called so, nor as the result
-            self.command.append(str(self.volumes / ".source"))
-        self.result = self.volumes / ".result" if start.result else None
-        """Takes standard output in place of the log, where it is asked for."""
-        self.folder = Path(container.get("workingDir") or work)
+            command.append(str(self.volumes / ".source"))
+        cwd, result = Path(container.get("workingDir") or work), self.volumes / ".result" if start.result else None
+        self.launch = Launch(command, {**inherited, **own}, cwd, log, result)
         paths = {p["name"]: _place(p["valueFrom"]["path"], places) for p in template.outputs}
         self.outputs = {name: Path(paste(path, scope)) for name, path in paths.items()}
 
     def failure(self) -> tuple[int, str]:
         """Return the exit code and Argo's words for a step that failed."""
-        program = self.command[0]
-        if self.code == NOT_FOUND and shutil.which(program, path=self.environment.get("PATH")) is None:
+        program = self.launch.command[0]
+        if self.code == NOT_FOUND and shutil.which(program, path=self.launch.env.get("PATH")) is None:
             text = f'failed to find name in PATH: exec: "{program}": executable file not found in $PATH'
             return 64, f"main: Error (exit code 64): {text}"
         return self.code, f"main: Error (exit code {self.code})"
 
     def take_result(self) -> str | None:
         """Read what the step wrote to its standard output, and move it to the log; None if nobody asked."""
-        if self.result is None:
+        if self.launch.result is None:
             return None
-        data = self.result.read_bytes()
-        with self.log.open("ab") as log:
+        data = self.launch.result.read_bytes()
+        with self.launch.log.open("ab") as log:
             log.write(data)
         return data.removesuffix(b"\n")[-RESULT_BYTES:].decode(errors="replace")
 
@@ -180,18 +164,14 @@ def _mount(program: Program, template: Template, folder: Path) -> Iterator[tuple
     """Fill the volumes of a container; return the folder of each mountPath."""
     volumes = program.volumes(template)
     for mount in template.container.get("volumeMounts") or ():
+        what, reference, data = program.referred(volumes[mount["name"]])
         place = folder / mount["name"]
-        place.mkdir(exist_ok=True, mode=0o700)
-        if (found := program.referred(volumes[mount["name"]])) is not None:
-            _, source, data = found
-            for item in source.get("items") or [{"key": key, "path": key} for key in data or ()]:
-                (place / item["path"]).parent.mkdir(parents=True, exist_ok=True)
-                write_private(place / item["path"], (data or {}).get(item["key"], ""))
-        if mount.get("subPath"):
-            place = place / mount["subPath"]
-            if found is None:
-                place.mkdir(parents=True, exist_ok=True)
-        yield mount["mountPath"].rstrip("/"), place
+        inner = place / (mount.get("subPath") or "")
+        (place if what else inner).mkdir(parents=True, exist_ok=True, mode=0o700)
+        for item in reference.get("items") or [{"key": key, "path": key} for key in data or ()]:
+            (place / item["path"]).parent.mkdir(parents=True, exist_ok=True)
+            write_private(place / item["path"], (data or {}).get(item["key"], ""))
+        yield mount["mountPath"].rstrip("/"), inner
 
 
 def _at(container: Manifest, places: Mapping[str, Path]) -> dict[str, Any]:
@@ -214,19 +194,20 @@ def _place(text: str, places: Mapping[str, Path]) -> str:
 def _environment(container: Manifest, program: Program, node: str) -> dict[str, str]:
     """Return what the manifest gives a container: all that ``$(NAME)`` reads, whatever the process inherits besides."""
     env: dict[str, str] = {}
+    fields = {"metadata.name": node, "metadata.namespace": NAMESPACE}
     for entry in container.get("envFrom") or ():
-        found = program.referred(entry)
-        data = (found and found[2]) or {}
-        env |= {f"{entry.get('prefix', '')}{key}": value for key, value in data.items()}
+        _, _, data = program.referred(entry)
+        env |= {f"{entry.get('prefix', '')}{key}": value for key, value in (data or {}).items()}
     for entry in container["env"]:
-        name, source = entry["name"], entry.get("valueFrom") or {}
-        if "fieldRef" in source:
-            fields = {"metadata.name": node, "metadata.namespace": NAMESPACE}
-            env[name] = fields[source["fieldRef"]["fieldPath"]]
-        elif (found := program.referred(source)) is None:
-            env[name] = _expand(entry.get("value", ""), env)
-        elif (value := (found[2] or {}).get(found[1]["key"])) is not None:
-            env[name] = value
+        source = entry.get("valueFrom") or {}
+        what, reference, data = program.referred(source)
+        if what:
+            value = (data or {}).get(reference["key"])
+        elif "fieldRef" in source:
+            value = fields[source["fieldRef"]["fieldPath"]]
+        else:
+            value = _expand(entry.get("value", ""), env)
+        env |= {} if value is None else {entry["name"]: value}
     return env
 
 
@@ -261,9 +242,7 @@ class Pods:
     """The processes of one runner, each the head of a process group of its own; `running` goes by their nodes."""
 
     def __init__(self, ended: Callable[[str], None], start: Spawn, volumes: Path) -> None:
-        self._ended = ended
-        self._spawn = start
-        self._guard = Guard(str(volumes))
+        self._ended, self._spawn, self._guard = ended, start, Guard(str(volumes))
         self.running: dict[str, Pod] = {}
 
     def start(self, pod: Pod) -> None:
@@ -273,10 +252,7 @@ class Pods:
         """
         self._guard.revive([other.process.pid for other in self.running.values()])
         try:
-            pod.process = self._spawn(
-                pod.command, env=pod.environment, cwd=pod.folder, log=pod.log, guard=self._guard.stdin,
-                result=pod.result,
-            )  # fmt: skip
+            pod.process = self._spawn(pod.launch, self._guard.stdin)
         except (OSError, ValueError) as error:
             raise CannotStart(str(error)) from None
         self.running[pod.node] = pod
@@ -319,6 +295,5 @@ def _resident(group: int) -> int:
         head = psutil.Process(group)
         for process in (head, *head.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
-                if os.getpgid(process.pid) == group:
-                    total += process.memory_info().rss
+                total += process.memory_info().rss if os.getpgid(process.pid) == group else 0
     return total

@@ -16,8 +16,8 @@ from workflows.local.pratt import LanguageError
 from workflows.local.state import Node
 from workflows.local.templating import Scope
 
+# What is tried again; no failure of a process here is one of those that Argo calls transient.
 POLICIES = {"Always": ("Failed", "Error"), "OnFailure": ("Failed",), "OnError": ("Error",), "OnTransientError": ()}
-"""What is tried again; no failure of a process here is one of those that Argo calls transient."""
 _DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?"
 _SECONDS = {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -33,37 +33,24 @@ class Decision(NamedTuple):
 def decide(
     strategy: Mapping[str, Any], attempts: Sequence[Node], *, now: datetime, deadline: datetime | None
 ) -> Decision:
-    """Decide after the last of `attempts` failed.
+    """Decide after the last of `attempts`, which have all ended, failed; `strategy` has its tags replaced.
 
-    Parameters
-    ----------
-    strategy
-        The manifest's ``retryStrategy``, its tags replaced.
-    attempts
-        All attempts, the first one first; all have ended.
-    now, deadline
-        The time, and when the workflow must have ended.
-
-    Raises
-    ------
-    LanguageError
-        The expression cannot be evaluated.
+    Raises `LanguageError` where its expression cannot be evaluated.
     """
-    last = attempts[-1]
-    ended = last.finished or now
+    last, limit = attempts[-1], None if strategy.get("limit") is None else int(strategy["limit"])
     if deadline is not None and now > deadline:
         return Decision(last.phase, f"retry exceeded workflow deadline {deadline:%Y-%m-%d %H:%M:%S +0000 UTC}")
-    limit = None if strategy.get("limit") is None else int(strategy["limit"])
     if (backoff := strategy.get("backoff")) is not None:
-        wait = backoff_wait(backoff, len(attempts))
+        wait = _backoff_wait(backoff, len(attempts))
+        until = (last.finished or now) + wait
         if backoff.get("maxDuration"):
             latest = (attempts[0].started or now) + parse_duration(backoff["maxDuration"])
             if now > latest:
                 return Decision(last.phase, "Max duration limit exceeded")
-            if ended + wait > latest:
+            if until > latest:
                 return Decision(last.phase, "Backoff would exceed max duration limit")
-        if now < ended + wait and limit is not None and len(attempts) <= limit:
-            return Decision("", f"Backoff for {_spoken(wait)}", ended + wait)
+        if now < until and limit is not None and len(attempts) <= limit:
+            return Decision("", f"Backoff for {_spoken(wait)}", until)
     expression = strategy.get("expression", "")
     policy = strategy.get("retryPolicy") or ("Always" if expression else "OnFailure")
     if last.phase not in POLICIES[policy]:
@@ -79,16 +66,6 @@ def decide(
         if again is not True:
             return Decision(last.phase, "retryStrategy.expression evaluated to false")
     return Decision()
-
-
-def backoff_wait(backoff: Mapping[str, Any], attempts: int) -> timedelta:
-    """Return how long to wait after so many attempts: duration x factor^(attempts - 1), at most the cap."""
-    wait, factor = parse_duration(backoff["duration"]), int(backoff.get("factor") or 0)
-    cap = parse_duration(backoff["cap"]) if backoff.get("cap") else timedelta.max
-    try:
-        return min(wait * factor ** (attempts - 1) if factor > 0 else wait, cap)
-    except OverflowError:
-        return cap
 
 
 def variables(retries: int, last: Node | None) -> dict[str, str]:
@@ -111,8 +88,19 @@ def parse_duration(text: str | int) -> timedelta:
     return timedelta(seconds=sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
 
 
+def _backoff_wait(backoff: Mapping[str, Any], attempts: int) -> timedelta:
+    """Return duration x factor^(attempts - 1), at most the cap."""
+    wait, factor = parse_duration(backoff["duration"]), int(backoff.get("factor") or 0)
+    cap = parse_duration(backoff["cap"]) if backoff.get("cap") else timedelta.max
+    try:
+        return min(wait * factor ** (attempts - 1) if factor > 0 else wait, cap)
+    except OverflowError:
+        return cap
+
+
 def _spoken(wait: timedelta) -> str:
-    seconds = int(wait.total_seconds())
-    units = [(seconds // 3600, "hour"), (seconds % 3600 // 60, "minute"), (seconds % 60, "second")]
-    shown = units[next((index for index, (count, _) in enumerate(units) if count), 2) :]
-    return " ".join(f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in shown)
+    minutes, seconds = divmod(int(wait.total_seconds()), 60)
+    units = {"hour": minutes // 60, "minute": minutes % 60, "second": seconds}
+    first = next((name for name, count in units.items() if count), "second")
+    shown = list(units)[list(units).index(first) :]
+    return " ".join(f"{units[name]} {name}{'' if units[name] == 1 else 's'}" for name in shown)

@@ -4,9 +4,8 @@ One loop: advance the state, write it, do what it asks for, wait for what happen
 reached, Ctrl-C).  Called by the command line.  When nothing is left to wait for but somebody's answer to a suspended
 node, the loop ends too: `RunState.suspended` names the nodes, and `resume` takes the `answers`.
 
-Two seams.  `fate` is asked about each pod as it starts, by its Node, and may answer with the end that the pod comes to:
-`pods.OOM_KILLED`, `pods.evicted(message)`, `pods.DELETED`, or None for none (conformance tests inject faults so).
-`spawn` starts a step's process (`pods.Spawn`); another one may fork it from a warm parent.
+Two seams.  `fate` is asked about each pod as it starts, by its Node, and may answer with the `pods.Fate` that the pod
+comes to (conformance tests inject faults so).  `spawn` starts a step's process; another one may fork it.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ from workflows.local.manifest import Images, Program
 from workflows.local.state import Node, RunState
 
 GRACE_SECONDS = 10.0
-LOCK_SECONDS = 0.1
-"""How often a lock that another run holds is asked for."""
+LOCK_SECONDS = 0.1  # how often a lock that another run holds is asked for
 FROZEN = "manifest.json"
 CUT_OFF = pods.Fate("interrupted; a resume goes on from here")
 
 
 class Options(TypedDict, total=False):
-    """How a run is run."""
+    """How a run is run.
+
+    `environment` is what steps inherit (this process's own when left out); `on_change` is called with the state after
+    each transition; `grace` are the seconds a step may take to end when asked to (SIGTERM) before it is killed;
+    `answers` are what suspended nodes go on with, display name to output parameters; `at_once` says how much of a DAG
+    or steps may run at once here, by its template, where the manifest allows more.
+    """
 
     environment: Mapping[str, str]
-    """What steps inherit; this process's own environment when left out."""
     on_change: Callable[[RunState], None] | None
-    """Called with the state after each transition."""
     grace: float
-    """Seconds a step may take to end when asked to (SIGTERM); then it is killed."""
     answers: schedule.Answers
-    """What suspended nodes go on with: display name to output parameters."""
     fate: Callable[[Node], pods.Fate | None] | None
     spawn: pods.Spawn
     at_once: Mapping[str, int]
-    """How much of a DAG or steps may run at once here, by its template, where the manifest allows more."""
 
 
 def execute(
@@ -58,30 +57,11 @@ def execute(
     parameters: Mapping[str, str] | None = None, name: str | None = None, digest: str = "",
     **options: Unpack[Options],
 ) -> RunState:  # fmt: skip
-    """Run one Workflow or WorkflowTemplate to its end.
+    """Run one Workflow or WorkflowTemplate until it has ended, waits for an answer, or is interrupted.
 
-    Parameters
-    ----------
-    manifests
-        The object to run and the WorkflowTemplates, ConfigMaps and Secrets that it names, as read from YAML.
-    home
-        Folder that keeps runs and locks.
-    images
-        Image to the local words that take the place of its command's first word.
-    entrypoint, parameters
-        Another way in than the manifest's own, and values for the workflow's parameters.
-    name, digest
-        Name of the run, made from the manifest's when left out, and what `state.find_unfinished` may find it by.
-
-    Returns
-    -------
-    RunState
-        Ended, ``interrupted`` or ``suspended``.
-
-    Raises
-    ------
-    ConfigError
-        Before anything starts: what the manifest holds is not supported or cannot work.
+    `manifests` are the object to run and those that it names, as read from YAML; `home` is the folder of runs and
+    locks; `digest` is what `state.find_unfinished` may find the run by.  Raises `ConfigError`, before anything starts,
+    where the manifest holds what is not supported or cannot work.
     """
     program, not_applied = manifest.load(manifests, entrypoint=entrypoint, given=parameters or {}, images=images)
     now = datetime.now(UTC)
@@ -94,9 +74,7 @@ def execute(
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
-        from contracts.errors import ConfigError
-
-        raise ConfigError(f"there is a run {run.name} already", remedy="resume it, or take another name") from None
+        raise _refusal(f"there is a run {run.name} already", "resume it, or take another name") from None
     # Kept beside the state, so that a resume runs what was started.  Of a Secret its name only; a credential in a
     # ConfigMap or a parameter would be kept, hence the file's mode.
     kept = [
@@ -115,31 +93,34 @@ def resume(
     `secrets` are the Secrets of the run once more: their data is not kept with it.  Raises `ConfigError` where there is
     no such run, its runner is still at work, a Secret is missing, or an answer's node is not suspended.
     """
-    from contracts.errors import ConfigError
-
     run = state.load(home, name)
     if run.finished is not None:
         return run
     for node in options.get("answers", {}).keys() - set(run.suspended):
-        waiting = ", ".join(run.suspended) or "none"
-        raise ConfigError(f"{name} has no suspended node {node}", remedy=f"suspended: {waiting}")
+        raise _refusal(f"{name} has no suspended node {node}", f"suspended: {', '.join(run.suspended) or 'none'}")
     kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
-    known = {secret["metadata"]["name"] for secret in secrets}
-    for missing in (m["metadata"]["name"] for m in kept if m["kind"] == "Secret"):
-        if missing not in known:
-            raise ConfigError(f"{name} needs its Secret {missing} again", remedy="secrets are not kept with a run")
+    needed = {m["metadata"]["name"] for m in kept if m["kind"] == "Secret"}
+    for missing in sorted(needed - {secret["metadata"]["name"] for secret in secrets}):
+        raise _refusal(f"{name} needs its Secret {missing} again", "secrets are not kept with a run")
     manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
     program, _ = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
     return _run(program, run, home, images, options)
 
 
+def _refusal(message: str, remedy: str) -> Exception:
+    from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
+
+    return ConfigError(message, remedy=remedy)
+
+
 def _run(program: Program, run: RunState, home: Path, images: Images, options: Options) -> RunState:
     own = Lock(state.run_folder(home, run.name) / "lock")
     if not own.take(patience=0.2):  # who looks whether it is held holds it for a moment
-        from contracts.errors import ConfigError
-
-        raise ConfigError(f"{run.name} is running already", remedy="`retrain status` shows it")
+        raise _refusal(f"{run.name} is running already", "`retrain status` shows it")
     try:
+        for name in options.get("at_once", {}).keys() & program.templates.keys():
+            here, there = options["at_once"][name], program.templates[name].parallelism
+            program.templates[name].parallelism = min(here, there or here)
         nodes = {key: _set_back(node) for key, node in run.nodes.items()}
         run = run._replace(interrupted=False, message="", nodes=nodes)
         return _Runner(program, run, home, images, options).loop()
@@ -163,8 +144,8 @@ class _Runner:
     def __init__(self, program: Program, run: RunState, home: Path, images: Images, options: Options) -> None:
         self.program, self.run, self.home, self.images, self.options = program, run, home, images, options
         self.known = schedule.global_values(program, run)
+        # nodes whose process has ended; empty for Ctrl-C (it may be put to in a signal handler)
         self.happened: queue.SimpleQueue[str] = queue.SimpleQueue()
-        """Nodes whose process has ended; empty for Ctrl-C (it may be put to in a signal handler)."""
         self.folder = state.run_folder(home, run.name)
         for left in self.folder.glob("volumes-*"):  # of a runner and a guard that were both killed
             shutil.rmtree(left, ignore_errors=True)
@@ -182,9 +163,8 @@ class _Runner:
                 while True:
                     wake = None if self.interrupts else self._advance()
                     self._write()
-                    idle = not self.pods.running
                     waits = bool(self.run.suspended) and wake is None
-                    if self.run.finished is not None or (idle and (waits or self.interrupts)):
+                    if self.run.finished is not None or (not self.pods.running and (waits or self.interrupts)):
                         return self.run
                     self._wait(wake)
         finally:
@@ -202,12 +182,12 @@ class _Runner:
 
     def _advance(self) -> datetime | None:
         """Take the state as far as it goes now; return when to look again."""
+        answers = self.options.get("answers", {})
         while True:
             now = datetime.now(UTC)
             step = schedule.Walk(
-                self.program, self.run, self.known, held=self.locks, now=now, answers=self.options.get("answers", {}),
-                at_once=self.options.get("at_once", {}),
-            ).advance()  # fmt: skip
+                self.program, self.run, self.known, held=self.locks, now=now, answers=answers
+            ).advance()
             if step.run != self.run:
                 self.run = step.run
             for node in [key for key in self.locks if key and self.run.nodes[key].fulfilled]:
@@ -219,8 +199,8 @@ class _Runner:
             for node in step.stop:
                 self._stop(self.pods.running[node], pods.Fate(schedule.DEADLINE))
             if not any(taken) and all(started):
-                soon = [now + timedelta(seconds=LOCK_SECONDS)] if taken else []
-                return min([*soon, *([step.wake] if step.wake else [])], default=None)
+                soon = now + timedelta(seconds=LOCK_SECONDS) if taken else None
+                return min((time for time in (soon, step.wake) if time is not None), default=None)
 
     def _start(self, start: schedule.Start) -> bool:
         """Start a pod; False when it could not and its node has ended in Error."""
@@ -260,25 +240,25 @@ class _Runner:
 
     def _ended(self, pod: pods.Pod) -> None:
         """Enter how a pod ended."""
-        fate, code = pod.fate, pod.code
-        node = self.run.nodes[pod.node]._replace(pid=None, pid_started="")
-        if fate == CUT_OFF and code != 0:
+        fate, code, node = pod.fate, str(pod.code), self.run.nodes[pod.node]._replace(pid=None, pid_started="")
+        if fate == CUT_OFF and pod.code != 0:
             pod.discard()
             self.run = self.run.with_node(node._replace(phase="Pending", message=CUT_OFF.message))
             return
         template = self.program.templates[node.template]
         outputs, missing = parameters.outputs(template.outputs, pod.outputs)
-        node = node._replace(phase="Succeeded", finished=datetime.now(UTC), outputs=outputs, result=pod.take_result())
-        node = node._replace(exit_code=str(code))
+        node = node._replace(finished=datetime.now(UTC), outputs=outputs, result=pod.take_result(), exit_code=code)
         if fate is not None and fate != CUT_OFF:
-            exit_code = str(code) if fate.exit_code == "" else fate.exit_code
-            node = node._replace(phase=fate.phase, message=fate.message, exit_code=exit_code, outputs={}, result=None)
-        elif code != 0:
-            code, message = pod.failure()
-            node = node._replace(phase="Failed", message=message, exit_code=str(code))
+            seen = code if fate.exit_code == "" else fate.exit_code
+            node = node._replace(phase=fate.phase, message=fate.message, exit_code=seen, outputs={}, result=None)
+        elif pod.code != 0:
+            failed, message = pod.failure()
+            node = node._replace(phase="Failed", message=message, exit_code=str(failed))
         elif missing:
             message = f"wait: Error (exit code 64): open /mainctrfs{missing[0]}: no such file or directory"
             node = node._replace(phase="Error", message=message)
+        else:
+            node = node._replace(phase="Succeeded")
         pod.discard()
         told = {**self.run.outputs, **template.told_to_all(node.outputs)}
         self.run = self.run.with_node(node)._replace(outputs=told)
@@ -319,10 +299,8 @@ class _Runner:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Turn Ctrl-C and SIGTERM into an event.  Only the main thread may; elsewhere its owner decides."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main else ()
         before = {number: signal.signal(number, lambda *_: self.happened.put("")) for number in numbers}
         try:
             yield

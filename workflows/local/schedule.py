@@ -27,14 +27,12 @@ Answers = Mapping[str, Mapping[str, str]]
 
 
 class Start(NamedTuple):
-    """A pod that is to start now."""
+    """A pod that is to start now: its node, all that its container may name, whether standard output is an output."""
 
     node: str
     template: Template
     scope: Scope
-    """All that its container may name."""
     result: bool
-    """Whether its standard output is an output."""
 
 
 class Advance(NamedTuple):
@@ -42,12 +40,9 @@ class Advance(NamedTuple):
 
     run: RunState
     starts: list[Start]
-    wanted: Mapping[str, list[str]]
-    """Locks that are needed to go on: names by the node that waits for them, the workflow itself being ``""``."""
-    stop: list[str]
-    """Running pods whose time is up with the workflow's."""
-    wake: datetime | None
-    """When to look again although nothing happened."""
+    wanted: Mapping[str, list[str]]  # names of the locks that a node waits for; the workflow itself is ``""``
+    stop: list[str]  # running pods whose time is up with the workflow's
+    wake: datetime | None  # when to look again although nothing happened
 
 
 def global_values(program: Program, run: RunState) -> dict[str, str]:
@@ -75,16 +70,14 @@ def global_values(program: Program, run: RunState) -> dict[str, str]:
 class Walk:
     """One walk from the root, on copies: the state it was given stays as it was.
 
-    `known` is what `global_values` returned, `held` are the nodes whose locks are held; `at_once` is as in
-    `runner.Options`.
+    `known` is what `global_values` returned, `held` are the nodes whose locks are held.
     """
 
     def __init__(
         self, program: Program, run: RunState, known: Mapping[str, str], *, held: Mapping[str, Any], now: datetime,
-        answers: Answers, at_once: Mapping[str, int],
+        answers: Answers,
     ) -> None:  # fmt: skip
         self.program, self.run, self.held, self.now, self.answers = program, run, held, now, answers
-        self.at_once = at_once
         self.nodes = dict(run.nodes)
         self.outputs = dict(run.outputs)
         self.globals = {**known, **_told(run.outputs)}
@@ -200,7 +193,7 @@ class Walk:
             return node
         node = self._begun(node)
         try:
-            return graph.run(self, node, template, scope)
+            return graph.Graph(self, node, template, scope).run()
         except LanguageError as error:
             raise self._broken(node, str(error)) from None
 
@@ -270,16 +263,13 @@ class Walk:
     def _is_full(self, boundary: str) -> bool:
         """Tell whether as much runs as the workflow, or the DAG or steps around, may run at once."""
         limit = self.program.spec.get("parallelism")
-        around = self._template_of(boundary) if boundary else None
-        own = around.body.get("parallelism") if around else None
-        if around and (here := self.at_once.get(around.name)) is not None:
-            own = min(here, int(own or here))
+        own = self._template_of(boundary).parallelism if boundary else None
         if limit is None and own is None:
             return False
         active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
         pods = [node for node in active if node.type == "Pod" and node.id not in self.wanted]
         siblings = [node for node in active if node.boundary == boundary and node.type in ("Pod", "Steps", "DAG")]
-        return (limit is not None and len(pods) >= int(limit)) or (own is not None and len(siblings) >= int(own))
+        return (limit is not None and len(pods) >= int(limit)) or (own is not None and len(siblings) >= own)
 
     def _template_of(self, key: str) -> Template:
         return self.program.templates[self.nodes[key].template]

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from workflows.local.locks import Lock
 
-FORMAT = 3
-"""Version of the state file; another one is refused, never guessed at."""
+FORMAT = 3  # of the state file; another one is refused, never guessed at
 COMPLETED = ("Succeeded", "Failed", "Error")
 FULFILLED = (*COMPLETED, "Skipped", "Omitted")
 BAD = ("Failed", "Error")
@@ -34,26 +33,20 @@ class Node(NamedTuple):
     type: str
     phase: str
     message: str = ""
-    template: str = ""
-    """Its name; ``object/name`` when it is another WorkflowTemplate's."""
+    template: str = ""  # its name; ``object/name`` when it is another WorkflowTemplate's
     boundary: str = ""
     started: datetime | None = None
     finished: datetime | None = None
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, str] = {}
     exit_code: str | None = None
-    result: str | None = None
-    """What it wrote to its standard output, if somebody asks for it."""
+    result: str | None = None  # what it wrote to its standard output, if somebody asks for it
     children: tuple[str, ...] = ()
-    outbound: tuple[str, ...] = ()
-    """Where what follows a DAG or steps is attached."""
-    retried: bool = False
-    """It is one attempt of a Retry node."""
-    hooked: bool = False
-    """It belongs to an exit handler."""
+    outbound: tuple[str, ...] = ()  # where what follows a DAG or steps is attached
+    retried: bool = False  # it is one attempt of a Retry node
+    hooked: bool = False  # it belongs to an exit handler
     pid: int | None = None
-    pid_started: str = ""
-    """Identify the process of a running pod, so that a leftover can be ended and no stranger."""
+    pid_started: str = ""  # with the id: the process of a running pod, so that a leftover can be ended and no stranger
 
     @property
     def fulfilled(self) -> bool:
@@ -66,8 +59,7 @@ class RunState(NamedTuple):
 
     name: str
     uid: str
-    workflow_template: str
-    """Name of the object that was run."""
+    workflow_template: str  # name of the object that was run
     entrypoint: str
     parameters: Mapping[str, str]
     created: datetime
@@ -76,14 +68,10 @@ class RunState(NamedTuple):
     started: datetime | None = None
     finished: datetime | None = None
     nodes: Mapping[str, Node] = {}
-    outputs: Mapping[str, str] = {}
-    """Outputs with a `globalName`."""
-    not_applied: tuple[str, ...] = ()
-    """Fields of the manifest that only a cluster can honour."""
-    digest: str = ""
-    """What the caller knows this run by; see `find_unfinished`."""
-    interrupted: bool = False
-    """The runner was asked to stop; `resume` goes on from here."""
+    outputs: Mapping[str, str] = {}  # those with a `globalName`
+    not_applied: tuple[str, ...] = ()  # fields of the manifest that only a cluster can honour
+    digest: str = ""  # what the caller knows this run by; see `find_unfinished`
+    interrupted: bool = False  # the runner was asked to stop; `resume` goes on from here
 
     @property
     def pipeline(self) -> str:
