@@ -16,8 +16,8 @@ from workflows.local.when import holds
 
 Problems = Iterator[tuple[str, str]]
 """Path in the file and what is wrong there."""
+# what any task may be asked for besides its declared outputs
 FACTS = ("status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result")
-"""What any task may be asked for besides its declared outputs."""
 
 
 def problems(program: Program, images: Images) -> Problems:

@@ -8,16 +8,14 @@ from typing import NamedTuple
 from workflows.local.pratt import Evaluate, LanguageError, Parser, Token
 
 RESULTS = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted", "Daemoned", "AnySucceeded", "AllFailed")
-BARE = {"Succeeded", "Skipped", "Daemoned"}
-"""A name alone: dependents of a skipped task run, dependents of an omitted one do not."""
+BARE = {"Succeeded", "Skipped", "Daemoned"}  # a name alone: dependents of a skipped task run, of an omitted one not
 
 
 class Depends(NamedTuple):
-    """The tasks that must have ended, in the order they are named, and the condition on how."""
+    """The tasks that must have ended, in the order they are named, and the condition on the set of results of each."""
 
     tasks: tuple[str, ...]
     holds: Evaluate
-    """From the set of results of each task named."""
 
 
 def compile_depends(text: str) -> Depends:

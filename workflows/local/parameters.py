@@ -11,8 +11,7 @@ from typing import Any
 
 from workflows.local.supported import Found
 
-LABEL = "workflows.argoproj.io/configmap-type"
-"""Argo reads parameters only from ConfigMaps whose label of this name says ``Parameter``."""
+LABEL = "workflows.argoproj.io/configmap-type"  # of ConfigMaps whose keys may be parameters; says ``Parameter``
 ConfigMaps = Mapping[str, Mapping[str, str]]
 
 

@@ -41,8 +41,7 @@ def constant(value: Any) -> Evaluate:
 class Parser:
     """Reads one text.  Of two operators, the one of greater power gets the operand between them."""
 
-    TOKENS = ""
-    """A pattern whose named groups are the kinds of tokens; compiled when the first text is read."""
+    TOKENS = ""  # a pattern whose named groups are the kinds of tokens
     OPERATORS: Mapping[str, int] = {}
     FROM_THE_RIGHT: tuple[str, ...] = ()
 
@@ -85,9 +84,8 @@ class Parser:
 
     def logical(self, sign: str, left: Evaluate, right: Evaluate) -> Evaluate:
         """Join by ``&&`` or ``||``; what is settled by the left is not asked of the right."""
-        if sign == "&&":
-            return lambda env: self.truth(left(env), sign) and self.truth(right(env), sign)
-        return lambda env: self.truth(left(env), sign) or self.truth(right(env), sign)
+        settled = sign == "||"
+        return lambda env: settled if self.truth(left(env), sign) is settled else self.truth(right(env), sign)
 
     def truth(self, value: Any, sign: str) -> bool:  # noqa: ARG002  languages with other values say which operator
         """Return an operand of a logical operator."""

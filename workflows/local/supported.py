@@ -10,8 +10,7 @@ from typing import Any
 
 USED = "used"
 CLUSTER = "not applied"
-FIELDS = ("metadata.name", "metadata.namespace")
-"""What a `fieldRef` may name."""
+FIELDS = ("metadata.name", "metadata.namespace")  # what a `fieldRef` may name
 Shape = dict[str, str | list[str]]
 """Field to: USED, CLUSTER, the name of a shape, or a list of one name (a list of such things)."""
 
@@ -86,7 +85,7 @@ SHAPES: dict[str, Shape] = {
 
 
 class Found:
-    """What a walk along the table found: (path, what is wrong), and paths of fields that are not applied."""
+    """What was found: (path, what is wrong), and paths of fields that are not applied."""
 
     def __init__(self) -> None:
         self.refused: list[tuple[str, str]] = []
