@@ -98,18 +98,37 @@ def own(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def remove(platform: Cluster) -> None:
     """Remove the namespace; where no provisioner takes its volumes back, empty them and hand them on."""
-    here = ("kubectl", "-n", NAMESPACE)
-    listed = platform.run(*here, "get", "pvc", "-o", "jsonpath={.items[*].spec.volumeName}").stdout.split()
-    kept = [name for name in listed if platform.get("pv", name)["spec"]["persistentVolumeReclaimPolicy"] == "Retain"]
-    folders = {"minio": "/data", "postgres": "/var/lib/postgresql/data"} if kept else {}
-    emptied = [
-        platform.run(*here, "exec", f"statefulset/{name}", "-c", name, "--", "find", place, "-mindepth", "1", "-delete")
-        for name, place in folders.items()
-    ]
+    there = Cluster(platform.kubeconfig, NAMESPACE)
+    claims = {claim["metadata"]["name"]: claim["spec"].get("volumeName", "") for claim in there.get("pvc")}
+    volumes = {name: platform.get("pv", volume) for name, volume in claims.items() if volume}
+    kept = {n: v for n, v in volumes.items() if v["spec"]["persistentVolumeReclaimPolicy"] == "Retain"}
+    emptied = bool(kept) and empty(there, list(kept))
     platform.run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=150s", timeout=180)
-    if all(done.returncode == 0 for done in emptied):
-        for name in kept:
-            platform.run("kubectl", "patch", "pv", name, "--type=merge", "-p", '{"spec": {"claimRef": null}}')
+    for volume in kept.values() if emptied else ():
+        patch = '{"spec": {"claimRef": null}}'
+        platform.run("kubectl", "patch", "pv", volume["metadata"]["name"], "--type=merge", "-p", patch)
+
+
+def empty(there: Cluster, claims: list[str]) -> bool:
+    """Remove all that lies on the volumes of claims, once nobody writes there any more."""
+    image = there.get("configmap", "platform-provision")["metadata"]["annotations"]["retrain/image"]
+    there.run("kubectl", "delete", "statefulset", "--all", "-n", NAMESPACE, "--timeout=120s", timeout=150)
+    there.run("kubectl", "wait", "pod", "-n", NAMESPACE, "--for=delete", "--timeout=120s", "minio-0", "postgres-0")
+    every = "pathlib.Path('/v').glob('*/*')"
+    wiped = f"import pathlib, shutil; [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in {every}]"
+    there.apply({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "emptying"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "main", "image": image, "command": ["python", "-c", wiped],
+                "securityContext": {"runAsUser": 0},
+                "volumeMounts": [{"name": name, "mountPath": f"/v/{name}"} for name in claims],
+            }],
+            "volumes": [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims],
+        },
+    })  # fmt: skip
+    return bool(until(lambda: there.get("pod", "emptying")["status"]["phase"] == "Succeeded", 180))
 
 
 def test_the_installer_may_do_nothing_outside_of_the_namespace(own: tuple[Cluster, str], platform: Cluster) -> None:
