@@ -5,13 +5,16 @@ A stage is given its pipeline file; whoever asks about a version months later ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_PRODUCTION
 from contracts.pipeline import load_pipeline
+from contracts.references import LedgerEntry
 from contracts.settings import Settings
 from steps.ledger import Ledger
 from steps.registry import Registry
@@ -19,10 +22,14 @@ from steps.storage import Storage
 from steps.tracking import PIPELINE
 from steps.world import World
 
+_SHORTEST = 7
+"""Characters that a shortened hash has at least; fewer digits are a version's number."""
+_HASHES = ("dataset_sha256", "code_commit", "artifact_sha256")
+
 
 @dataclass(frozen=True)
 class Reference:
-    """``[MODEL@]production``, ``[MODEL@]staging`` or ``[MODEL@]VERSION``."""
+    """``[MODEL@]production``, ``staging``, a version's number, or something of its making; see `Archive.version`."""
 
     model: str
     name: str
@@ -32,6 +39,18 @@ class Reference:
         """Read a reference; an empty `model` means the only one there is."""
         model, _, name = text.rpartition("@")
         return cls(model, name or ALIAS_PRODUCTION)
+
+
+def versions_made_of(entries: Sequence[LedgerEntry], what: str) -> list[int]:
+    """Return the versions with this run, workflow, dataset, commit or image in an entry; hashes may be shortened."""
+    found = {
+        entry.version
+        for entry in entries
+        if what in (entry.run_id, entry.workflow, entry.id)
+        or any(str(entry.evidence.get(key, "")).startswith(what) for key in _HASHES)
+        or what in str(entry.evidence.get("image", "")).partition("@")[2]
+    }
+    return sorted(found)
 
 
 class Archive:
@@ -87,25 +106,36 @@ class Archive:
             raise ConfigError(f"the run {run_id} has no pipeline file in MLflow any more", remedy="train again")
         return World(settings=self.settings, pipeline=load_pipeline(kept), pipeline_path=kept)
 
-    def version(self, name: str) -> int:
-        """Return the version that ``production``, another alias or a number names.
+    def version(self, name: str, at: datetime | None = None) -> int:
+        """Return the version that ``production``, another alias, a number or something of its making names.
 
-        `production` is what the ledger says, whatever the alias in MLflow does.
+        `production` is what the ledger says, of now or of a moment, whatever the alias in MLflow does.  Of its making
+        are the MLflow run, a workflow, the dataset's hash, a commit and an image's digest; hashes may be shortened.
 
         Raises
         ------
         ConfigError
-            It names none.
+            It names none, or several.
         """
         if name == ALIAS_PRODUCTION:
-            serving = self.ledger.serving(self.model)
+            serving = self.ledger.serving_at(self.model, at) if at else self.ledger.serving(self.model)
             if serving is None:
-                raise ConfigError(f"no version of {self.model} serves", remedy="name a version")
+                when = f"served at {at.isoformat()}" if at else "serves"
+                raise ConfigError(f"no version of {self.model} {when}", remedy="name a version")
             return serving.version
-        if name.isdigit():
+        if name.isdigit() and len(name) < _SHORTEST:
             return self._known(int(name))
+        if len(name) >= _SHORTEST and (made := versions_made_of(self.ledger.entries(self.model), name)):
+            if len(made) > 1:
+                raise ConfigError(
+                    f"{len(made)} versions of {self.model} have {name}", remedy=f"name one: {', '.join(map(str, made))}"
+                )
+            return made[0]
         if (version := self.registry.alias(name)) is None:
-            raise ConfigError(f"{self.model} has no alias {name!r}", remedy=f"a version or {ALIAS_PRODUCTION}")
+            raise ConfigError(
+                f"{self.model} has no alias {name!r}, and nothing of a version's making is called so",
+                remedy=f"a version, {ALIAS_PRODUCTION}, a run, workflow, dataset's hash, commit or image's digest",
+            )
         return version
 
     def _known(self, version: int) -> int:

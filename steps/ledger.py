@@ -82,6 +82,26 @@ class Ledger:
         """Return all entries of a model, oldest first."""
         return self._rows.entries(model)
 
+    def history(self, model: str, version: int, at: datetime | None = None) -> list[LedgerEntry]:
+        """Return the entries of one version, oldest first: all, or those up to a moment."""
+        entries = self._rows.about(model, version)
+        if at is None:
+            return entries
+        until = self._rows.until(model, lifecycle.moment_text(at))
+        return [entry for entry in entries if entry.number <= until]
+
+    def serving_at(self, model: str, at: datetime) -> LedgerEntry | None:
+        """Return the entry by which the version that served at a moment began to serve, None when none did.
+
+        Order comes from the ledger, not from clocks: the moment is that of the last entry with this time or before.
+        """
+        until = self._rows.until(model, lifecycle.moment_text(at))
+        serving = self._rows.last(model, State.SERVING, until)
+        if serving is None:
+            return None
+        later = (e for e in self._rows.about(model, serving.version) if serving.number < e.number <= until)
+        return None if any(entry.state is State.RETIRED for entry in later) else serving
+
     def try_append(self) -> None:
         """Write an entry that nobody sees, and take it back."""
         self._rows.try_insert()
@@ -208,12 +228,13 @@ class Ledger:
             reason=reason, evidence=evidence, after=after, at=at, now=now,
         )  # fmt: skip
 
-    def verify(self, model: str, *, head: str = "") -> list[Finding]:
+    def verify(self, model: str, *, head: str = "", heads: Mapping[int, str] | None = None) -> list[Finding]:
         """Check the chain of a model and return one finding for each entry that was changed, removed or moved.
 
-        Entries cut off at the end leave a whole chain; only a `head` kept elsewhere shows that.
+        Entries cut off at the end leave a whole chain, and so does a history that was written anew; only a `head`, or
+        the ids of several entries by number (`heads`), kept elsewhere show that.
         """
-        return check_chain(self._rows.rows(model), head=head)
+        return check_chain(self._rows.rows(model), head=head, heads=heads)
 
     def _lost(self, model: str, after: LedgerEntry | None) -> LostRace:
         before = after.id if after else GENESIS

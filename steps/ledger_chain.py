@@ -59,11 +59,8 @@ def from_row(row: Row) -> LedgerEntry:
     return LedgerEntry.model_validate({**row, "evidence": json.loads(row["evidence"])})
 
 
-def check_chain(rows: Sequence[Row], *, head: str = "") -> list[Finding]:
-    """Say what is wrong with the stored rows of one model, in order of `number`.
-
-    Entries cut off at the end leave a whole chain; only a `head` kept elsewhere shows that.
-    """
+def check_chain(rows: Sequence[Row], *, head: str = "", heads: Mapping[int, str] | None = None) -> list[Finding]:
+    """Say what is wrong with the stored rows of one model, in order of `number`; see `steps.ledger.Ledger.verify`."""
     found: list[Finding] = []
     ids = {row["id"] for row in rows}
     before, replay = GENESIS, _Replay()
@@ -82,6 +79,11 @@ def check_chain(rows: Sequence[Row], *, head: str = "") -> list[Finding]:
         if entry is not None and (objection := replay.take(entry)):
             found.append(Finding(where=where, what=objection))
         before = row["id"]
+    by_number = {row["number"]: row["id"] for row in rows}
+    for number, expected in sorted((heads or {}).items()):
+        if (there := by_number.get(number)) != expected:
+            what = f"is {there[:12]}, and was signed as {expected[:12]}" if there else "was signed, and is gone"
+            found.append(Finding(where=f"entry {number}", what=what))
     if head and before != head:
         found.append(Finding(where="the end", what=f"the newest entry is {before[:12]}, expected {head[:12]}"))
     return found

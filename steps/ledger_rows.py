@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 from uuid import uuid4
 
 from sqlalchemy import (
     Column,
-    Connection,
+    ColumnElement,
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    false,
     func,
     insert,
+    or_,
     select,
 )
 
@@ -47,6 +52,7 @@ ENTRIES = Table(
     UniqueConstraint("model", "number"),
     Index("ledger_version", "model", "version", "number"),
     Index("ledger_state", "model", "state", "number"),
+    Index("ledger_moment", "model", "at", "number"),
 )  # fmt: skip
 
 View = tuple[LedgerEntry | None, lifecycle.Standing]
@@ -64,6 +70,15 @@ class Rows(Protocol):
 
     def rows(self, model: str) -> list[Row]:
         """Return all entries of a model as they are stored, oldest first: what was tampered with included."""
+
+    def until(self, model: str, moment: str) -> int:
+        """Return the number of the last entry of that moment or before, 0 when there is none."""
+
+    def about(self, model: str, version: int) -> list[LedgerEntry]:
+        """Return the entries of one version, oldest first."""
+
+    def last(self, model: str, state: State, until: int) -> LedgerEntry | None:
+        """Return the last entry of a state up to a number."""
 
     def look(self, model: str, version: int | None = None) -> View:
         """Return the newest entry and where the versions stand: all, or those that matter to `version`."""
@@ -105,10 +120,36 @@ class SqlRows:
             found = connection.execute(select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number))
             return [dict(row) for row in found.mappings()]
 
+    def until(self, model: str, moment: str) -> int:
+        """Return the number of the last entry of that moment or before, 0 when there is none."""
+        c = ENTRIES.c
+        # the greatest number, not the latest moment: clocks are set back, and order comes from the ledger
+        query = select(func.max(c.number)).where(c.model == model, c.at <= moment)
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def about(self, model: str, version: int) -> list[LedgerEntry]:
+        """Return the entries of one version, oldest first."""
+        c = ENTRIES.c
+        query = select(ENTRIES).where(c.model == model, c.version == version).order_by(c.number)
+        with self._database.read() as connection:
+            return [from_row(dict(row)) for row in connection.execute(query).mappings()]
+
+    def last(self, model: str, state: State, until: int) -> LedgerEntry | None:
+        """Return the last entry of a state up to a number."""
+        c = ENTRIES.c
+        query = select(ENTRIES).where(c.model == model, c.state == state.value, c.number <= until)
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(c.number.desc()).limit(1)).mappings().first()
+        return from_row(dict(row)) if row else None
+
     def look(self, model: str, version: int | None = None) -> View:
         """Return the newest entry and where the versions stand, in one transaction."""
         with self._database.read() as connection:
-            return _head(connection, model), _standing(connection, model, version)
+            said = {"model": model} if version is None else {"model": model, "version": version}
+            found = connection.execute(_newest(of_all=version is None), said).mappings()
+            entries = [from_row(dict(row)) for row in found]
+        return (entries[-1] if entries else None), lifecycle.standing(entries)
 
     def insert(self, entries: Sequence[LedgerEntry]) -> None:
         """Add entries in one transaction; the table refuses a second one after the same."""
@@ -130,32 +171,25 @@ class SqlRows:
             yield
 
 
-def _head(connection: Connection, model: str) -> LedgerEntry | None:
-    query = select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number.desc()).limit(1)
-    row = connection.execute(query).mappings().first()
-    return from_row(dict(row)) if row else None
+@cache
+def _newest(*, of_all: bool) -> Select[Any]:
+    """Select the newest entry of a `model`, its newest note, and the newest transition of each version, in order.
 
-
-def _standing(connection: Connection, model: str, version: int | None = None) -> lifecycle.Standing:
-    """Read where versions stand: all of them, or only those that matter to a transition of `version`.
-
-    At most one version is in each state of `ONE_AT_A_TIME`, so these are the ones that entered those states last; found
-    by index, so that a decision costs the same however long the history is.
+    Of the versions all, or only those that matter to a transition of `version`.  At most one is in each state of
+    `ONE_AT_A_TIME`, so these are the ones that entered those states last; found by index, so that a decision costs the
+    same however long the history is.
     """
     c = ENTRIES.c
-    states = c.state.in_([state.value for state in State])
-    newest = select(func.max(c.number)).where(c.model == model, states).group_by(c.version)
-    if version is not None:
-        active = (
-            connection.scalar(
-                select(c.version).where(c.model == model, c.state == state.value).order_by(c.number.desc()).limit(1)
-            )
-            for state in lifecycle.ONE_AT_A_TIME
-        )
-        newest = newest.where(c.version.in_({version, *(v for v in active if v is not None)}))
-    notes = [
-        connection.scalar(select(func.max(c.number)).where(c.model == model, c.state == note.value)) for note in Note
-    ]
-    note = max((number for number in notes if number is not None), default=0)
-    query = select(ENTRIES).where(c.model == model, c.number.in_(newest) | (c.number == note)).order_by(c.number)
-    return lifecycle.standing(from_row(dict(row)) for row in connection.execute(query).mappings())
+    ours, number = c.model == bindparam("model"), func.max(c.number)
+    transitions = select(number).where(ours, c.state.in_([state.value for state in State]))
+    wanted = [select(number).where(ours)]
+    wanted += [select(number).where(ours, c.state == note.value) for note in Note]
+    every: ColumnElement[bool] = false()
+    if of_all:
+        every = c.number.in_(transitions.group_by(c.version))
+    else:
+        last = select(c.version).where(ours).order_by(c.number.desc()).limit(1)
+        active = [last.where(c.state == state.value).scalar_subquery() for state in lifecycle.ONE_AT_A_TIME]
+        wanted += [transitions.where(c.version == which) for which in (bindparam("version"), *active)]
+    one_of = or_(every, *(c.number == one.scalar_subquery() for one in wanted))
+    return select(ENTRIES).where(ours, one_of).order_by(c.number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,19 +107,21 @@ class Lineage(Contract):
     notes: tuple[str, ...] = ()
 
 
-def lineage(archive: Archive, name: str) -> Lineage:
+def lineage(archive: Archive, name: str, at: datetime | None = None) -> Lineage:
     """Answer for the version that `name` names; see `Archive.version`.
+
+    With a moment, as the ledger would have answered then: its state, what served, who had let it through.
 
     Raises
     ------
     ConfigError
         There is no such version.
     """
-    version = archive.version(name)
-    about = [entry for entry in archive.ledger.entries(archive.model) if entry.version == version]
+    version = archive.version(name, at)
+    about = archive.ledger.history(archive.model, version, at)
     history = [entry for entry in about if isinstance(entry.state, State)]
     run_id = history[0].run_id if history else archive.registry.run_of(version)
-    notes = [] if history else ["not in the ledger: registered by other means"]
+    notes = [] if history else ["not in the ledger" + (" then" if at else ": registered by other means")]
     run = archive.registry.run(run_id)
     if run is None:
         notes.append(f"MLflow has not the run {run_id} any more; references are from the ledger")
@@ -126,7 +129,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
     known = _references(history, run)
     parameters = dict(run.params) or (history[0].evidence.get("parameters", {}) if history else {})
     dataset = _dataset(archive, known, notes)
-    if name == ALIAS_PRODUCTION and (alias := archive.registry.alias(ALIAS_PRODUCTION)) != version:
+    if name == ALIAS_PRODUCTION and at is None and (alias := archive.registry.alias(ALIAS_PRODUCTION)) != version:
         notes.append(
             f"MLflow's alias production names {alias or 'no version'}: moved by other means, or not yet mended"
         )
@@ -157,7 +160,7 @@ def lineage(archive: Archive, name: str) -> Lineage:
         validation=_validation(archive, history, known, notes),
         promotion=_promotion(history),
         approval=_approval(history),
-        serving=_serving(archive, history, notes),
+        serving=_serving(archive, history, notes, at),
         history=tuple(about),
         notes=tuple(notes),
     )
@@ -229,13 +232,17 @@ def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
     return Approval(by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
 
 
-def _serving(archive: Archive, history: Sequence[LedgerEntry], notes: list[str]) -> Serving | None:
+def _serving(
+    archive: Archive, history: Sequence[LedgerEntry], notes: list[str], at: datetime | None
+) -> Serving | None:  # fmt: skip
     entry, releasing = _last(history, State.SERVING), _last(history, State.RELEASING)
     if entry is None or entry != history[-1]:
         return None
     version, url = entry.version, str(entry.evidence.get("url", ""))
     image = str(releasing.evidence.get("image", "")) if releasing else ""
     serving = Serving(since=entry.at, entry=entry.id, image=image, url=url)
+    if at is not None:
+        return serving  # what answers now says nothing of then
     if archive.settings.deploy_target != "process":
         return _deployed(archive, serving, version, notes)
     if not archive.settings.server_home:

@@ -2,9 +2,9 @@
 
 ``python -m tests.benchmarks [PART ...] [--quick] [--folder DIR]`` prints a table in Markdown.  The parts: `runner`
 (nine and ninety no-op steps beside a bare loop), `stages` (five stages beside one process), `ingest` (beside duckdb),
-`memory` (a table of 3 GB; train alone takes minutes), `run` (`retrain run`, fresh and unchanged), `help`.  With
-``--quick`` tables are a tenth as long and everything is done once, so that start-up outweighs work.  Each ratio is of
-medians on the clock; in brackets, of processors' time.
+`memory` (a table of 3 GB; train alone takes minutes), `run` (`retrain run`, fresh and unchanged), `help`, `ledger`.
+With ``--quick`` tables are a tenth as long and everything is done once, so that start-up outweighs work.  Each ratio is
+of medians on the clock; in brackets, of processors' time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from contracts.settings import desk, variable
 from tests.benchmarks import desk_run
+from tests.benchmarks import ledger as of_ledger
 from tests.benchmarks.measure import ROOT, Cost, by_turns, clean, cost, machine
 
 PYTHON = sys.executable
@@ -135,8 +137,31 @@ def help_page(bench: Bench) -> Iterator[Row]:
     yield "`retrain --help`", f"{found.seconds:.2f} s (work {found.work:.2f} s)", "aim 0.3 s"
 
 
+def ledger(bench: Bench) -> Iterator[Row]:
+    """A ledger of 10,000 entries, its evidence as long as a gate's."""
+    entries, runs = (1_000, 3) if bench.quick else (10_000, 9)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        one = of_ledger.filled(Path(folder), entries)
+        moment = of_ledger.START + timedelta(minutes=entries // 2)
+        clock, work = of_ledger.seconds(lambda: one.verify(of_ledger.MODEL), runs)
+        yield f"{entries:,} entries verified", f"{clock:.2f} s (work {work:.2f} s)", "1 s"
+
+        def answer() -> None:
+            serving = one.serving_at(of_ledger.MODEL, moment)
+            assert serving is not None
+            one.history(of_ledger.MODEL, serving.version, moment)
+
+        for what, (clock, work), limit in (
+            ("what served at a moment, and its history", of_ledger.seconds(answer, 30), "50 ms"),
+            ("an entry more", of_ledger.added(one, 50), "5 ms"),
+        ):
+            yield what, f"{clock * 1000:.1f} ms (work {work * 1000:.1f} ms)", limit
+
+
 PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "runner": runner, "stages": stages, "ingest": ingest, "memory": memory, "run": run, "help": help_page,
+    "ledger": ledger,
 }  # fmt: skip
 
 

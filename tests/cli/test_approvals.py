@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,9 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     told = [line for line in json.loads(desk("doctor", "--json")) if line["what"] == "churn approvals"]
     assert [(line["state"], line["found"][:6]) for line in told] == [("note", "2 of 2")]
 
+    key = ("--key", str(desk.folder / "audit.pem"))
+    desk("audit", "sign", *key)
+
     # another version, let through by its number, and back again
     write_rows(desk.folder / "churn.csv", seed=5)
     second = json.loads(desk("run", "churn.yaml", "--json"))
@@ -68,3 +73,15 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     json.loads(desk("rollback", NAME, "--to", "2", "--reason", "it was not that", "--json"))
     assert desk.end_state().versions == {1: "retired", 2: "serving"}
     assert all(line["state"] != "wrong" for line in json.loads(desk("doctor", "--json")))
+
+    # the ledger answers for then, and it shows when it is cut
+    then = json.loads(desk("lineage", "--at", known["serving"]["since"], "--json"))
+    assert (then["version"], then["state"]) == (1, "serving")
+    assert json.loads(desk("lineage", first["dataset_sha256"][:12], "--json"))["version"] == 1
+    public = ("--key", str(desk.folder / "audit.pub"))
+    assert "1 signed heads hold" in desk("audit", "verify", *public)
+    ledger = desk.home / "ledger.db"
+    with contextlib.closing(sqlite3.connect(ledger)) as database, database:
+        database.execute("DROP TRIGGER ledger_no_DELETE")
+        database.execute("DELETE FROM ledger WHERE number > 3")
+    assert "was signed, and is gone" in desk("audit", "verify", *public, code=65)

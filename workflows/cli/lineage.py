@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 
 def lineage(
     reference: Annotated[
-        str, typer.Argument(metavar="[MODEL@]production|VERSION", help="What to explain; MODEL when there are several.")
+        str,
+        typer.Argument(
+            metavar="[MODEL@]production|VERSION|...",
+            help="What to explain: a version, or its run, workflow, dataset hash, commit or image digest; "
+            "MODEL when there are several.",
+        ),
     ] = "production",
+    at: Annotated[str, typer.Option(help="As it was at this moment, RFC 3339.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
@@ -34,31 +41,44 @@ def lineage(
 
       retrain lineage adult-income@12
 
-      retrain lineage production --json
+      retrain lineage production --at 2026-11-01T12:00:00Z
+
+      retrain lineage 3fa9c01d --json
 
       retrain lineage adult-income@12 -n mlops
     """
-    found = _on_cluster(reference, namespace, context) if namespace or context else _at_desk(reference)
+    moment = _moment(at)
+    found = _on_cluster(reference, moment, namespace, context) if namespace or context else _at_desk(reference, moment)
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
         return
     console().print(render(found), soft_wrap=True)
 
 
-def _at_desk(reference: str) -> Lineage:
+def _moment(at: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(at) if at else None
+    except ValueError:
+        raise typer.BadParameter("is no RFC 3339 moment", param_hint="--at") from None
+    if moment is not None and moment.tzinfo is None:
+        raise typer.BadParameter("says no time zone: end it with Z for UTC", param_hint="--at")
+    return moment
+
+
+def _at_desk(reference: str, at: datetime | None) -> Lineage:
     from steps.archive import Archive, Reference
     from steps.lineage import lineage as answer
 
     asked = Reference.parse(reference)
     settings = desk_settings(desk_home(must_exist=True))
-    return answer(Archive.open(settings, asked.model), asked.name)
+    return answer(Archive.open(settings, asked.model), asked.name, at)
 
 
-def _on_cluster(reference: str, namespace: str, context: str) -> Lineage:
+def _on_cluster(reference: str, at: datetime | None, namespace: str, context: str) -> Lineage:
     from workflows.cluster.archive import lineage as answer
     from workflows.cluster.connection import Namespace
 
-    return answer(Namespace.connect(namespace, context), reference)
+    return answer(Namespace.connect(namespace, context), reference, at)
 
 
 def render(found: Lineage) -> RenderableType:

@@ -11,6 +11,7 @@ from rich.console import Console
 from contracts.errors import EXIT_USAGE, ConfigError, StageError
 from workflows.cli import (
     approvals,
+    audit,
     doctor,
     init,
     lineage,
@@ -50,6 +51,7 @@ app.command(rich_help_panel="Look")(doctor.doctor)
 app.command(rich_help_panel="Ask")(lineage.lineage)
 app.command(rich_help_panel="Ask")(predict.predict)
 app.command(rich_help_panel="Ask")(reproduce.reproduce)
+app.add_typer(audit.app, name="audit", rich_help_panel="Ask")
 app.add_typer(schema.app, name="schema", rich_help_panel="Run")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
     from steps.reproduce import Reproduction
 
 _LINEAGE = """
+from datetime import datetime
 from contracts.settings import load_settings
 from steps.archive import Archive, Reference
 from steps.lineage import lineage
 asked = Reference.parse(sys.argv[1])
-print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name)).model_dump_json())
+moment = map(datetime.fromisoformat, sys.argv[2:])
+print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name, *moment)).model_dump_json())
 """
 _NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
-def lineage(namespace: Namespace, reference: str) -> Lineage:
-    """Return what made a version; raises as `errand`."""
+def lineage(namespace: Namespace, reference: str, at: datetime | None = None) -> Lineage:
+    """Return what made a version, as it was at a moment where one is given; raises as `errand`."""
     from steps.lineage import Lineage
 
-    said = errand(namespace, ASK, _LINEAGE, reference)
+    said = errand(namespace, ASK, _LINEAGE, reference, *([at.isoformat()] if at else []))
     return Lineage.model_validate_json(said.strip().splitlines()[-1])
 
 

@@ -1,0 +1,157 @@
+"""The ledger against whoever may write to its database: what is tampered with is named."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import ConfigError
+from contracts.outcomes import State
+from contracts.references import LedgerEntry
+from steps.audit import Head, SignedHead, private_key, public_key, sign, verify
+from steps.ledger import Ledger
+from steps.ledger_chain import chained, check_chain, to_row
+from tests.steps.registered import NOW
+
+STATES = (State.REGISTERED, State.APPROVED, State.RELEASING, State.SERVING)
+Rows = list[dict[str, Any]]
+
+
+def chain(versions: int, *, by: str = "ann") -> list[LedgerEntry]:
+    """Versions that serve one after the other, a minute an entry."""
+    found: list[LedgerEntry] = []
+
+    def enter(state: State, version: int) -> None:
+        found.append(
+            chained(
+                found[-1] if found else None, model="m", state=state, version=version, run_id=f"run-{version}",
+                workflow="w", by=by, reason="", evidence={"dataset_sha256": f"{version:064x}", "n": len(found)},
+                at=NOW + timedelta(minutes=len(found)),
+            )
+        )  # fmt: skip
+
+    for version in range(1, versions + 1):
+        for state in STATES:
+            if state is State.SERVING and version > 1:
+                enter(State.RETIRED, version - 1)
+            enter(state, version)
+    return found
+
+
+WHOLE = [to_row(entry) for entry in chain(5)]
+
+
+@st.composite
+def tampered(draw: st.DrawFn) -> tuple[Rows, str]:
+    """Rows of a chain after one deed, and the deed; its end is not cut off, which no chain shows."""
+    rows: Rows = [dict(row) for row in WHOLE]
+    deed = draw(st.sampled_from(["change", "remove", "insert", "reorder"]))
+    k = draw(st.integers(0, len(rows) - 2))
+    if deed == "change":
+        field = draw(
+            st.sampled_from(["state", "version", "run_id", "by", "reason", "evidence", "at", "previous", "id"])
+        )
+        rows[k][field] = {"version": 99, "evidence": '{"n":-1}', "state": "expired"}.get(field, "other")
+    elif deed == "remove":
+        del rows[k]
+    elif deed == "insert":
+        rows.insert(k, {**rows[k], "id": "f" * 64})
+    else:
+        other = draw(st.integers(0, len(rows) - 1).filter(lambda i: i != k))
+        rows[k], rows[other] = rows[other], rows[k]
+    return rows, deed
+
+
+@settings(deadline=None)
+@given(tampered())
+def test_whatever_one_row_becomes_it_is_named(done: tuple[Rows, str]) -> None:
+    rows, deed = done
+    found = check_chain(rows)
+    assert found, deed
+    assert all("entry" in finding.where for finding in found)
+
+
+def test_a_whole_chain_is_whole() -> None:
+    assert check_chain(WHOLE) == []
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def put(path: Path, entries: list[LedgerEntry]) -> Ledger:
+    """Let a database hold these entries and no others, as only its owner can."""
+    ledger = Ledger(f"sqlite:///{path}")
+    ledger.models()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER ledger_no_DELETE")
+        connection.execute("DELETE FROM ledger")
+    connection.close()
+    ledger = Ledger(f"sqlite:///{path}")
+    ledger._rows.insert(entries)
+    return ledger
+
+
+def test_a_history_that_was_cut_or_written_anew_shows_against_a_signed_head(path: Path, tmp_path: Path) -> None:
+    key, entries = private_key(tmp_path / "keys" / "audit.pem"), chain(3)
+    ledger = put(path, entries)
+    head = Head(model="m", number=12, id=entries[11].id, signed_at=NOW)
+    kept = {"12.json": sign(head, key).model_dump_json().encode()}
+    public = public_key(tmp_path / "keys" / "audit.pub")
+    assert verify(ledger, "m", kept, public) == []
+
+    assert put(path, entries[:10]).verify("m") == [], "a cut end leaves a whole chain"
+    [cut] = verify(Ledger(f"sqlite:///{path}"), "m", kept, public)
+    assert str(cut) == "entry 12: was signed, and is gone"
+
+    assert put(path, chain(3, by="mallory")).verify("m") == [], "so does another history"
+    [anew] = verify(Ledger(f"sqlite:///{path}"), "m", kept, public)
+    assert f"was signed as {entries[11].id[:12]}" in anew.what
+
+
+def test_a_head_that_somebody_else_signed_proves_nothing(path: Path, tmp_path: Path) -> None:
+    ledger = put(path, chain(1))
+    ours, theirs = (private_key(tmp_path / name) for name in ("ours.pem", "theirs.pem"))
+    head = Head(model="m", number=1, id="0" * 64, signed_at=NOW)
+    forged = sign(head, theirs)
+    moved = SignedHead(head=head, signature=sign(head.model_copy(update={"number": 2}), ours).signature, key="k")
+    kept = {name: each.model_dump_json().encode() for name, each in (("forged", forged), ("moved", moved))}
+    found = verify(ledger, "m", {**kept, "nonsense": b"{}"}, ours.public_key())
+    assert [str(finding) for finding in found] == [
+        "forged: its signature does not hold", "moved: its signature does not hold", "nonsense: is no signed head",
+    ]  # fmt: skip
+
+
+def test_a_key_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "audit.pem"
+    made = private_key(path)
+    assert path.stat().st_mode & 0o077 == 0
+    assert private_key(path).public_key() == made.public_key()
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="can be read by others"):
+        private_key(path)
+    (tmp_path / "none.pub").write_text("no key")
+    with pytest.raises(ConfigError, match="no Ed25519 public key"):
+        public_key(tmp_path / "none.pub")
+
+
+def test_the_ledger_answers_for_any_moment(path: Path) -> None:
+    entries = chain(3)
+    ledger = put(path, entries)
+    for k, entry in enumerate(entries):
+        served = None
+        for before in entries[: k + 1]:
+            served = before.version if before.state is State.SERVING else served
+            served = None if before.state is State.RETIRED and before.version == served else served
+        for moment in (entry.at, entry.at + timedelta(seconds=59)):
+            found = ledger.serving_at("m", moment)
+            assert (found.version if found else None) == served
+            assert ledger.history("m", 1, moment) == [e for e in entries[: k + 1] if e.version == 1]
+    assert ledger.serving_at("m", NOW - timedelta(seconds=1)) is None
