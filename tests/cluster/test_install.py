@@ -103,7 +103,7 @@ def remove(platform: Cluster) -> None:
     volumes = {name: platform.get("pv", volume) for name, volume in claims.items() if volume}
     kept = {n: v for n, v in volumes.items() if v["spec"]["persistentVolumeReclaimPolicy"] == "Retain"}
     emptied = bool(kept) and empty(there, list(kept))
-    platform.run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=150s", timeout=180)
+    platform.run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=600s", timeout=660)
     for volume in kept.values() if emptied else ():
         patch = '{"spec": {"claimRef": null}}'
         platform.run("kubectl", "patch", "pv", volume["metadata"]["name"], "--type=merge", "-p", patch)
