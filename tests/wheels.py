@@ -29,7 +29,7 @@ def wheel(folder: Path, name: str, version: str, files: Mapping[str, str], requi
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, text in {**content, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
-            archive.writestr(member, text)
+            archive.writestr(zipfile.ZipInfo(member), text)  # the same bytes each time
     return path
 
 
