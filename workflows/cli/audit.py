@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -84,6 +85,31 @@ def verify(
             against = f"{len(own)} signed heads hold" if own else "no head was signed"
             typer.echo(f"{model}: {head.number if head else 0} entries, chain intact; {against}")
     raise typer.Exit(DATA.exit_code if wrong else 0)
+
+
+@app.command()
+def export(
+    reference: Annotated[
+        str, typer.Argument(metavar="[MODEL@]production|VERSION|...", help="Which version; see `retrain lineage`.")
+    ] = "production",
+) -> None:
+    """Print how a version was made as an in-toto statement with SLSA provenance: JSON, from the ledger alone.
+
+    [bold]Examples[/bold]
+
+      retrain audit export
+
+      retrain audit export adult-income@12 > provenance.json
+    """
+    from steps.archive import Archive, Reference
+    from steps.attestation import statement
+
+    asked = Reference.parse(reference)
+    archive = Archive.open(desk_settings(desk_home(must_exist=True)), asked.model)
+    history = archive.ledger.history(archive.model, archive.version(asked.name))
+    if not history:
+        raise ConfigError(f"the ledger does not know {reference}", remedy="it was registered by other means")
+    typer.echo(json.dumps(statement(archive.model, history), indent=1))
 
 
 def _path(path: Path) -> Path:
