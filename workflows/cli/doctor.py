@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from contracts.settings import Settings
     from steps.ledger import Ledger
     from steps.registry import Registry
+    from workflows.cluster.connection import Namespace
 
+_LOOK_AT_EVENTS = "look at the Deployment's events; the next run releases it again"
 _SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
 
 
@@ -128,10 +130,7 @@ def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
     ledger = Ledger(settings.ledger.get_secret_value())
     for model in ledger.models():
         broken = ledger.verify(model)
-        yield Line(
-            what=f"{model} ledger", state="wrong" if broken else "ok",
-            found="; ".join(map(str, broken)) or f"{len(ledger.entries(model))} entries, chain intact",
-        )  # fmt: skip
+        yield _chain(model, len(ledger.entries(model)), [str(finding) for finding in broken])
         yield _alias(settings, ledger, Registry(settings, model), mend=mend)
         yield from _words(model, ledger.entries(model))
         if (serving := ledger.serving(model)) is not None:
@@ -149,12 +148,25 @@ def _alias(settings: Settings, ledger: Ledger, registry: Registry, *, mend: bool
             recall(ledger, registry, workflow="doctor", by=me, reason="recalled by `retrain doctor --mend`", at=now)
             moves += follow(ledger, registry, workflow="doctor", by=me, at=now, may_set=True)
     serving, alias = ledger.serving(registry.name), registry.alias(names.ALIAS_PRODUCTION)
-    expected = serving.version if serving else None
-    agrees = alias == expected
-    found = f"ledger: {expected or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}"
+    return _agreement(
+        registry.name, serving.version if serving else None, alias, moves,
+        remedy="`retrain doctor --mend` lets it follow; the next version that serves does too",
+    )  # fmt: skip
+
+
+def _chain(model: str, entries: int, broken: Sequence[str]) -> Line:
     return Line(
-        what=f"{registry.name} alias", state="ok" if agrees else "wrong", found="; ".join([found, *moves]),
-        remedy="" if agrees else "`retrain doctor --mend` lets it follow; the next version that serves does too",
+        what=f"{model} ledger", state="wrong" if broken else "ok",
+        found="; ".join(broken) or f"{entries} entries, chain intact",
+    )  # fmt: skip
+
+
+def _agreement(model: str, serving: int | None, alias: int | None, moves: Sequence[str], *, remedy: str) -> Line:
+    agrees = alias == serving
+    found = f"ledger: {serving or 'none'} serves; MLflow's alias {names.ALIAS_PRODUCTION}: {alias or 'none'}"
+    return Line(
+        what=f"{model} alias", state="ok" if agrees else "wrong", found="; ".join([found, *moves]),
+        remedy="" if agrees else remedy,
     )  # fmt: skip
 
 
@@ -179,8 +191,11 @@ def _server(settings: Settings, model: str, version: int) -> Line:
     else:
         from steps.rollout.kubernetes import serving_version
 
-        remedy = "look at the Deployment's events; the next run releases it again"
-    answers = serving_version(settings, model)
+        remedy = _LOOK_AT_EVENTS
+    return _answer(model, version, serving_version(settings, model), remedy)
+
+
+def _answer(model: str, version: int, answers: int | None, remedy: str) -> Line:
     if answers == version:
         return Line(what=f"{model} server", state="ok", found=f"version {version} answers")
     found = (
@@ -214,6 +229,34 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         yield Line(what="controller", state="ok" if one.ready else "wrong", found=said)
     if not found:
         yield Line(what="controller", state="wrong", found="none in the cluster", remedy="kind/admin.yaml names it")
+    yield from _records(place)
+
+
+def _records(place: Namespace) -> Iterator[Line]:
+    """Compare what ledger, MLflow and serving say on a cluster, and find releases that nobody ends; changes nothing."""
+    from workflows.cluster.archive import agreements
+    from workflows.cluster.runs import find, run_state
+
+    try:
+        found = agreements(place)
+        runs = [run_state(workflow) for workflow in find(place)]
+    except StageError as error:
+        yield Line(what="records", state="wrong", found=error.message, remedy=error.remedy)
+        return
+    under_way = {run.name for run in runs if run.finished is None}
+    for one in found:
+        yield _chain(one.model, one.entries, one.broken)
+        if one.releasing is not None and one.releasing_in not in under_way:
+            yield Line(
+                what=f"{one.model} release", state="wrong",
+                found=f"{one.releasing_in} was cut off while it released version {one.releasing}",
+                remedy="the next run, or `retrain submit FILE --entrypoint release`, takes it over",
+            )  # fmt: skip
+        elif one.releasing is None:
+            remedy = "the next version that serves lets it follow"
+            yield _agreement(one.model, one.serving, one.alias, [], remedy=remedy)
+            if one.serving is not None:
+                yield _answer(one.model, one.serving, one.answers, _LOOK_AT_EVENTS)
 
 
 def _pipeline(file: Path) -> Iterator[Line]:

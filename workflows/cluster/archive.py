@@ -1,13 +1,15 @@
 """Questions about versions, answered in the cluster, where ledger, MLflow and store are.
 
-Called by `lineage` and `reproduce` when they are asked about a cluster.
+Called by `lineage`, `reproduce` and `doctor` when they are asked about a cluster.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,32 @@ asked = Reference.parse(sys.argv[1])
 moment = map(datetime.fromisoformat, sys.argv[2:])
 print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name, *moment)).model_dump_json())
 """
+_AGREEMENT = """
+import json
+from contracts.names import ALIAS_PRODUCTION
+from contracts.settings import load_settings
+from steps.ledger import Ledger
+from steps.registry import Registry
+from steps.rollout.kubernetes import serving_version
+
+settings = load_settings()
+ledger = Ledger(settings.ledger.get_secret_value())
+
+def look(model):
+    standing = ledger.standing(model)
+    return {
+        "model": model,
+        "entries": len(ledger.entries(model)),
+        "broken": [str(finding) for finding in ledger.verify(model)],
+        "serving": standing.serving.version if standing.serving else None,
+        "releasing": standing.releasing.version if standing.releasing else None,
+        "releasing_in": standing.releasing.workflow if standing.releasing else "",
+        "alias": Registry(settings, model).alias(ALIAS_PRODUCTION),
+        "answers": serving_version(settings, model),
+    }
+
+print(json.dumps(patiently(lambda: [look(model) for model in ledger.models()])))
+"""
 _NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
@@ -43,6 +71,29 @@ def lineage(namespace: Namespace, reference: str, at: datetime | None = None) ->
 
     said = errand(namespace, ASK, _LINEAGE, reference, *([at.isoformat()] if at else []))
     return Lineage.model_validate_json(said.strip().splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What ledger, MLflow and serving each say of one model; a version is None where there is none."""
+
+    model: str
+    entries: int
+    broken: list[str]
+    """What is wrong with the chain of entries."""
+    serving: int | None
+    releasing: int | None
+    releasing_in: str
+    """The workflow that began the release."""
+    alias: int | None
+    answers: int | None
+    """The version that the Deployment has servers of."""
+
+
+def agreements(namespace: Namespace) -> list[Agreement]:
+    """Return it of each model in the ledger; raises as `errand`."""
+    said = errand(namespace, ASK, _AGREEMENT)
+    return [Agreement(**one) for one in json.loads(said.strip().splitlines()[-1])]
 
 
 def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None]) -> Reproduction:
