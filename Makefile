@@ -28,8 +28,9 @@ test: .venv/.dev ## Pass the tests
 test-faults: .venv/.dev ## All that takes long: processes killed, endpoints broken, disks filled (about half an hour)
 	@$(PYTHON) -m pytest -m faults -rP -n $(if $(FAULT_SECONDS),0,2)
 
+# TESTS=tests/cluster/test_run.py runs a part.  Faults on a cluster take long and are named: -m 'cluster and faults'.
 test-cluster: .venv/.dev ## Try the platform and a run on the cluster of KUBECONFIG
-	@$(PYTHON) -m pytest -m cluster tests/cluster
+	@$(PYTHON) -m pytest -m 'cluster and not faults' $(or $(TESTS),tests/cluster)
 
 check: .venv/.dev ## Format, lint, types, layers, and whether compiled files and docs are current
 	@.venv/bin/ruff format --check .
