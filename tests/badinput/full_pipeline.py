@@ -27,6 +27,8 @@ GATES: dict[str, Any] = {
         "max_size_mib": 20,
         "latency": {"max_ms": 50, "max_ratio": 3, "calls": 100},
     },
+    "decision": "approval",
+    "approval_expires": "3d",
 }  # fmt: skip
 FULL: dict[str, Any] = {
     "apiVersion": "retrain/v1",

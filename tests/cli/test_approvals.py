@@ -56,8 +56,13 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     told = [line for line in json.loads(desk("doctor", "--json")) if line["what"] == "churn approvals"]
     assert [(line["state"], line["found"][:6]) for line in told] == [("note", "2 of 2")]
 
-    key = ("--key", str(desk.folder / "audit.pem"))
-    desk("audit", "sign", *key)
+
+@pytest.mark.faults  # four releases: a minute and more
+def test_a_version_is_taken_back_and_the_ledger_answers_for_then(desk: SmallDesk) -> None:
+    first = json.loads(desk("run", "churn.yaml", "--json"))
+    desk("approve", first["workflow"], "--reason", "looked at", "--require-promoted")
+    known = json.loads(desk("lineage", "--json"))
+    desk("audit", "sign", "--key", str(desk.folder / "audit.pem"))
 
     # another version, let through by its number, and back again
     write_rows(desk.folder / "churn.csv", seed=5)
