@@ -73,8 +73,9 @@ MEMORY_GROWTH_CAP = 4
 
 
 OUT_OF_MEMORY_SIGN = "OOMKilled"
-LOST_SIGNS = ("low on resource", "Evicted", "node shutdown", "Preempted")
-"""What the message of a node says that lost its machine; one whose pod was deleted has phase Error."""
+LOST_SIGNS = ("low on resource", "Evicted", "node shutdown", "Preempted", "Pod was rejected")
+"""What the message of a node says that lost its machine, or that a machine refused; one whose pod was deleted has phase
+Error."""
 
 
 KANIKO_FAILED = 1

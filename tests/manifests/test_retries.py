@@ -27,7 +27,8 @@ EVICTED = ("-1", "Failed", "The node was low on resource: memory.")
 DRAINED = ("143", "Failed", "main: Error (exit code 143)")
 SHUT_DOWN = ("-1", "Failed", "Pod was terminated in response to imminent node shutdown.")
 TOO_LATE = ("143", "Failed", "Pod was active on the node longer than the specified deadline")
-LOST = (DELETED, EVICTED, DRAINED, SHUT_DOWN)
+REFUSED = ("-1", "Failed", "Pod was rejected: Node didn't have enough resource: cpu, requested: 500, used: 2000")
+LOST = (DELETED, EVICTED, DRAINED, SHUT_DOWN, REFUSED)
 
 
 def attempts(*failures: Failure) -> int:
@@ -45,7 +46,7 @@ def test_a_class_alone_is_retried_as_often_as_its_row_says(name: str) -> None:
     assert attempts(*[BY_CODE[name]] * 10) == 1 + BY_NAME[name].retries
 
 
-@pytest.mark.parametrize("sign", LOST, ids=["deleted", "evicted", "drained", "shut down"])
+@pytest.mark.parametrize("sign", LOST, ids=["deleted", "evicted", "drained", "shut down", "refused"])
 def test_a_lost_pod_is_infrastructure(sign: Failure) -> None:
     assert attempts(*[sign] * 10) == 1 + BY_NAME["infrastructure"].retries
 
