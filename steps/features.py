@@ -23,7 +23,6 @@ from contracts.pipeline.table import Column
 from contracts.references import DATASET_FILE, RECIPE_FILE, SIDES, SPLIT_MANIFEST, SPLIT_ROWS, SplitManifest
 from contracts.stages import Cache, Features
 from serving.transform import Recipe
-from serving.user_code import UserCode, unpack
 from steps.dataset import read_manifest
 from steps.recipe import fit
 from steps.reuse import lookup, remember, reuse_key
@@ -81,7 +80,7 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
 
 def _to_fit(inputs: Features.Inputs, split_sha256: str, world: World) -> str:
     """Return the candidates that are to be fitted; `train` itself makes sure that a training is there."""
-    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    code = world.user_code(inputs.code)
     if inputs.cache is Cache.USE and is_remembered(inputs.dataset_sha256, split_sha256, code, world):
         return "[]"
     return json.dumps([candidate.name for candidate in world.pipeline.training.candidates])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contracts.errors import ConfigError
 from contracts.stages import Fit
-from serving.user_code import UserCode, unpack
 from steps.candidates.lightgbm import lightgbm_problem
 from steps.fitting import fit_candidate, problem_of, put
 from steps.training_key import train_key
@@ -27,7 +26,7 @@ def fit(inputs: Fit.Inputs, *, world: World) -> Fit.Outputs:
         raise ConfigError(f"the pipeline file has no candidate {inputs.candidate}", remedy="run again")
     if candidate.estimator == "lightgbm" and (problem := lightgbm_problem()):
         return Fit.Outputs(fit="", summary=f"{candidate.name} is left out: {problem.what}")
-    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    code = world.user_code(inputs.code)
     key = train_key(inputs.dataset_sha256, inputs.split_sha256, code, world)
     material = read_material(inputs, code, world)
     folder = world.scratch / "fit"

@@ -15,7 +15,6 @@ from contracts.errors import StageError
 from contracts.names import tag
 from contracts.pipeline.learning import Candidate
 from contracts.stages import Cache, Train
-from serving.user_code import UserCode, unpack
 from steps.candidates.choice import pick, without_lightgbm
 from steps.fitting import Contender, fit_candidate, get, problem_of, remove
 from steps.reuse import remember
@@ -35,7 +34,7 @@ def train(inputs: Train.Inputs, *, world: World) -> Train.Outputs:
     DataError
         When target or weights can't be learned from.
     """
-    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    code = world.user_code(inputs.code)
     for key, problem in keys(inputs.dataset_sha256, inputs.split_sha256, code, world):
         if found := _finished(inputs, key, world):
             remember(world, Train.name, key, found)

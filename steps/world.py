@@ -16,6 +16,7 @@ from contracts.settings import Settings
 from contracts.stages import Need
 
 if TYPE_CHECKING:
+    from serving.user_code import UserCode
     from steps.ledger import Ledger
     from steps.registry import Registry
     from steps.rollout.target import Target
@@ -47,6 +48,12 @@ class World:
         from steps.storage import Storage
 
         return Storage(self.settings)
+
+    def user_code(self, uri: str) -> UserCode:
+        """Return the user's own modules that were packed for this run; none where it has no `uri` of them."""
+        from serving.user_code import UserCode, unpack
+
+        return unpack(self.storage.read(uri)) if uri else UserCode({})
 
     @cached_property
     def tracking(self) -> Tracking:

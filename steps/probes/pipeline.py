@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from contracts.errors import Finding
 from contracts.pipeline.table import ColumnType
 from contracts.stages import Probe
-from serving.user_code import UserCode, unpack
 from steps.world import World
 
 Findings = Iterator[Finding]
@@ -19,7 +18,7 @@ def check_code(inputs: Probe.Inputs, world: World) -> Findings:
     """Every module that the file names is packed, or installed; it has what is named, and takes the parameters."""
     from steps.candidate_checks import candidate_findings
 
-    code = unpack(world.storage.read(inputs.code)) if inputs.code else UserCode({})
+    code = world.user_code(inputs.code)
     packed = {name.split(".")[0] for name in code.modules}
     for module in world.pipeline.user_modules:
         top = module.split(".")[0]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 from contracts.errors import ConfigError, DataError, Finding, NetworkError, StageError, StorageError
 from contracts.pipeline.source import Source, credential_in
 from contracts.pipeline.table import Schema
-from serving.user_code import UserCode, unpack
 from steps.sources.files import LocalFile, ask, local_files, local_paths, object_names
 from steps.sources.function import Function
 from steps.sources.uris import Kind, fill, kind, shown
@@ -82,7 +81,7 @@ def open_source(source: Source, override: str, as_of: datetime, code: str, *, wo
                 sources.append(Stream(query.name, query.batches()))
                 shown_uris.append(query.name)
             case Kind.PYTHON:
-                function = Function(uri, unpack(world.storage.read(code)) if code else UserCode({}), as_of)
+                function = Function(uri, world.user_code(code), as_of)
                 sources.append(Stream(uri, function.batches()))
                 shown_uris.append(uri)
             case _:
