@@ -173,3 +173,13 @@ class ConfigError(StageError):
     """The pipeline file, a setting or a permission is wrong; never retried."""
 
     row = CONFIG
+
+
+_BY_ROW: dict[ErrorClass, type[StageError]] = {
+    kind.row: kind for kind in (NetworkError, StorageError, ResourcesError, InfrastructureError, DataError, ConfigError)
+}
+
+
+def error_type(row: ErrorClass) -> type[StageError]:
+    """Return the exception that a row of the table is raised as."""
+    return _BY_ROW.get(row, StageError)

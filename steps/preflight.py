@@ -14,13 +14,9 @@ from contracts.errors import (
     INFRASTRUCTURE,
     NETWORK,
     STORAGE,
-    ConfigError,
     ErrorClass,
     Finding,
-    InfrastructureError,
-    NetworkError,
-    StageError,
-    StorageError,
+    error_type,
 )
 from contracts.probes import DUTIES, Examined, probe_name
 from contracts.settings import variable
@@ -29,9 +25,7 @@ from contracts.stages import encode as text
 from steps.world import World
 
 Found = tuple[ErrorClass, Finding]
-_PASSING: dict[ErrorClass, type[StageError]] = {
-    NETWORK: NetworkError, STORAGE: StorageError, INFRASTRUCTURE: InfrastructureError,
-}  # fmt: skip
+_PASSING = (NETWORK, STORAGE, INFRASTRUCTURE)
 
 
 def preflight(inputs: Preflight.Inputs, *, world: World) -> Preflight.Outputs:
@@ -119,7 +113,5 @@ def _raise(found: list[Found]) -> NoReturn:
     """Raise what was found: passing faults alone keep the class of the first kind; with any other it is config."""
     message = f"{len(found)} finding{'s' if len(found) > 1 else ''} before the start"
     rows = {row for row, _ in found}
-    kind: type[StageError] = ConfigError
-    if rows <= _PASSING.keys():
-        kind = next(kind for row, kind in _PASSING.items() if row in rows)
-    raise kind(message, findings=[finding for _, finding in found])
+    row = next(row for row in _PASSING if row in rows) if rows <= set(_PASSING) else CONFIG
+    raise error_type(row)(message, findings=[finding for _, finding in found])

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from contracts.errors import BY_NAME, CONFIG, NETWORK, STORAGE, ErrorClass, Finding, NetworkError, StageError
-from contracts.errors import StorageError as Busy
+from contracts.errors import BY_NAME, CONFIG, NETWORK, STORAGE, ErrorClass, Finding, StageError, error_type
 from contracts.probes import PROBES, Examined, Found
 from contracts.stages import Probe
 from steps.probes import Check, checks_of, notes_of, own_checks_of
 from steps.world import World
 
-_PASSING = {NETWORK: NetworkError, STORAGE: Busy}
+_PASSING = (NETWORK, STORAGE)
 
 
 def probe(inputs: Probe.Inputs, *, world: World) -> Probe.Outputs:
@@ -31,8 +30,8 @@ def probe(inputs: Probe.Inputs, *, world: World) -> Probe.Outputs:
     outputs = Probe.Outputs(found=as_line(examined), summary=_summary(examined))
     for each in (*(found.finding for found in examined.found), *examined.notes):
         world.log.warning("%s", each)
-    if rows and rows <= _PASSING.keys():
-        kind = _PASSING[NETWORK if NETWORK in rows else STORAGE]
+    if rows and rows <= set(_PASSING):
+        kind = error_type(next(row for row in _PASSING if row in rows))
         raise kind(outputs.summary, findings=[found.finding for found in examined.found], outputs=outputs)
     return outputs
 

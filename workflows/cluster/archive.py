@@ -14,12 +14,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
-from contracts.errors import ConfigError, class_of_failure
+from contracts.errors import ConfigError, class_of_failure, error_type
 from contracts.settings import size
 from contracts.stages import Train
 from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand, error_type
+from workflows.cluster.errand import errand
 from workflows.local.state import RunState
 from workflows.reproduction import ANSWER, reproduction
 
@@ -136,7 +136,7 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
         return Reproduction.model_validate_json(answer)
     last = max(pods, key=lambda node: node.started or ended.created, default=None)
     message = last.message if last else ended.message
-    kind = error_type(class_of_failure(last.phase if last else ended.phase, message).exit_code)
+    kind = error_type(class_of_failure(last.phase if last else ended.phase, message))
     lines = list(runs.log_lines(namespace, runs.load(namespace, name))) if pods else []
     said = lines[-1].partition(": ")[2] if lines else message
     raise kind(f"{name}: {said[:500]}", remedy=f"`retrain logs {name} -n {namespace.namespace}` has all of it")

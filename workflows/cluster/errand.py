@@ -14,15 +14,7 @@ from typing import Any
 
 from contracts import names
 from contracts.access import ACCESS
-from contracts.errors import (
-    ConfigError,
-    DataError,
-    InfrastructureError,
-    NetworkError,
-    ResourcesError,
-    StageError,
-    StorageError,
-)
+from contracts.errors import BY_EXIT_CODE, CODE, NetworkError, error_type
 from contracts.settings import variable
 from steps.rollout.objects import RESTRICTED_CONTAINER, RESTRICTED_POD
 from workflows.cluster.connection import Namespace
@@ -30,11 +22,6 @@ from workflows.cluster.connection import Namespace
 _PATIENCE_SECONDS = 180
 _CHUNK = 256 * 1024
 _SIZES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-
-_ERRORS: dict[int, type[StageError]] = {
-    kind.row.exit_code: kind
-    for kind in (NetworkError, StorageError, ResourcesError, InfrastructureError, DataError, ConfigError)
-}
 
 # A network policy takes hold a moment after its pod has an address.
 _FRAME = """
@@ -84,13 +71,8 @@ def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files
     if ended["status"]["phase"] == "Failed":
         codes = [s["state"].get("terminated", {}).get("exitCode") for s in ended["status"].get("containerStatuses", ())]
         last = said.strip().splitlines()[-1:] or ["it ended without a word"]
-        raise error_type(codes[0] if codes else 0)(f"{duty} on the cluster: {last[0]}")
+        raise error_type(BY_EXIT_CODE.get(codes[0] if codes else 0, CODE))(f"{duty} on the cluster: {last[0]}")
     return said
-
-
-def error_type(exit_code: int) -> type[StageError]:
-    """Return the error of the class that an exit code stands for."""
-    return _ERRORS.get(exit_code, StageError)
 
 
 def _pod(

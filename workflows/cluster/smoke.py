@@ -17,12 +17,11 @@ from urllib.parse import urlsplit
 
 import typer
 
-from contracts.errors import BY_EXIT_CODE, CODE, StageError
+from contracts.errors import BY_EXIT_CODE, CODE, StageError, error_type
 from workflows.cli.main import show_error
 from workflows.cli.options import CONTEXT, NAMESPACE, where
 from workflows.cli.summary import example
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import error_type
 
 T = TypeVar("T")
 
@@ -112,13 +111,9 @@ def _retrain(*words: str, passes: tuple[int, ...] = (0,)) -> Any:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode in passes:
         return json.loads(done.stdout)
-    raise _kind(done.returncode)(
+    raise error_type(BY_EXIT_CODE.get(done.returncode, CODE))(
         f"`retrain {' '.join(words)}` ended with {done.returncode}", remedy="its own message above"
     )
-
-
-def _kind(code: int) -> type[StageError]:
-    return error_type(BY_EXIT_CODE.get(code, CODE).exit_code)
 
 
 if __name__ == "__main__":
