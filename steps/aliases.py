@@ -13,10 +13,8 @@ from typing import Protocol
 from contracts.names import ALIAS_PRODUCTION
 from contracts.outcomes import Note
 from contracts.references import LedgerEntry
-from steps.ledger import Ledger, LostRace
+from steps.ledger import RACES, Ledger, LostRace
 from steps.lifecycle import AliasAct, Standing, alias_is_to_follow, judge_alias, known_alias
-
-ATTEMPTS = 20
 
 
 class Aliases(Protocol):
@@ -50,7 +48,7 @@ def follow(
     LostRace
         Others wrote to the ledger each time.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(RACES):
         head, now = ledger.look(aliases.name)
         observed = aliases.alias(ALIAS_PRODUCTION)
         act = judge_alias(now, observed)
@@ -66,7 +64,7 @@ def follow(
                 ledger, aliases.name, note, now, head, observed, workflow=workflow, by=by, reason=reason, at=at
             )  # fmt: skip
         except LostRace:
-            if attempt + 1 == ATTEMPTS:
+            if attempt + 1 == RACES:
                 raise
             continue
         if note is Note.ALIAS_SET:

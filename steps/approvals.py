@@ -13,10 +13,9 @@ from typing import Any
 from contracts.errors import ConfigError
 from contracts.outcomes import Promotion, State
 from contracts.references import LedgerEntry
-from steps.ledger import Ledger, LostRace
+from steps.ledger import Ledger, until_won
 from steps.lifecycle import APPROVAL, EXPIRES, ended, moment_text, permit, standing
 
-ATTEMPTS = 20
 HOLDS_SECONDS = "holds_seconds"
 """Evidence of *awaiting*: how long a request waits, and the approval of it for its release."""
 ROLLBACK_FROM = "rollback_from"
@@ -91,12 +90,13 @@ def decide(
     LostRace
         Others wrote to the ledger each time.
     """
-    for attempt in range(ATTEMPTS):
+
+    def write() -> tuple[LedgerEntry, str]:
         entries = ledger.entries(model)
         request, now = request_of(entries, run), standing(entries)
         latest = now.latest[request.version]
         if state is State.APPROVED is latest.state and latest.evidence.get(APPROVAL, {}).get("request") == request.id:
-            return latest  # the command was cut off before the release began
+            return latest, ""  # the command was cut off before the release began
         if latest.id != request.id:
             raise ConfigError(
                 f"the request of {run} is decided: version {latest.version} is {latest.state.value}, "
@@ -107,19 +107,16 @@ def decide(
         evidence: dict[str, Any] = {"request": request.id}
         if over is None:
             evidence |= _word(request, person, at, timedelta(seconds=float(request.evidence[HOLDS_SECONDS])), state)
-        try:
-            entry = ledger.append(
-                model, to, version=request.version, run_id=request.run_id, workflow=_SAID_BY[state], by=str(person),
-                reason=why, evidence=evidence, after=entries[-1], now=now, at=at,
-            )  # fmt: skip
-        except LostRace:
-            if attempt + 1 == ATTEMPTS:
-                raise
-            continue
-        if over is not None:
-            raise ConfigError(f"the request of {run} is {to.value}: {why}")
-        return entry
-    raise LostRace(model)
+        entry = ledger.append(
+            model, to, version=request.version, run_id=request.run_id, workflow=_SAID_BY[state], by=str(person),
+            reason=why, evidence=evidence, after=entries[-1], now=now, at=at,
+        )  # fmt: skip
+        return entry, why if over else ""
+
+    entry, lapsed = until_won(write)
+    if lapsed:
+        raise ConfigError(f"the request of {run} is {entry.state.value}: {lapsed}")
+    return entry
 
 
 def roll_back(
@@ -138,7 +135,8 @@ def roll_back(
     LostRace
         Others wrote to the ledger each time.
     """
-    for attempt in range(ATTEMPTS):
+
+    def write() -> LedgerEntry:
         entries = ledger.entries(model)
         now = standing(entries)
         to = last_good(entries) if version is None else version
@@ -153,15 +151,12 @@ def roll_back(
         permit(now, State.APPROVED, to, at)
         serving = now.serving.version if now.serving else None
         evidence = {ROLLBACK_FROM: serving, **_word(_passed(entries, to), person, at, ROLLBACK_HOLDS, State.APPROVED)}
-        try:
-            return ledger.append(
-                model, State.APPROVED, version=to, run_id=latest.run_id, workflow="rollback", by=str(person),
-                reason=reason, evidence=evidence, after=entries[-1], now=now, at=at,
-            )  # fmt: skip
-        except LostRace:
-            if attempt + 1 == ATTEMPTS:
-                raise
-    raise LostRace(model)
+        return ledger.append(
+            model, State.APPROVED, version=to, run_id=latest.run_id, workflow="rollback", by=str(person),
+            reason=reason, evidence=evidence, after=entries[-1], now=now, at=at,
+        )  # fmt: skip
+
+    return until_won(write)
 
 
 def last_good(entries: Sequence[LedgerEntry]) -> int:

@@ -19,13 +19,11 @@ from contracts.outcomes import Outcome, State
 from contracts.references import LedgerEntry
 from contracts.stages import Deploy
 from steps.aliases import follow
-from steps.ledger import LostRace
+from steps.ledger import RACES, LostRace, until_won
 from steps.ledger_rows import View
 from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, ended, permit
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
-
-_ATTEMPTS = 20
 
 
 class Act(Enum):
@@ -114,7 +112,7 @@ class _Release:
     def run(self) -> Deploy.Outputs:
         version = self.inputs.version
         self._follow()
-        plan, before = self._settle()
+        plan, before = until_won(self._settle)
         if plan.act is Act.NONE:
             status = self._reconcile(before.serving)
             return self._answer(plan.outcome, status, f"version {version} is not released: {plan.reason}")
@@ -138,29 +136,23 @@ class _Release:
         Entries that others write meanwhile mean deciding anew.
         """
         world, version = self.world, self.inputs.version
-        for attempt in range(_ATTEMPTS):
-            head, now = world.ledger.look(world.pipeline.name)
-            plan = decide(now, version, self.inputs.entry, world.workflow, world.now())
-            if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.LAPSE):
-                return plan, now
-            try:
-                if plan.act is Act.TAKE_OVER:
-                    reason = f"taken over by {world.workflow}: the release of {plan.entry.workflow} broke off"
-                    world.ledger.take_over(
-                        plan.entry, workflow=world.workflow, by=world.workflow, reason=reason, at=world.now()
-                    )
-                    continue
-                if plan.act is Act.LAPSE:
-                    why = {"approved_by": plan.entry.id}
-                    lapsed = self._append(plan.lapsed, plan.entry, (head, now), plan.reason, why)
-                    return replace(plan, act=Act.NONE, entry=lapsed), now
-                means = self.world.target.means(self.inputs.image, plan.entry.run_id)
-                entry = self._append(State.RELEASING, plan.entry, (head, now), "deploy begins", means)
-                return Plan(Act.RESUME, entry), now
-            except LostRace:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-        raise LostRace(world.pipeline.name)
+        head, now = world.ledger.look(world.pipeline.name)
+        plan = decide(now, version, self.inputs.entry, world.workflow, world.now())
+        if plan.entry is None or plan.act not in (Act.BEGIN, Act.TAKE_OVER, Act.LAPSE):
+            return plan, now
+        if plan.act is Act.TAKE_OVER:
+            reason = f"taken over by {world.workflow}: the release of {plan.entry.workflow} broke off"
+            world.ledger.take_over(
+                plan.entry, workflow=world.workflow, by=world.workflow, reason=reason, at=world.now()
+            )  # fmt: skip
+            return self._settle()
+        if plan.act is Act.LAPSE:
+            why = {"approved_by": plan.entry.id}
+            lapsed = self._append(plan.lapsed, plan.entry, (head, now), plan.reason, why)
+            return replace(plan, act=Act.NONE, entry=lapsed), now
+        means = self.world.target.means(self.inputs.image, plan.entry.run_id)
+        entry = self._append(State.RELEASING, plan.entry, (head, now), "deploy begins", means)
+        return Plan(Act.RESUME, entry), now
 
     def _roll_out(self, releasing: LedgerEntry, before: LedgerEntry | None) -> Deploy.Outputs:
         version = releasing.version
@@ -185,12 +177,12 @@ class _Release:
         return self._answer(Outcome.PROMOTED, status, f"version {version} serves{was}")
 
     def _end(self, releasing: LedgerEntry, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(RACES):  # entries of others; `hold` gives up where this release was taken over
             seen = self.world.ledger.hold(releasing)
             try:
                 return self._append(state, releasing, seen, reason, evidence)
             except LostRace:
-                if attempt + 1 == _ATTEMPTS:
+                if attempt + 1 == RACES:
                     raise
         raise LostRace(releasing.model)
 

@@ -6,10 +6,10 @@ fails.  SQLite at the desk, PostgreSQL on a cluster; the URL comes from the sett
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from contracts.errors import Finding, StageError
 from contracts.outcomes import Note, State
@@ -42,6 +42,25 @@ class LostRace(StageError):  # noqa: N818  the name says what happened
             f"the ledger of {model} moved on while this was decided{first}; nothing was written",
             remedy="look at `retrain lineage`, then start the run again if it is still wanted",
         )
+
+
+RACES = 20
+"""How often one writer may lose before it gives up."""
+T = TypeVar("T")
+
+
+def until_won(write: Callable[[], T]) -> T:
+    """Return what `write` does: read the ledger, decide, append.  Whoever loses the race for it decides anew.
+
+    Raises
+    ------
+    LostRace
+        Others wrote to the ledger each time.
+    """
+    for _ in range(RACES - 1):
+        with suppress(LostRace):
+            return write()
+    return write()
 
 
 class Ledger:

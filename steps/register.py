@@ -12,10 +12,9 @@ from contracts.errors import ConfigError
 from contracts.names import ALIAS_STAGING, TAG_PREFIX, tag
 from contracts.outcomes import State
 from contracts.stages import Register
-from steps.ledger import LostRace
+from steps.ledger import until_won
 from steps.world import World
 
-ATTEMPTS = 20
 """Registering rests on no other entry, so a lost race is tried again, this often."""
 IN_THE_RUN_ONLY = {tag("train_key")}
 """Tags of a run that say nothing about its model."""
@@ -48,18 +47,15 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
 
 def _enter(world: World, version: int, inputs: Register.Inputs, evidence: dict[str, Any]) -> bool:
     model = world.pipeline.name
-    for attempt in range(ATTEMPTS):
+
+    def write() -> bool:
         head = world.ledger.head(model)
         if world.ledger.state(model, version) is not None:
             return False
-        try:
-            world.ledger.append(
-                model, State.REGISTERED, version=version, run_id=inputs.run_id, workflow=world.workflow,
-                by=world.workflow, reason="passed the validation gate", evidence=evidence, after=head, at=world.now(),
-            )  # fmt: skip
-        except LostRace:
-            if attempt + 1 == ATTEMPTS:
-                raise
-        else:
-            return True
-    return False
+        world.ledger.append(
+            model, State.REGISTERED, version=version, run_id=inputs.run_id, workflow=world.workflow,
+            by=world.workflow, reason="passed the validation gate", evidence=evidence, after=head, at=world.now(),
+        )  # fmt: skip
+        return True
+
+    return until_won(write)
