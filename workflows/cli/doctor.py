@@ -129,10 +129,10 @@ def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
 
     ledger = Ledger(settings.ledger.get_secret_value())
     for model in ledger.models():
-        broken = ledger.verify(model)
-        yield _chain(model, len(ledger.entries(model)), [str(finding) for finding in broken])
+        broken, entries = ledger.verify(model), ledger.entries(model)
+        yield _chain(model, len(entries), [str(finding) for finding in broken])
         yield _alias(settings, ledger, Registry(settings, model), mend=mend)
-        yield from _words(model, ledger.entries(model))
+        yield from _words(model, entries)
         if (serving := ledger.serving(model)) is not None:
             yield _server(settings, model, serving.version)
 
