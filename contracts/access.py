@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from contracts.names import PREDICTIONS
 from contracts.stages import (
     Build,
     Deploy,
@@ -96,8 +97,9 @@ class Access:
         )
 
 
-_REPORTS, _DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _BUILDS, _LOGS = (
-    f"{STORE}/{folder}" for folder in ("reports", "datasets", "splits", "fits", "code", "cache", "builds", "logs")
+_REPORTS, _DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _BUILDS, _LOGS, _PREDICTIONS = (
+    f"{STORE}/{folder}"
+    for folder in ("reports", "datasets", "splits", "fits", "code", "cache", "builds", "logs", PREDICTIONS)
 )
 # Whoever reads in MLflow may also register a new name, unless models are denied.
 _NO_REGISTRY = ("registered_model", "DENY")
@@ -165,7 +167,7 @@ ACCESS: dict[str, Access] = {
         ledger=LedgerRole.READER,
     ),
     LOGS: Access(frozenset({Need.STORE}), write=(_LOGS,)),
-    SERVING: Access(frozenset({Need.STORE}), read=(MODELS,)),
+    SERVING: Access(frozenset({Need.STORE}), read=(MODELS,), write=(_PREDICTIONS,)),
 }  # fmt: skip
 """Stage, or one of the duties above -> what it may do."""
 

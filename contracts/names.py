@@ -26,6 +26,10 @@ LABEL_PIPELINE = "retrain/pipeline"
 LABEL_STAGE = "retrain/stage"
 """On every pod of a stage; network policies select by it."""
 
+# in the store
+PREDICTIONS = "predictions"
+"""Folder of prediction records, one a pipeline in it."""
+
 # inside a step's container
 PIPELINE_MOUNT = "/etc/retrain/pipeline"
 PIPELINE_FILE = f"{PIPELINE_MOUNT}/pipeline.yaml"

@@ -1,7 +1,8 @@
 """Serve one packaged model: ``python -m serving --package DIR --version N ...``.  Started by the holder and the image.
 
 It loads the package and predicts its example first; only then does it accept connections and write ``ready`` to
-``--ready-fd``.  SIGTERM drains.  When the other end of ``--life-fd`` closes, its holder is gone and it drains too.
+``--ready-fd``.  With ``--records`` it keeps sampled predictions.  SIGTERM drains.  When the other end of ``--life-fd``
+closes, its holder is gone and it drains too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from contracts.errors import StageError
     from serving.app import create_app
     from serving.model import PackagedModel
+    from serving.records import Recording, Records
     from serving.schemas import ModelAnswer
     from serving.server import DrainingServer, listen
 
@@ -44,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
             name=options.name, version=options.version, run_id=options.run_id,
             dataset_sha256=options.dataset_sha256, since=datetime.now(UTC),
         )  # fmt: skip
-        app = create_app(model, identity)
+        recording = Recording(options.records, options.record_share, options.record_inputs) if options.records else None
+        records = Records(recording, model.manifest, identity) if recording else None
+        app = create_app(model, identity, records)
     except StageError as error:
         LOG.error("version %d does not load: %s", options.version, error.message)
         for finding in error.findings:
@@ -63,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     gc.enable()
     # uvicorn raises the signal anew when it has drained: that is a clean end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if records is not None:
+            records.close()
     return 0
 
 
@@ -85,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-fd", type=int, help="where `ready` is written when connections are accepted")
     parser.add_argument("--life-fd", type=int, help="pipe whose closing ends this process")
     parser.add_argument("--drain-seconds", type=float, default=15.0)
+    parser.add_argument("--records", type=Path, help="folder of prediction records; without it none are kept")
+    parser.add_argument("--record-share", type=float, default=1.0, help="share of the requests that are recorded")
+    parser.add_argument("--record-inputs", action="store_true", help="with their rows, but for sensitive columns")
     return parser
 
 

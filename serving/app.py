@@ -20,12 +20,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from contracts.errors import DataError, Finding
+from contracts.prediction_id import PredictionId
 from serving.answer import answer
 from serving.metrics import CONTENT_TYPE, Metrics
+from serving.sampling import REQUEST_ID, is_sampled, request_key
 from serving.schemas import MAX_BODY, ErrorAnswer, ModelAnswer, answer_model, findings, request_model
 
 if TYPE_CHECKING:
     from serving.model import PackagedModel
+    from serving.records import Records
 
 LOG = logging.getLogger("retrain.server")
 
@@ -45,8 +48,13 @@ class Refused(Exception):  # noqa: N818  it is an answer
         self.status, self.message, self.findings = status, message, found or []
 
 
-def create_app(model: PackagedModel, identity: ModelAnswer) -> FastAPI:
+def create_app(model: PackagedModel, identity: ModelAnswer, records: Records | None = None) -> FastAPI:
     """Make the app of one model version; it has answered the package's example when this returns.
+
+    Parameters
+    ----------
+    records
+        What keeps sampled predictions; without it none is kept.
 
     Raises
     ------
@@ -54,9 +62,9 @@ def create_app(model: PackagedModel, identity: ModelAnswer) -> FastAPI:
         Whatever loading or the first prediction raises: a model that cannot answer its own example must not serve.
     """
     requests, answers = request_model(model.manifest, model.example), answer_model(model.manifest)
-    metrics = Metrics(identity)
+    metrics = Metrics(identity, model.manifest, records)
     described = orjson.dumps(identity.model_dump(mode="json"))
-    predicting = Predicting(model, identity, metrics, requests)
+    predicting = Predicting(model, identity, metrics, requests, records)
     predicting.answer(orjson.dumps({"instances": model.example}), predicting.new_id())
 
     # FastAPI's own page of docs comes from a CDN, which a closed network does not reach
@@ -70,7 +78,11 @@ def create_app(model: PackagedModel, identity: ModelAnswer) -> FastAPI:
     @app.post("/v1/predict", summary="Predict rows", tags=["v1"])
     async def predict(request: Request) -> Response:
         body = await _body(request)
-        return Response(await predicting.respond(body, request.scope["retrain_id"]), media_type="application/json")
+        key = None
+        if records is not None:
+            key = request_key(request.headers.get(REQUEST_ID), body)
+            key = key if is_sampled(key, records.share) else None
+        return Response(await predicting.respond(body, request.scope["retrain_id"], key), media_type="application/json")
 
     @app.get("/v1/model", summary="Which model answers", response_model=ModelAnswer, tags=["v1"])
     async def which() -> Response:
@@ -100,10 +112,17 @@ def create_app(model: PackagedModel, identity: ModelAnswer) -> FastAPI:
 
 
 class Predicting:
-    """Bytes in, bytes out: parses, predicts, counts."""
+    """Bytes in, bytes out: parses, predicts, counts, and leaves what is sampled to be recorded."""
 
-    def __init__(self, model: PackagedModel, identity: ModelAnswer, metrics: Metrics, request: type[Any]) -> None:
-        self._model, self._identity, self._metrics = model, identity, metrics
+    def __init__(
+        self,
+        model: PackagedModel,
+        identity: ModelAnswer,
+        metrics: Metrics,
+        request: type[Any],
+        records: Records | None,
+    ) -> None:
+        self._model, self._identity, self._metrics, self._records = model, identity, metrics, records
         self._request: TypeAdapter[Any] = TypeAdapter(request)
         self._described = identity.model_dump(mode="json")
         # one thread: a user's own estimator need not bear two at once, and one core is what a request is worth
@@ -112,17 +131,23 @@ class Predicting:
 
     def new_id(self) -> str:
         """Return a new prediction (and request) id: it holds the version, and no two are alike."""
-        return f"{self._identity.name}-{self._identity.version}-{uuid.uuid4().hex}"
+        return str(PredictionId(self._identity.name, self._identity.version, uuid.uuid4().hex))
 
-    async def respond(self, body: bytes, prediction_id: str) -> bytes:
-        """Answer one request: small ones at once, large ones in the worker, so that the loop keeps answering others."""
+    async def respond(self, body: bytes, prediction_id: str, key: bytes | None = None) -> bytes:
+        """Answer one request: small ones at once, large ones in the worker, so that the loop keeps answering others.
+
+        Parameters
+        ----------
+        key
+            Of a request that is to be recorded.
+        """
         rows = self._parse(body)
         if len(rows) <= INLINE_ROWS and not self._busy:
-            return self._predict(rows, prediction_id)
+            return self._predict(rows, prediction_id, key)
         self._busy += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._worker, self._predict, rows, prediction_id)
+            return await loop.run_in_executor(self._worker, self._predict, rows, prediction_id, key)
         finally:
             self._busy -= 1
 
@@ -139,7 +164,7 @@ class Predicting:
             raise Refused(422, f"the request is not answered: {message}", findings(error)) from None
         return rows
 
-    def _predict(self, rows: list[dict[str, Any]], prediction_id: str) -> bytes:
+    def _predict(self, rows: list[dict[str, Any]], prediction_id: str, key: bytes | None = None) -> bytes:
         try:
             result = answer(self._model, rows, prediction_id)
         except DataError as error:
@@ -148,7 +173,9 @@ class Predicting:
             # such as "too large for float32" of a scaled feature; its text may hold cells, so only its place is told
             LOG.warning("%s: the model refused a request: %s", prediction_id, _place(error))
             raise Refused(422, f"the model cannot work with these values ({type(error).__name__})") from None
-        self._metrics.predicted(len(rows))
+        self._metrics.predicted(result.predictions)
+        if key is not None and self._records is not None:
+            self._records.add(key, time.time(), result.predictions, rows)
         for column, cells in result.unseen.items():
             self._metrics.unseen(column, cells)
         return orjson.dumps(

@@ -37,12 +37,19 @@ class Spec:
     dataset_sha256: str
     packages: str = ""
     """Folder of what its own modules import beside retrain's libraries."""
+    records: str = ""
+    """Folder of its prediction records; empty: none are kept."""
+    record_share: float = 0.0
+    record_inputs: bool = False
 
     def arguments(self) -> list[str]:
         """Return it as arguments of ``python -m serving``."""
         texts = {"package": self.package, "name": self.name, "version": str(self.version)}
         texts |= {"run-id": self.run_id, "dataset-sha256": self.dataset_sha256}
-        return [part for key, value in texts.items() for part in (f"--{key}", value)]
+        if self.records:
+            texts |= {"records": self.records, "record-share": str(self.record_share)}
+        inputs = ["--record-inputs"] if self.records and self.record_inputs else []
+        return [part for key, value in texts.items() for part in (f"--{key}", value)] + inputs
 
 
 @dataclass(frozen=True)

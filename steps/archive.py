@@ -14,6 +14,7 @@ from pathlib import Path
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_PRODUCTION
 from contracts.pipeline import load_pipeline
+from contracts.prediction_id import PredictionId
 from contracts.references import LedgerEntry
 from contracts.settings import Settings
 from steps.ledger import Ledger
@@ -29,15 +30,19 @@ _HASHES = ("dataset_sha256", "code_commit", "artifact_sha256")
 
 @dataclass(frozen=True)
 class Reference:
-    """``[MODEL@]production``, ``staging``, a version's number, or something of its making; see `Archive.version`."""
+    """``[MODEL@]production``, ``staging``, a version's number, a prediction's id, or something of a version's making;
+    see `Archive.version`.
+    """
 
     model: str
     name: str
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read a reference; an empty `model` means the only one there is."""
+        """Read a reference; an empty `model` means the only one there is.  A prediction's id names its own."""
         model, _, name = text.rpartition("@")
+        if not model and (prediction := PredictionId.parse(name)):
+            model = prediction.model
         return cls(model, name or ALIAS_PRODUCTION)
 
 
@@ -109,8 +114,9 @@ class Archive:
     def version(self, name: str, at: datetime | None = None) -> int:
         """Return the version that ``production``, another alias, a number or something of its making names.
 
-        `production` is what the ledger says, of now or of a moment, whatever the alias in MLflow does.  Of its making
-        are the MLflow run, a workflow, the dataset's hash, a commit and an image's digest; hashes may be shortened.
+        A prediction's id holds its version; no record of it is looked for.  `production` is what the ledger says, of
+        now or of a moment, whatever the alias in MLflow does.  Of its making are the MLflow run, a workflow, the
+        dataset's hash, a commit and an image's digest; hashes may be shortened.
 
         Raises
         ------
@@ -123,6 +129,10 @@ class Archive:
                 when = f"served at {at.isoformat()}" if at else "serves"
                 raise ConfigError(f"no version of {self.model} {when}", remedy="name a version")
             return serving.version
+        if prediction := PredictionId.parse(name):
+            if prediction.model != self.model:
+                raise ConfigError(f"{name} is a prediction of {prediction.model}, not of {self.model}")
+            return self._known(prediction.version)
         if name.isdigit() and len(name) < _SHORTEST:
             return self._known(int(name))
         if len(name) >= _SHORTEST and (made := versions_made_of(self.ledger.entries(self.model), name)):
@@ -134,7 +144,8 @@ class Archive:
         if (version := self.registry.alias(name)) is None:
             raise ConfigError(
                 f"{self.model} has no alias {name!r}, and nothing of a version's making is called so",
-                remedy=f"a version, {ALIAS_PRODUCTION}, a run, workflow, dataset's hash, commit or image's digest",
+                remedy=f"a version, {ALIAS_PRODUCTION}, a prediction's id, a run, workflow, dataset's hash, commit or "
+                "image's digest",
             )
         return version
 

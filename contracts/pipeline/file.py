@@ -13,7 +13,7 @@ from contracts.pipeline.checks import mistakes
 from contracts.pipeline.gates import Gates
 from contracts.pipeline.learning import Features, Split, Target, Training
 from contracts.pipeline.mistakes import refuse
-from contracts.pipeline.operation import Notifications, Release, Resources, Schedule, Triggers
+from contracts.pipeline.operation import Notifications, Records, Release, Resources, Schedule, Triggers
 from contracts.pipeline.source import Source
 from contracts.pipeline.table import Schema
 
@@ -40,6 +40,7 @@ class Pipeline(Contract):
         examples=[["holidays==0.60"]],
     )  # fmt: skip
     release: Release = Release()
+    records: Records = Records()
     schedule: Schedule | None = None
     triggers: Triggers = Triggers()
     notifications: Notifications = Notifications()

@@ -22,6 +22,16 @@ class Release(Contract):
     )
 
 
+class Records(Contract):
+    """Which predictions the server keeps, under `predictions/<pipeline>` of the store: id, time, version, scores."""
+
+    share: float = Field(
+        0.0, ge=0, le=1, description="Share of the requests, by a hash of X-Request-Id, else of the body.",
+        examples=[0.1],
+    )  # fmt: skip
+    inputs: bool = Field(False, description="Keep the rows too, but for the cells of sensitive columns.")
+
+
 class Schedule(Contract):
     """Cron lines in one time zone; one run at a time."""
 

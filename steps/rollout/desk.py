@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.names import PREDICTIONS
 from contracts.references import LedgerEntry
 from serving.model import read_manifest, read_packages
 from serving.versions import Spec
@@ -14,6 +15,7 @@ from steps.own_packages import bring
 from steps.rollout.front_door import hear
 from steps.rollout.process import Server, Status
 from steps.rollout.target import Serving
+from steps.storage import local_path
 from steps.world import World
 
 
@@ -39,12 +41,14 @@ class Desk:
 
     def release(self, entry: LedgerEntry) -> Serving:
         """Start the version's process and drain the one before."""
-        release = self.world.pipeline.release
+        release, records = self.world.pipeline.release, self.world.pipeline.records
         folder = self.world.tracking.package(entry.run_id, self.server.home / "packages")
         spec = Spec(
             package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
             dataset_sha256=read_manifest(folder).dataset_sha256,
             packages=bring(self.world.settings, read_packages(folder)),
+            records=self._records_folder if records.share else "", record_share=records.share,
+            record_inputs=records.inputs,
         )  # fmt: skip
         status = self.server.release(
             spec,
@@ -64,6 +68,12 @@ class Desk:
     def stop(self) -> object:
         """End the server."""
         return self.server.stop()
+
+    @property
+    def _records_folder(self) -> str:
+        """Return the store's folder; where the store is no folder, one beside the server, which has no credentials."""
+        kept = local_path(self.world.storage.uri(PREDICTIONS, self.world.pipeline.name))
+        return str(kept or self.server.home / PREDICTIONS)
 
     def _serving(self, status: Status) -> Serving:
         elsewhere = self.server.port and not status.url.endswith(f":{self.server.port}")

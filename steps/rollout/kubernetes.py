@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from contracts.errors import ConfigError, StageError
-from contracts.names import tag
+from contracts.names import PREDICTIONS, tag
 from contracts.references import LedgerEntry, ModelManifest
 from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
@@ -116,6 +116,8 @@ class Kubernetes:
             commit=tracking.record(entry.run_id).tags.get(tag("code_commit"), ""),
             package=package if fetches else "",
             package_sha256=hashlib.sha256(content).hexdigest() if fetches else "",
+            record_share=self.world.pipeline.records.share, record_inputs=self.world.pipeline.records.inputs,
+            records_uri=self.world.storage.uri(PREDICTIONS, self.name),
         )  # fmt: skip
         return objects(
             version, self.world.pipeline.release, self.world.settings, self.cluster.namespace,

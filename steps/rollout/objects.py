@@ -19,12 +19,15 @@ from steps.rollout.cluster import VERSIONS, Object
 PORT = 8080
 MODEL = "/model"
 """Where the package lies: in a built image, or fetched there before the server starts."""
+RECORDS = "/records"
+"""Where the server leaves prediction records, for the container beside it."""
 ANNOTATION = "retrain/{}"
 UNROUTE_SECONDS = 5
 """How long a pod that ends still takes connections: until every node has heard that it does."""
 _MARGIN_SECONDS = 10
 _READY_SECONDS = 3
 _SCALE_IN_SECONDS = 120
+_SHIPPING_MIB = 192
 RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
@@ -37,7 +40,8 @@ class Version:
     """What is to serve.
 
     `package` is the URI of the model's package and `package_sha256` the hash of its manifest, where pods fetch it;
-    both are empty where the image holds it.
+    both are empty where the image holds it.  `record_share` of the requests are kept,
+    with their `record_inputs`, at `records_uri`.
     """
 
     model: str
@@ -48,6 +52,14 @@ class Version:
     image: str
     package: str = ""
     package_sha256: str = ""
+    record_share: float = 0.0
+    record_inputs: bool = False
+    records_uri: str = ""
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether any prediction is kept."""
+        return self.record_share > 0
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -123,13 +135,17 @@ def _strategy(release: Release) -> dict[str, Any]:
 def _pod(version: Version, release: Release, settings: Settings) -> dict[str, Any]:
     drain = int(release.drain_timeout.total_seconds())
     mounts = _mounts(version)
+    beside = [
+        *([_fetch(version, settings)] if version.package else []),
+        *([_shipping(version, settings)] if version.keeps_records else []),
+    ]
     server = {
         "name": "server",
         "image": version.image,
         "command": [
             "python", "-m", "serving", f"--package={MODEL}", f"--name={version.model}", f"--version={version.version}",
             f"--run-id={version.run_id}", f"--dataset-sha256={version.dataset_sha256}", "--host=0.0.0.0",
-            f"--port={PORT}", f"--drain-seconds={drain}",
+            f"--port={PORT}", f"--drain-seconds={drain}", *_recording(version),
         ],
         # one core answers one request; more servers answer more
         "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
@@ -158,14 +174,48 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
                 "matchLabelKeys": ["pod-template-hash"],
             }
         ],
-        **({"initContainers": [_fetch(version, settings)]} if version.package else {}),
+        **({"initContainers": beside} if beside else {}),
         "containers": [server],
         "volumes": [{"name": mount["name"], "emptyDir": {}} for mount in mounts],
     }
 
 
 def _fetch(version: Version, settings: Settings) -> dict[str, Any]:
-    """Fetch the package before the server starts: it alone has credentials, and a restart needs no store."""
+    """Fetch the package before the server starts: the server has no credentials, and a restart needs no store."""
+    return {
+        "name": "fetch",
+        "image": version.image,
+        "command": ["python", "-m", "serving.fetch", version.package, MODEL, f"--sha256={version.package_sha256}"],
+        "env": _credentials(settings),
+        "resources": _resources(settings),
+        "securityContext": RESTRICTED_CONTAINER,
+        "volumeMounts": _mounts(version),
+    }
+
+
+def _recording(version: Version) -> list[str]:
+    if not version.keeps_records:
+        return []
+    inputs = ["--record-inputs"] if version.record_inputs else []
+    return [f"--records={RECORDS}", f"--record-share={version.record_share}", *inputs]
+
+
+def _shipping(version: Version, settings: Settings) -> dict[str, Any]:
+    """Bring records to the store, beside the server and after it: the kubelet ends a container of this kind last."""
+    memory = f"{_SHIPPING_MIB}Mi"
+    return {
+        "name": "records",
+        "image": version.image,
+        "command": ["python", "-m", "serving.shipping", RECORDS, version.records_uri],
+        "restartPolicy": "Always",
+        "env": _credentials(settings),
+        "resources": {"requests": {"cpu": "10m", "memory": memory}, "limits": {"memory": memory}},
+        "securityContext": RESTRICTED_CONTAINER,
+        "volumeMounts": _mounts(version),
+    }
+
+
+def _credentials(settings: Settings) -> list[dict[str, Any]]:
     secret = names.STAGE_SECRET.format(stage=SERVING)
     env: list[dict[str, Any]] = [
         {
@@ -177,20 +227,14 @@ def _fetch(version: Version, settings: Settings) -> dict[str, Any]:
     env.append({"name": "AWS_DEFAULT_REGION", "value": "us-east-1"})
     if settings.s3_endpoint:
         env.append({"name": "AWS_ENDPOINT_URL_S3", "value": settings.s3_endpoint})
-    return {
-        "name": "fetch",
-        "image": version.image,
-        "command": ["python", "-m", "serving.fetch", version.package, MODEL, f"--sha256={version.package_sha256}"],
-        "env": env,
-        "resources": _resources(settings),
-        "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": _mounts(version),
-    }
+    return env
 
 
 def _mounts(version: Version) -> list[dict[str, Any]]:
     scratch = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  the container's own
-    return [scratch, *([{"name": "model", "mountPath": MODEL}] if version.package else [])]
+    model = {"name": "model", "mountPath": MODEL}
+    records = {"name": "records", "mountPath": RECORDS}
+    return [scratch, *([model] if version.package else []), *([records] if version.keeps_records else [])]
 
 
 def _resources(settings: Settings) -> dict[str, Any]:
@@ -230,9 +274,11 @@ def _scaling(version: Version, settings: Settings) -> dict[str, Any]:
 
 
 def _network(version: Version, settings: Settings) -> dict[str, Any]:
-    """Let anyone ask, and let the pod fetch its model; it reaches nothing else, least of all the API server."""
+    """Let anyone ask, and let the pod fetch its model and keep records; it reaches nothing else, least of all the API
+    server.
+    """
     egress: list[dict[str, Any]] = []
-    if version.package:
+    if version.package or version.keeps_records:
         names_of_hosts = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
         egress = [{"ports": names_of_hosts}, _store(settings)]
     return {

@@ -92,6 +92,7 @@ FULL: dict[str, Any] = {
     "gates": {"default": GATES, "environments": {"live": {"validation": {"thresholds": [{"metric": "f1", "min": 0}]}}}},
     "code": ["more.py"],
     "release": {"strategy": "recreate", "ready_timeout": "30s", "drain_timeout": "5s", "contract": 2},
+    "records": {"share": 0.1, "inputs": True},
     "schedule": {
         "cron": ["0 3 * * 1"], "timezone": "Europe/Berlin", "starting_deadline": "1h", "keep_successful": 2,
         "keep_failed": 2,

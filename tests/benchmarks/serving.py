@@ -1,8 +1,9 @@
-"""What the server costs: one-row predictions a second beside an ASGI app that answers a constant, in one run.
+"""What the server costs: one-row predictions a second beside an ASGI app that answers a constant, in one run; and what
+records cost, of every request.
 
 ``python -m tests.benchmarks.serving [--package DIR] [--seconds S] [--clients N]``: a packaged model, as a training
-leaves it under its MLflow model's ``artifacts/package``.  Without one, a small model is made.  Both servers are uvicorn
-as `serving.server` sets it up; they take turns, so that what else the machine does falls on both alike.
+leaves it under its MLflow model's ``artifacts/package``.  Without one, a small model is made.  All servers are uvicorn
+as `serving.server` sets it up; they take turns, so that what else the machine does falls on all alike.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from serving.model import PackagedModel
 from serving.server import DrainingServer
@@ -76,32 +79,41 @@ def start(arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     sys.exit(f"{' '.join(arguments)} ended with {process.returncode}")
 
 
-def measure(package: Path, seconds: float, clients: int) -> dict[str, dict[str, float]]:
-    """Return requests a second and latencies of both servers."""
+def measure(package: Path, records: Path, seconds: float, clients: int) -> dict[str, dict[str, float]]:
+    """Return requests a second and latencies of each server."""
     body = json.dumps({"instances": PackagedModel.load(package).example[:1]}).encode()
     serve = ["-m", "serving", "--package", str(package), "--name", "benchmark", "--version", "1"]
     serve += ["--run-id", "benchmark", "--dataset-sha256", "0" * 64, "--host", "127.0.0.1", "--drain-seconds", "1"]
-    servers = {"model": start(serve), "constant": start(["-m", "tests.benchmarks.serving", "--constant"])}
+    servers = {
+        "model": start(serve),
+        "recorded": start([*serve, "--records", str(records), "--record-share", "1"]),
+        "constant": start(["-m", "tests.benchmarks.serving", "--constant"]),
+    }
     taken: dict[str, list[float]] = {name: [] for name in servers}
+    processor = dict.fromkeys(servers, 0.0)
     try:
         for turn in range(TURNS + 1):
-            for name, (_, port) in servers.items():
+            for name, (process, port) in servers.items():
+                before = sum(psutil.Process(process.pid).cpu_times()[:2])
                 found = asyncio.run(load(port, body, seconds / TURNS if turn else 0.5, clients))
-                taken[name] += found if turn else []
+                if turn:
+                    taken[name] += found
+                    processor[name] += sum(psutil.Process(process.pid).cpu_times()[:2]) - before
     finally:
         for process, _ in servers.values():
             process.terminate()
             process.wait(20)
-    return {name: summary(found, seconds) for name, found in taken.items()}
+    return {name: summary(found, seconds, processor[name]) for name, found in taken.items()}
 
 
-def summary(taken: Sequence[float], seconds: float) -> dict[str, float]:
-    """Return requests a second, and the median and the 99th percentile in milliseconds."""
+def summary(taken: Sequence[float], seconds: float, processor: float) -> dict[str, float]:
+    """Return requests a second, the median and the 99th percentile, and the processor's time a request, in ms."""
     parts = statistics.quantiles(taken, n=100)
     return {
         "requests_a_second": round(len(taken) / seconds),
         "p50_ms": round(parts[49] * 1000, 3),
         "p99_ms": round(parts[98] * 1000, 3),
+        "processor_ms": round(processor / len(taken) * 1000, 4),
     }
 
 
@@ -124,12 +136,15 @@ def main() -> None:
             from tests.model_packages import package as make
 
             package = make(Path(scratch))
-        found = measure(package.resolve(), options.seconds, options.clients)
-    print(f"{'':10} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8}")
+        found = measure(package.resolve(), Path(scratch) / "records", options.seconds, options.clients)
+    print(f"{'':10} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'processor ms':>13}")
     for name, row in found.items():
-        print(f"{name:10} {row['requests_a_second']:8.0f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f}")
+        times = f"{row['p50_ms']:8.2f} {row['p99_ms']:8.2f} {row['processor_ms']:13.3f}"
+        print(f"{name:10} {row['requests_a_second']:8.0f} {times}")
     ratio = found["model"]["requests_a_second"] / found["constant"]["requests_a_second"]
-    print(json.dumps({**found, "model/constant": round(ratio, 3), "clients": options.clients}))
+    kept = found["recorded"]["processor_ms"] / found["model"]["processor_ms"]
+    ratios = {"model/constant": round(ratio, 3), "recorded/model, processor": round(kept, 3)}
+    print(json.dumps({**found, **ratios, "clients": options.clients}))
 
 
 if __name__ == "__main__":

@@ -121,6 +121,15 @@ def test_a_version_can_be_named_in_several_ways(world: World) -> None:
         assert ask(world, reference).version == 1
 
 
+def test_a_prediction_names_its_version_without_a_record(world: World) -> None:
+    release(world)
+    release(world)
+    for version in (1, 2):
+        whole = f"{MODEL}-{version}-{'0' * 31}a"
+        for reference in (whole, f"{whole}-17", f"{MODEL}@{whole}"):
+            assert ask(world, reference).version == version
+
+
 def test_a_replaced_version_serves_no_more_and_still_has_its_approval(world: World) -> None:
     release(world)
     release(world)
@@ -187,6 +196,8 @@ def test_what_is_not_there_is_told(world: World) -> None:
     for reference, said in (
         ("production", "no version of adult-income serves"), ("other@1", "does not know a model 'other'"),
         ("9", "no version 9"), ("canary", "no alias 'canary'"),
+        (f"{MODEL}-9-{'0' * 32}", "no version 9"), (f"other-1-{'0' * 32}", "does not know a model 'other'"),
+        (f"{MODEL}@other-1-{'0' * 32}", "is a prediction of other"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             ask(world, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ FETCHED = Version(
 BUILT = Version(
     model="adult-income", version=3, run_id="r3", dataset_sha256="d" * 64, commit="abc", image="registry/m@sha256:2"
 )
+KEPT = replace(FETCHED, record_share=0.5, records_uri="s3://store/predictions/adult-income")
 
 
 def settings(tmp_path: Path, **changed: Any) -> Settings:
@@ -78,7 +80,22 @@ def test_an_image_with_its_model_fetches_nothing_and_reaches_nothing(tmp_path: P
     assert found["NetworkPolicy"]["spec"]["egress"] == []
 
 
-@pytest.mark.parametrize("version", [FETCHED, BUILT])
+def test_records_are_brought_by_a_container_beside_the_server_which_has_no_credentials(tmp_path: Path) -> None:
+    kept = replace(BUILT, record_share=0.1, record_inputs=True, records_uri="s3://store/predictions/adult-income")
+    found = rendered(tmp_path, kept)
+    pod = pod_of(found)
+    [shipping], [server] = pod["initContainers"], pod["containers"]
+    assert server["command"][-3:] == ["--records=/records", "--record-share=0.1", "--record-inputs"]
+    assert shipping["command"][-2:] == ["/records", "s3://store/predictions/adult-income"]
+    assert shipping["restartPolicy"] == "Always", "it runs beside the server and ends after it"
+    assert {e["name"] for e in shipping["env"] if "valueFrom" in e} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert [e["name"] for e in server["env"]] == ["OMP_NUM_THREADS"]
+    for container in (server, shipping):
+        assert {"name": "records", "mountPath": "/records"} in container["volumeMounts"]
+    assert {port["port"] for rule in found["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]} == {53, 9000}
+
+
+@pytest.mark.parametrize("version", [FETCHED, BUILT, KEPT])
 def test_every_container_is_admitted_under_restricted(tmp_path: Path, version: Version) -> None:
     pod = pod_of(rendered(tmp_path, version))
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -24,8 +24,8 @@ def lineage(
         str,
         typer.Argument(
             metavar="[MODEL@]production|VERSION|...",
-            help="What to explain: a version, or its run, workflow, dataset hash, commit or image digest; "
-            "MODEL when there are several.",
+            help="What to explain: a version, or its run, workflow, dataset hash, commit or image digest, or a "
+            "prediction's id; MODEL when there are several.",
         ),
     ] = "production",
     at: Annotated[str, typer.Option(help="As it was at this moment, RFC 3339.")] = "",
