@@ -70,7 +70,7 @@ class LightgbmEstimator(FittedEstimator):
     def score(self, features: Any, classes: int) -> Floats:
         """See `FittedEstimator`."""
         threads = {"num_threads": 1} if len(features) <= SMALL_BATCH else {"num_threads": 0}
-        return _as_table(self._booster.predict(features, **threads), classes)
+        return as_table(self._booster.predict(features, **threads), classes)
 
     def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:  # noqa: ARG002  holds data only
         """Write the rounds up to the best one."""
@@ -96,7 +96,7 @@ class XgboostEstimator(FittedEstimator):
 
     def score(self, features: Any, classes: int) -> Floats:
         """See `FittedEstimator`."""
-        return _as_table(self._booster.inplace_predict(features).astype(np.float64), classes)
+        return as_table(self._booster.inplace_predict(features).astype(np.float64), classes)
 
     def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:  # noqa: ARG002  holds data only
         """See `FittedEstimator`."""
@@ -199,7 +199,7 @@ def _check_types(path: Path, trusted: Sequence[str]) -> list[str]:
     return needed
 
 
-def _as_table(raw: Any, classes: int) -> Floats:
+def as_table(raw: Any, classes: int) -> Floats:
     """Turn a booster's answer into [rows, classes]: of two classes it gives only the second's probability."""
     values = np.asarray(raw, dtype=np.float64)
     if classes == 2 and values.ndim == 1:

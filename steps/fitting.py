@@ -131,7 +131,7 @@ def fit_candidate(
         values=tried.values,
         metrics={
             "validation": all_metrics(problem, sides.validation, best, best.scores),
-            "train": all_metrics(problem, sides.train, best),
+            "train": all_metrics(problem, sides.train, best, best.fitted.train_scores),
         },
     )
     (folder / FIT_FILE).write_text(fit.model_dump_json(), encoding="utf-8")

@@ -60,6 +60,8 @@ class Fitted:
     estimator: FittedEstimator
     rounds: int | None = None
     """Boosting rounds that the estimator keeps."""
+    train_scores: Floats | None = None
+    """What the estimator answers for the training rows, where fitting left it behind."""
 
 
 class Learner(Protocol):

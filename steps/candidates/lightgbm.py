@@ -14,7 +14,7 @@ import numpy as np
 from contracts.errors import Finding
 from contracts.metrics import METRICS, Task
 from contracts.pipeline.learning import Candidate
-from serving.estimators import LightgbmEstimator
+from serving.estimators import LightgbmEstimator, as_table
 from steps.candidates import Fitted, Problem, Rows, bad_parameter, blamed
 from steps.candidates.rounds import round_metric
 
@@ -41,6 +41,8 @@ _RESERVED = {
 }
 _RESERVED |= {"early_stopping_round", "data", "valid", "input_model", "output_model", "config", "task", "device_type"}
 _ROUNDS = 100
+_SUMS_TREES = {"boosting": "gbdt", "linear_tree": False}
+"""With these, what training keeps for its rows is the sum of the trees that `predict` gives."""
 
 
 def lightgbm_problem() -> Finding | None:
@@ -118,12 +120,28 @@ def fit(problem: Problem, candidate: Candidate, parameters: dict[str, Any], trai
         if settings["metric"] == "None":
             own_metric = _own_metric(problem, validation)
     try:
-        booster = lgb.train(settings, data, rounds, valid_sets=sides, feval=own_metric, callbacks=callbacks)
+        booster = lgb.train(
+            settings, data, rounds, valid_sets=sides, feval=own_metric, callbacks=callbacks, keep_training_booster=True
+        )
     except (lgb.basic.LightGBMError, TypeError, ValueError) as error:
         raise bad_parameter(candidate, blamed(str(error), parameters), str(error).splitlines()[0]) from error
-    return Fitted(
-        LightgbmEstimator(booster), booster.best_iteration if candidate.early_stopping else booster.current_iteration()
-    )
+    known = not candidate.early_stopping and all(settings.get(n, value) == value for n, value in _SUMS_TREES.items())
+    scores = as_table(_train_scores(booster), problem.classes) if known else None
+    booster.model_from_string(booster.model_to_string()).free_dataset()  # as `train` does unless it is to go on
+    rounds = booster.best_iteration if candidate.early_stopping else booster.current_iteration()
+    return Fitted(LightgbmEstimator(booster), rounds, scores)
+
+
+def _train_scores(booster: Any) -> Any:
+    """Return the answers for the training rows that boosting kept up to date: asking the trees again takes longer."""
+    kept = []
+
+    def keep(scores: Any, _: Any) -> list[Any]:
+        kept.append(scores.copy())
+        return []
+
+    booster.eval_train(keep)
+    return kept[0]
 
 
 def _settings(problem: Problem, candidate: Candidate, parameters: dict[str, Any]) -> tuple[dict[str, Any], int]:

@@ -10,7 +10,8 @@ Rows of one group resemble each other, so they are no independent draws: where r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,17 +54,16 @@ def replicates(judged: Sequence[Judged], metrics: Iterable[str], bootstrap: Boot
         units = len(found)
         if units < MIN_GROUPS:
             return results
-    generator = np.random.default_rng(bootstrap.seed)
-    step = max(1, _BLOCK // rows)
-    for start in range(0, bootstrap.resamples, step):
-        size = min(step, bootstrap.resamples - start)
-        counts = _draw(generator, size, units)
+    start = 0
+    for counts in _blocks(bootstrap, units, max(1, _BLOCK // rows)):
+        end = start + len(counts)
         if group_of_row is not None:
             counts = np.take(counts, group_of_row, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             for result, kernel in zip(results, kernels, strict=True):
                 for name in names:
-                    result[name][start : start + size] = kernel[name](counts)
+                    result[name][start:end] = kernel[name](counts)
+        start = end
     return results
 
 
@@ -80,6 +80,19 @@ def interval(values: Floats, bootstrap: Bootstrap) -> Interval | None:
     tail = (1 - bootstrap.confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), confidence=bootstrap.confidence, resamples=len(usable))
+
+
+def _blocks(bootstrap: Bootstrap, units: int, step: int) -> Iterator[Floats]:
+    """Yield the counts of `step` resamples at a time; the next are drawn by a thread while these are used."""
+    generator = np.random.default_rng(bootstrap.seed)
+    sizes = [min(step, bootstrap.resamples - start) for start in range(0, bootstrap.resamples, step)]
+    with ThreadPoolExecutor(1) as drawer:
+        coming = drawer.submit(_draw, generator, sizes[0], units)
+        for size in sizes[1:]:
+            counts = coming.result()
+            coming = drawer.submit(_draw, generator, size, units)
+            yield counts
+        yield coming.result()
 
 
 def _draw(generator: np.random.Generator, resamples: int, units: int) -> Floats:

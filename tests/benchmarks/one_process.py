@@ -1,7 +1,8 @@
 """The baseline of the five stages: one script that does their work as one would write it with pandas and MLflow.
 
-Read and check the CSV, hash it, keep it as Parquet, split by class, fit LightGBM, score all sides, bootstrap the test
-metric, log parameters, metrics and model.  ``python -m tests.benchmarks.one_process TABLE.csv HOME`` prints the scores.
+Read and check the CSV, hash it, keep it as Parquet, split by class, fit LightGBM, score all sides, log parameters,
+metrics and model.  ``python -m tests.benchmarks.one_process TABLE.csv HOME`` prints the scores.  It draws no bootstrap
+interval, which the stages do.
 """
 
 import hashlib

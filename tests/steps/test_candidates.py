@@ -90,6 +90,43 @@ def test_every_library_learns_every_task_and_survives_saving(name: str, task: Ta
 
 
 @pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"data_sample_strategy": "goss"},
+        {"bagging_fraction": 0.5, "bagging_freq": 1, "extra_trees": True},
+        {"max_bin": 7, "min_data_per_group": 30, "cat_smooth": 1.0},
+        {"use_quantized_grad": True},
+        {"zero_as_missing": True},
+    ],
+    ids=lambda more: "-".join(more) or "plain",
+)
+def test_what_boosting_kept_for_its_rows_is_what_the_estimator_answers(task: Task, more: dict[str, Any]) -> None:
+    generator = np.random.default_rng(11)
+    odd = np.column_stack([X[:400], generator.choice([0.0, -0.0, 1e-30, np.nan, 3.0], 400)])
+    odd[:, 3] = np.minimum(generator.zipf(1.6, 400), 300)  # most categories are rare
+    train = Rows(odd, TARGETS[task][:400], np.linspace(0.1, 2, 400))
+    p = problem(task)
+    fitted = learner("lightgbm")(
+        p, candidate("lightgbm"), {"n_estimators": 30, "min_data_in_leaf": 3, **more}, train, train
+    )
+    assert fitted.train_scores is not None
+    np.testing.assert_allclose(fitted.train_scores, fitted.estimator.score(odd, p.classes), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("more", "fields"),
+    [({"boosting": "dart"}, {}), ({"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1}, {}),
+     ({"linear_tree": True}, {}), ({}, {"early_stopping": 2})],
+)  # fmt: skip
+def test_where_boosting_keeps_something_else_the_estimator_is_asked(
+    more: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    assert fit(candidate("lightgbm", parameters=SMALL["lightgbm"] | more, **fields), problem()).train_scores is None
+
+
+@pytest.mark.parametrize("task", list(Task))
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost", "hist_gradient_boosting"])
 def test_boosting_stops_early_by_every_metric(name: str, task: Task, tmp_path: Path) -> None:
     rounds = {"lightgbm": "n_estimators", "xgboost": "n_estimators", "hist_gradient_boosting": "max_iter"}[name]
