@@ -9,7 +9,7 @@ from contracts.outcomes import Promotion, Verdict
 
 
 class Interval(Contract):
-    """A percentile bootstrap interval."""
+    """A bootstrap interval; of a slice, corrected for their number."""
 
     low: float
     high: float

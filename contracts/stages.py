@@ -247,6 +247,7 @@ class Evaluate(Stage):
         """The run whose model is judged."""
 
         run_id: str
+        code: str = ""
 
     class Outputs(StageOutputs):
         """The verdict."""
@@ -287,6 +288,7 @@ class Promote(Stage):
         version: int
         requested_by: str = ""
         entrypoint: Literal["retrain", "release"] = "release"
+        code: str = ""
 
     class Outputs(StageOutputs):
         """The decision, and the ledger entry that holds it."""

@@ -55,10 +55,14 @@ class Assessment:
     """Of each test row the number of its group, where the split is by group."""
 
     @cached_property
+    def answers(self) -> Predictions:
+        """The model's."""
+        return self.model.predict(self.rows)
+
+    @cached_property
     def judged(self) -> Judged:
         """Truth beside the model's answers."""
-        answers = self.model.predict(self.rows)
-        rows = judged(self.model.manifest.classes, self.model, self.rows, self.target, answers)
+        rows = judged(self.model.manifest.classes, self.model, self.rows, self.target, self.answers)
         return replace(rows, groups=self.groups)
 
 

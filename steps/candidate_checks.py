@@ -47,6 +47,7 @@ def candidate_findings(pipeline: Pipeline, code: UserCode) -> Iterator[Finding]:
             scopes[module_name(path)] = None
     own = [u.removeprefix("python:") for u in pipeline.source.uris if u.startswith("python:")]
     own += [c.estimator for c in pipeline.training.candidates if ":" in c.estimator]
+    own += pipeline.gates.functions
     for reference in dict.fromkeys(own):
         module, _, attribute = reference.partition(":")
         scope, first = scopes.get(module), attribute.split(".")[0]

@@ -14,6 +14,7 @@ from contracts.stages import Evaluate
 from steps.assessment import Assessment, assess, policy_sha256, report_bytes
 from steps.gates import validation
 from steps.metrics import score_judged
+from steps.own_gates import own_columns, own_numbers
 from steps.world import World
 
 METRIC_PREFIX = "test."
@@ -32,7 +33,8 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     """
     policy = world.pipeline.gates.policy(world.settings.environment)
     gate = policy.validation
-    subject = assess(world, inputs.run_id, [rule.column for rule in gate.slices])
+    columns = [*(rule.column for rule in gate.slices), *own_columns(gate.thresholds)]
+    subject = assess(world, inputs.run_id, columns)
     groups = [
         validation.grouped(
             subject.rows.column(rule.column).to_pylist(),
@@ -41,7 +43,8 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
         )
         for rule in gate.slices
     ]
-    decision = validation.decide(validation.collect(subject.judged, gate, groups), gate)
+    own = {} if validation.non_finite(subject.judged) else own_numbers(world, inputs.code, gate.thresholds, subject)
+    decision = validation.decide(validation.collect(subject.judged, gate, groups, own), gate)
     metrics = _test_metrics(subject)
     report = ValidationReport(
         run_id=inputs.run_id,

@@ -27,6 +27,7 @@ from steps.gates import promotion
 from steps.gates.bounds import measure
 from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
+from steps.own_gates import own_columns, own_numbers
 from steps.world import World
 
 LATENCY_ROWS = 100
@@ -47,11 +48,12 @@ class Judged:
 def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntry | None) -> Judged:
     """Measure a version and what serves, ask the gate, and return what it says."""
     policy = world.pipeline.gates.policy(world.settings.environment)
-    challenger = assess(world, run_id)
+    challenger = assess(world, run_id, own_columns(policy.promotion.thresholds))
     champion = measure_champion(world, challenger, serving, policy.promotion, world.now()) if serving else None
-    decision = promotion.decide(
-        collect(challenger, champion, policy), policy.promotion, policy.validation.bootstrap
-    )  # fmt: skip
+    bad = non_finite(challenger.judged)
+    own = {} if bad else own_numbers(world, inputs.code, policy.promotion.thresholds, challenger)
+    measured = collect(challenger, champion, policy, own)
+    decision = promotion.decide(measured, policy.promotion, policy.validation.bootstrap)
     report = PromotionReport(
         model=world.pipeline.name,
         version=inputs.version,
@@ -76,8 +78,10 @@ def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntr
     return Judged(decision.promotion, decision.reason, report_bytes(report), evidence)
 
 
-def collect(challenger: Assessment, champion: Measured | None, policy: GatePolicy) -> promotion.Evidence:
-    """Measure what the gate decides on, as far as the policy asks."""
+def collect(
+    challenger: Assessment, champion: Measured | None, policy: GatePolicy, own: Mapping[str, float]
+) -> promotion.Evidence:
+    """Measure what the gate decides on, as far as the policy asks; `own` is what the user's functions answered."""
     gate, rows = policy.promotion, challenger.judged
     bad = non_finite(rows)
     calibration = None
@@ -86,7 +90,7 @@ def collect(challenger: Assessment, champion: Measured | None, policy: GatePolic
         (calibration,) = measure(rows, wanted, policy.validation.bootstrap)
     timed = _latencies(challenger, champion, gate)
     return promotion.Evidence(
-        thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap),
+        thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap, own=own),
         calibration_error=calibration,
         size_mib=_size_mib(challenger.folder),
         latency_ms=timed.challenger,

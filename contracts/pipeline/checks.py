@@ -15,7 +15,7 @@ from contracts.stages import SIZED
 
 if TYPE_CHECKING:
     from contracts.pipeline.file import Pipeline
-    from contracts.pipeline.gates import GatePolicy
+    from contracts.pipeline.gates import GatePolicy, Threshold
 
 BUILT_IN = ("lightgbm", "xgboost", "hist_gradient_boosting", "random_forest", "linear", "dummy")
 _TIMES = (ColumnType.DATE, ColumnType.TIMESTAMP)
@@ -62,11 +62,15 @@ def weight_column(pipeline: Pipeline) -> Iterator[Mistake]:
     yield from _unknown(pipeline, [(("training", "sample_weight"), pipeline.training.sample_weight)])
 
 
-def slice_columns(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Slices are made of columns."""
+def gate_columns(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Slices are made of columns, and what own functions read are some."""
     for at, policy in policies(pipeline):
         slices = enumerate(policy.validation.slices)
         yield from _unknown(pipeline, (((*at, "validation", "slices", i, "column"), s.column) for i, s in slices))
+        for gate, thresholds in _thresholds(policy):
+            for i, threshold in enumerate(thresholds):
+                where: Key = (*at, gate, "thresholds", i, "columns")
+                yield from _unknown(pipeline, (((*where, k), name) for k, name in enumerate(threshold.columns)))
 
 
 def _unknown(pipeline: Pipeline, named: Iterable[tuple[Key, str | None]]) -> Iterator[Mistake]:
@@ -102,10 +106,7 @@ def gate_metrics(pipeline: Pipeline) -> Iterator[Mistake]:
     """The gates' metrics are defined for the task."""
     named: list[tuple[Key, str]] = []
     for at, policy in policies(pipeline):
-        for gate, thresholds in (
-            ("validation", policy.validation.thresholds),
-            ("promotion", policy.promotion.thresholds),
-        ):
+        for gate, thresholds in _thresholds(policy):
             for i, threshold in enumerate(thresholds):
                 where: Key = (*at, gate, "thresholds", i)
                 if threshold.metric:
@@ -192,7 +193,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], .
     (("table", "features"), feature_columns),
     (("table", "split"), split_columns),
     (("table", "training"), weight_column),
-    (("table", "gates"), slice_columns),
+    (("table", "gates"), gate_columns),
     (("table", "target"), target_type),
     (("target", "training"), training_metric),
     (("target", "gates"), gate_metrics),
@@ -204,6 +205,11 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], .
     (("schedule",), schedule),
 )
 """Each check with the sections that it reads."""
+
+
+def _thresholds(policy: GatePolicy) -> Iterator[tuple[str, tuple[Threshold, ...]]]:
+    yield "validation", policy.validation.thresholds
+    yield "promotion", policy.promotion.thresholds
 
 
 def policies(pipeline: Pipeline) -> Iterator[tuple[Key, GatePolicy]]:

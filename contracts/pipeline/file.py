@@ -60,9 +60,10 @@ class Pipeline(Contract):
 
     @property
     def user_modules(self) -> tuple[str, ...]:
-        """Modules named as ``module:attribute`` by source and candidates, without doubles."""
+        """Modules named as ``module:attribute`` by source, candidates and gates, without doubles."""
         named = [u.removeprefix("python:").split(":")[0] for u in self.source.uris if u.startswith("python:")]
         named += [c.estimator.split(":")[0] for c in self.training.candidates if ":" in c.estimator]
+        named += [function.split(":")[0] for function in self.gates.functions]
         return tuple(dict.fromkeys(named))
 
     def section_sha256(self, *sections: str) -> str:

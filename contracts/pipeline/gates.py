@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from contracts.base import Contract, Duration, parse_duration
 from contracts.metrics import METRICS
@@ -20,20 +21,31 @@ def _known(metric: str, *at: str) -> None:
         refuse([Mistake(at or ("metric",), f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")])
 
 
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+"""What a module of the user's defines, ``module:attribute``."""
+
+
 class Threshold(Contract):
-    """A bound on a metric, or on a weighted composite of metrics."""
+    """A bound on a metric, a weighted composite of metrics, or what a function of yours makes of the test rows."""
 
     model_config = FINITE
 
     metric: str = ""
     composite: dict[str, float] = Field({}, description="Weights; metrics where less is better enter negated.")
+    function: Reference | None = Field(
+        None, description="`module:attribute`, called with test rows and answers; returns a number. The point decides.",
+        examples=["my_gates:cost"],
+    )  # fmt: skip
+    columns: tuple[str, ...] = Field((), description="What `function` reads beside the model's columns and the target.")
     min: float | None = None
     max: float | None = None
 
     @model_validator(mode="after")
     def _checks(self) -> Threshold:
-        if bool(self.metric) == bool(self.composite):
-            raise ValueError("give `metric` or `composite`")
+        if [bool(self.metric), bool(self.composite), bool(self.function)].count(True) != 1:
+            raise ValueError("give one of `metric`, `composite` and `function`")
+        if self.columns and not self.function:
+            raise ValueError("`columns` are those of a `function`")
         if self.metric:
             _known(self.metric)
         for name in self.composite:
@@ -45,7 +57,7 @@ class Threshold(Contract):
     @property
     def label(self) -> str:
         """How reports call it."""
-        return self.metric or " + ".join(f"{w:g} {m}" for m, w in self.composite.items())
+        return self.metric or self.function or " + ".join(f"{w:g} {m}" for m, w in self.composite.items())
 
 
 class SliceRule(Contract):
@@ -69,7 +81,7 @@ class SliceRule(Contract):
 
 
 class Bootstrap(Contract):
-    """How intervals are made: percentile bootstrap over rows (over groups where the split is by group), seeded."""
+    """How intervals are made: bootstrap over rows, over groups where the split is by group; docs/gates.md says more."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(1000, ge=100, le=100_000)
@@ -147,3 +159,11 @@ class Gates(Contract):
     def policy(self, environment: str) -> GatePolicy:
         """Return what applies in `environment`."""
         return self.environments.get(environment, self.default)
+
+    @property
+    def functions(self) -> Iterator[str]:
+        """The user's functions that thresholds name, ``module:attribute``."""
+        for policy in (self.default, *self.environments.values()):
+            for threshold in (*policy.validation.thresholds, *policy.promotion.thresholds):
+                if threshold.function is not None:
+                    yield threshold.function

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -13,7 +16,7 @@ from contracts.metrics import Task
 from contracts.outcomes import Verdict
 from contracts.pipeline.gates import Bootstrap, Threshold
 from contracts.reports import Check, Interval
-from steps.gates.statistics import MIN_GROUPS, combine, interval, replicates
+from steps.gates.statistics import MIN_GROUPS, Sample, Tails, interval, resample
 from steps.metrics import Judged, score_judged
 
 Decide = Literal["interval", "point"]
@@ -33,16 +36,48 @@ class Measurement:
     groups: int | None = None
 
 
-def measure(judged: Judged, thresholds: Sequence[Threshold], bootstrap: Bootstrap) -> tuple[Measurement, ...]:
-    """Compute each threshold's number on all rows, and its interval; all from the same draws."""
+def measure(
+    judged: Judged,
+    thresholds: Sequence[Threshold],
+    bootstrap: Bootstrap,
+    tails: Tails | None = None,
+    own: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Measurement, ...]:
+    """Compute each threshold's number on all rows, and its interval; all from the same draws.
+
+    Parameters
+    ----------
+    tails
+        Those of `steps.gates.statistics.interval`.
+    own
+        What the user's functions answered, by their reference.
+    """
+    ours = iter(_measure(judged, [threshold for threshold in thresholds if not threshold.function], bootstrap, tails))
+    return tuple(
+        Measurement(own[threshold.function], None, judged.rows, "the function gave none")
+        if threshold.function
+        else next(ours)
+        for threshold in thresholds
+    )
+
+
+def check_threshold(threshold: Threshold, measured: Measurement, bootstrap: Bootstrap) -> Check:
+    """Judge one threshold: a user's function by the point, everything else as `bootstrap` says."""
+    how: Decide = "point" if threshold.function else bootstrap.decide
+    return check(threshold.label, measured, minimum=threshold.min, maximum=threshold.max, decide=how)
+
+
+def _measure(
+    judged: Judged, thresholds: Sequence[Threshold], bootstrap: Bootstrap, tails: Tails | None
+) -> tuple[Measurement, ...]:
     needed = [_weights(threshold) for threshold in thresholds]
-    (drawn,) = replicates([judged], [name for weights in needed for name in weights], bootstrap)
+    (drawn,) = resample([judged], [name for weights in needed for name in weights], bootstrap)
     points = {name: score_judged(judged, name) for name in drawn}
     groups = judged.group_count
     return tuple(
         Measurement(
             value=(value := math.fsum(weight * points[name] for name, weight in weights.items())),
-            interval=interval(combine(drawn, weights), bootstrap) if math.isfinite(value) else None,
+            interval=interval(_weighted(drawn, weights), bootstrap, tails) if math.isfinite(value) else None,
             rows=judged.rows,
             why_not="" if math.isfinite(value) else why_no_value(judged),
             groups=groups,
@@ -97,6 +132,11 @@ def why_no_value(judged: Judged) -> str:
 
 def _weights(threshold: Threshold) -> dict[str, float]:
     return {threshold.metric: 1.0} if threshold.metric else dict(threshold.composite)
+
+
+def _weighted(samples: Mapping[str, Sample], weights: Mapping[str, float]) -> Sample:
+    first, *others = (weight * samples[name] for name, weight in weights.items())
+    return reduce(add, others, first)
 
 
 def _judge(

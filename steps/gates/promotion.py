@@ -16,8 +16,8 @@ from contracts.metrics import METRICS
 from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline.gates import Bootstrap, Comparison, PromotionGate
 from contracts.reports import Check, Interval
-from steps.gates.bounds import Measurement, check, number, overall
-from steps.gates.statistics import MIN_GROUPS, interval, replicates
+from steps.gates.bounds import Measurement, check, check_threshold, number, overall
+from steps.gates.statistics import MIN_GROUPS, interval, resample
 from steps.metrics import Judged, score_judged
 
 
@@ -99,8 +99,8 @@ def compare(challenger: Judged, champion: Judged, comparison: Comparison) -> Dif
     metric, bootstrap = comparison.metric, comparison.bootstrap
     sign = 1.0 if METRICS[metric].greater_is_better else -1.0
     mine, its = score_judged(challenger, metric), score_judged(champion, metric)
-    drawn, against = replicates([challenger, champion], [metric], bootstrap)
-    found = interval(sign * (drawn[metric] - against[metric]), bootstrap)
+    drawn, against = resample([challenger, champion], [metric], bootstrap)
+    found = interval(sign * drawn[metric] + -sign * against[metric], bootstrap)
     return Difference(mine, its, sign * (mine - its), found, challenger.group_count)
 
 
@@ -111,9 +111,7 @@ def _checks(evidence: Evidence, gate: PromotionGate, bootstrap: Bootstrap) -> It
         yield Check(name="finite answers", verdict=Verdict.REJECTED, value=evidence.non_finite, max=0, reason=said)
     else:
         for threshold, measured in zip(gate.thresholds, evidence.thresholds, strict=True):
-            yield check(
-                threshold.label, measured, minimum=threshold.min, maximum=threshold.max, decide=bootstrap.decide
-            )
+            yield check_threshold(threshold, measured, bootstrap)
         if gate.max_calibration_error is not None and evidence.calibration_error is not None:
             # Resampling inflates this error (it is a sum of absolute values), so the point decides, not the interval.
             bound = gate.max_calibration_error

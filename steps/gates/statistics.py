@@ -1,4 +1,4 @@
-"""Percentile bootstrap of the metrics, paired where two models answer the same rows.  Pure; seeded.
+"""Bootstrap intervals of the metrics, paired where two models answer the same rows.  Pure; seeded.
 
 A resample is a vector of how often each row was drawn (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
 chapters 13 and 16), so every metric is computed with those counts as weights, for many resamples at once, by matrix
@@ -6,15 +6,22 @@ products and cumulative sums.  Tests compare each with scikit-learn on the drawn
 
 Rows of one group resemble each other, so they are no independent draws: where rows have groups, whole groups are drawn
 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), and a row counts as its group.
+
+Which quantiles of the resamples are the ends of an interval, `interval` says; tests/steps/test_gate_levels.py holds
+the promotion rules to their level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 
 from contracts.metrics import Task
 from contracts.pipeline.gates import Bootstrap
@@ -25,64 +32,140 @@ _BLOCK = 250_000
 """Cells of one block of counts: bounds memory (2 MB a work array) and stays in the cache."""
 MIN_USABLE = 0.9
 """An interval stands on at least this share of the resamples; on fewer the number counts as not computable."""
-MIN_GROUPS = 10
-"""On fewer groups there is no interval: a 95 % interval of a mean would hold the truth in less than 90 of 100 cases."""
+MIN_GROUPS = 15
+"""On fewer groups there is no interval: too few to see from how unlike they are."""
+MOST_PARTS = 200
+"""Rows (or groups) are left out one by one, or in so many parts where there are more of them."""
 
 Kernel = Callable[[Floats], Floats]
 """Counts [resamples, rows] -> metric [resamples]; NaN where it has no value."""
+Tails = tuple[float, float]
+"""Probabilities that the number lies below the low end of an interval, and above its high end."""
 
 
-def replicates(judged: Sequence[Judged], metrics: Iterable[str], bootstrap: Bootstrap) -> list[dict[str, Floats]]:
+@dataclass(frozen=True)
+class Sample:
+    """A number, and what it is when rows (or groups) are left out and when they are drawn anew."""
+
+    whole: float
+    left_out: Floats
+    """Without each part of the rows, [parts]."""
+    drawn: Floats
+    """Of each resample, [resamples]; NaN where it has no value."""
+    units: int
+    """Rows, or groups, that were drawn from."""
+
+    def __rmul__(self, weight: float) -> Sample:
+        return Sample(weight * self.whole, weight * self.left_out, weight * self.drawn, self.units)
+
+    def __add__(self, other: Sample) -> Sample:
+        whole, left_out = self.whole + other.whole, self.left_out + other.left_out
+        return Sample(whole, left_out, self.drawn + other.drawn, self.units)
+
+
+def resample(judged: Sequence[Judged], metrics: Iterable[str], bootstrap: Bootstrap) -> list[dict[str, Sample]]:
     """Draw rows, or whole groups of rows, with replacement and compute metrics on every draw.
 
-    All of `judged` speak of the same rows, whose groups are those of the first, and get the same draws: differences of
-    their replicates are paired.
+    All of `judged` speak of the same rows, whose groups are those of the first, and get the same draws, so sums and
+    differences of their samples are paired.
 
     Returns
     -------
-    For each of `judged`, metric -> [resamples]; NaN where a draw has no value (one class only, say), and everywhere on
-    fewer than `MIN_GROUPS` groups.
+    For each of `judged`, metric -> sample; NaN everywhere without rows, and on fewer than `MIN_GROUPS` groups.
     """
-    names, rows = tuple(dict.fromkeys(metrics)), judged[0].rows
-    kernels = [{name: _KERNELS[name](j) for name in names} for j in judged]
-    results = [{name: np.full(bootstrap.resamples, np.nan) for name in names} for _ in judged]
-    if rows == 0:
-        return results
-    units, group_of_row = rows, None
+    names = tuple(dict.fromkeys(metrics))
+    units, unit_of_row = judged[0].rows, None
     if judged[0].groups is not None:
-        found, group_of_row = np.unique(judged[0].groups, return_inverse=True)
-        units = len(found)
-        if units < MIN_GROUPS:
-            return results
-    start = 0
-    for counts in _blocks(bootstrap, units, max(1, _BLOCK // rows)):
-        end = start + len(counts)
-        if group_of_row is not None:
-            counts = np.take(counts, group_of_row, axis=1)
+        found, unit_of_row = np.unique(judged[0].groups, return_inverse=True)
+        units = len(found) if len(found) >= MIN_GROUPS else 0
+    parts = -(-units // _part_size(units)) if units else 0
+    results = [{name: np.full(1 + parts + bootstrap.resamples, np.nan) for name in names} for _ in judged]
+    kernels = [{name: _KERNELS[name](j) for name in names} for j in judged] if units else []
+    at = 0
+    for counts in _counts(units, judged[0].rows, bootstrap) if units else ():
+        of_rows = counts if unit_of_row is None else np.take(counts, unit_of_row, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             for result, kernel in zip(results, kernels, strict=True):
                 for name in names:
-                    result[name][start:end] = kernel[name](counts)
-        start = end
-    return results
+                    result[name][at : at + len(counts)] = kernel[name](of_rows)
+        at += len(counts)
+    return [
+        {name: Sample(float(v[0]), v[1 : 1 + parts], v[1 + parts :], units) for name, v in result.items()}
+        for result in results
+    ]
 
 
-def combine(values: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """Return a weighted composite of replicates."""
-    return np.asarray(np.sum([weight * values[name] for name, weight in weights.items()], axis=0))
+def interval(sample: Sample, bootstrap: Bootstrap, tails: Tails | None = None) -> Interval | None:
+    """Return the interval of a number, None when too few resamples have a value.
 
+    Each end is the farther of two, within what the resamples show: that of the bias-corrected and accelerated bootstrap
+    (BCa; Efron, Better Bootstrap Confidence Intervals, 1987), and that of Student's t on the standard error of the
+    jackknife.  The first follows a skewed number, the second what resamples of a few rows are too narrow for.
 
-def interval(values: Floats, bootstrap: Bootstrap) -> Interval | None:
-    """Return the percentile interval, None when too many replicates have no value."""
-    usable = values[np.isfinite(values)]
-    if len(usable) < MIN_USABLE * bootstrap.resamples:
+    Parameters
+    ----------
+    tails
+        By default half of what `confidence` leaves, twice.
+    """
+    usable = sample.drawn[np.isfinite(sample.drawn)]
+    if len(usable) < MIN_USABLE * bootstrap.resamples or not math.isfinite(sample.whole) or sample.units < 2:
         return None
-    tail = (1 - bootstrap.confidence) / 2
-    low, high = np.quantile(usable, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high), confidence=bootstrap.confidence, resamples=len(usable))
+    jackknife = _jackknife(sample)
+    below = (usable < sample.whole).mean() + (usable == sample.whole).mean() / 2
+    least = 1 / (len(usable) + 1)
+    bias = float(ndtri(np.clip(below, least, 1 - least)))
+
+    def end(probability: float, farther: Callable[[float, float], float]) -> float:
+        shifted = bias + float(ndtri(probability))
+        shrink = 1 - jackknife.acceleration * shifted
+        accelerated = float(ndtr(bias + shifted / shrink)) if shrink > 0 else float(shifted > 0)
+        by_t = sample.whole + jackknife.error * float(stdtrit(jackknife.freedom, probability))
+        return farther(float(np.quantile(usable, accelerated)), float(np.clip(by_t, usable.min(), usable.max())))
+
+    low, high = tails or ((1 - bootstrap.confidence) / 2,) * 2
+    confidence = round(1 - low - high, 6)
+    return Interval(low=end(low, min), high=end(1 - high, max), confidence=confidence, resamples=len(usable))
 
 
-def _blocks(bootstrap: Bootstrap, units: int, step: int) -> Iterator[Floats]:
+class _Jackknife(NamedTuple):
+    """What leaving out parts of the rows says of a number."""
+
+    error: float
+    """Standard error."""
+    acceleration: float
+    """How much the error grows with the number (Efron, 1987)."""
+    freedom: float
+    """Degrees of freedom of the error: 2n / (kurtosis of the influences - 1), at most n - 1 (after Satterthwaite,
+    1946); few where a few rows decide, such as the positive ones of a rare class."""
+
+
+def _jackknife(sample: Sample) -> _Jackknife:
+    influence = sample.left_out[np.isfinite(sample.left_out)]
+    influence = influence.mean() - influence
+    n, square = len(influence), float((influence**2).sum())
+    if n < 2 or square == 0:  # the same without any of them
+        return _Jackknife(0.0, 0.0, 1.0)
+    kurtosis = n * float((influence**4).sum()) / square**2
+    freedom = min(2 * n / (kurtosis - 1), n - 1) if kurtosis > 1 else n - 1
+    acceleration = float((influence**3).sum()) / (6 * square**1.5)
+    return _Jackknife(math.sqrt(square * (n - 1) / n), acceleration, max(1.0, freedom))
+
+
+def _part_size(units: int) -> int:
+    return -(-units // MOST_PARTS)
+
+
+def _counts(units: int, rows: int, bootstrap: Bootstrap) -> Iterator[Floats]:
+    """Yield how often each row or group counts, [some, units]: all once, then without each part, then the draws."""
+    step, size = max(1, _BLOCK // rows), _part_size(units)
+    yield np.ones((1, units))
+    part_of_unit = np.arange(units) % -(-units // size)
+    for start in range(0, parts := part_of_unit.max() + 1, step):
+        yield (part_of_unit != np.arange(start, min(start + step, parts))[:, None]).astype(np.float64)
+    yield from _draws(bootstrap, units, step)
+
+
+def _draws(bootstrap: Bootstrap, units: int, step: int) -> Iterator[Floats]:
     """Yield the counts of `step` resamples at a time; the next are drawn by a thread while these are used."""
     generator = np.random.default_rng(bootstrap.seed)
     sizes = [min(step, bootstrap.resamples - start) for start in range(0, bootstrap.resamples, step)]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.outcomes import Verdict
-from contracts.pipeline.gates import SliceRule, Threshold, ValidationGate
+from contracts.pipeline.gates import Bootstrap, SliceRule, Threshold, ValidationGate
 from contracts.reports import Check
-from steps.gates.bounds import Measurement, check, measure, overall
+from steps.gates.bounds import Measurement, check, check_threshold, measure, overall
 from steps.metrics import Judged, label_text
 
 MAX_SMALL_GROUPS = 20
 """So many groups below `min_rows` are listed one by one, the largest first; the rest in one line."""
+
+
+BEYOND = 2
+"""So many resamples, on average, lie beyond the end of a slice's interval."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,8 @@ def decide(evidence: Evidence, gate: ValidationGate) -> Decision:
         said = f"the model answers no number for {evidence.non_finite} test rows"
         bad = Check(name="finite answers", verdict=Verdict.REJECTED, value=evidence.non_finite, max=0, reason=said)
         return Decision(Verdict.REJECTED, (bad,), said)
-    how = gate.bootstrap.decide
     checks = [
-        check(threshold.label, measured, minimum=threshold.min, maximum=threshold.max, decide=how)
+        check_threshold(threshold, measured, gate.bootstrap)
         for threshold, measured in zip(gate.thresholds, evidence.thresholds, strict=True)
     ]
     for rule in gate.slices:
@@ -73,7 +78,12 @@ def decide(evidence: Evidence, gate: ValidationGate) -> Decision:
     return Decision(verdict, tuple(checks), reason)
 
 
-def collect(judged: Judged, gate: ValidationGate, groups: Sequence[Sequence[Group]]) -> Evidence:
+def collect(
+    judged: Judged,
+    gate: ValidationGate,
+    groups: Sequence[Sequence[Group]],
+    own: Mapping[str, float] = MappingProxyType({}),
+) -> Evidence:
     """Measure what the gate decides on.
 
     Parameters
@@ -82,15 +92,15 @@ def collect(judged: Judged, gate: ValidationGate, groups: Sequence[Sequence[Grou
         The test rows.
     groups
         For each of `gate.slices` the groups of its column; see `grouped`.
+    own
+        What the user's functions answered, by their reference.
     """
     if bad := non_finite(judged):
         return Evidence((), (), bad)
-    slices = [
-        _measure_slice(judged, group, rule, gate)
-        for rule, found in zip(gate.slices, groups, strict=True)
-        for group in found
-    ]
-    return Evidence(measure(judged, gate.thresholds, gate.bootstrap), tuple(slices))
+    found = [(rule, group) for rule, of_rule in zip(gate.slices, groups, strict=True) for group in of_rule]
+    large = sum(int(group.rows.sum()) >= rule.min_rows for rule, group in found)
+    slices = [_measure_slice(judged, group, rule, gate.bootstrap, large) for rule, group in found]
+    return Evidence(measure(judged, gate.thresholds, gate.bootstrap, own=own), tuple(slices))
 
 
 def grouped(values: Sequence[Any], rule: SliceRule, *, sensitive: bool) -> tuple[Group, ...]:
@@ -116,12 +126,23 @@ def non_finite(judged: Judged) -> int:
     return int((~np.isfinite(answers.reshape(judged.rows, -1)).all(axis=1)).sum()) if judged.rows else 0
 
 
-def _measure_slice(judged: Judged, group: Group, rule: SliceRule, gate: ValidationGate) -> SliceMeasurement:
+def _measure_slice(
+    judged: Judged, group: Group, rule: SliceRule, bootstrap: Bootstrap, slices: int
+) -> SliceMeasurement:
+    """Measure one of so many slices.
+
+    To pass, every one has to keep its bound, so passing all by chance is no likelier than passing one (Berger,
+    Multiparameter Hypothesis Testing and Acceptance Sampling, 1982).  To be rejected, one that breaks it is enough, so
+    the end that decides on that is Bonferroni's, of all slices together.
+    """
     rows = int(group.rows.sum())
     if rows < rule.min_rows:
         return SliceMeasurement(rule, group.name, rows, None)
     threshold = Threshold(metric=rule.metric, min=rule.min, max=rule.max)
-    (measured,) = measure(judged.take(group.rows), [threshold], gate.bootstrap)
+    tail = (1 - bootstrap.confidence) / 2
+    tails = (tail, tail / slices) if rule.min is not None else (tail / slices, tail)
+    enough = bootstrap.model_copy(update={"resamples": max(bootstrap.resamples, math.ceil(BEYOND * slices / tail))})
+    (measured,) = measure(judged.take(group.rows), [threshold], enough, tails)
     return SliceMeasurement(rule, group.name, rows, measured)
 
 

@@ -10,6 +10,7 @@ GATES: dict[str, Any] = {
         "thresholds": [
             {"metric": "roc_auc", "min": 0.6},
             {"composite": {"f1": 0.5, "log_loss": -0.5}, "max": 1.5},
+            {"function": "my_gates:saved", "columns": ["city"], "min": 1},
         ],
         "slices": [
             {"column": "city", "metric": "f1", "min": 0.5, "min_rows": 50, "values": ["north", "south"]},
