@@ -1,6 +1,6 @@
 """Run a source's tasks in parallel, and put the typed table together in order: file, hash, tally.  Called by `ingest`.
 
-Memory is bounded: at most `workers` + 2 chunks and one row group are held, whatever the table's size.
+Memory is bounded: at most `workers` + 2 chunks and two row groups are held, whatever the table's size.
 """
 
 from __future__ import annotations
@@ -74,13 +74,18 @@ def _in_order(tasks: Iterable[Task], rules: RowRules, workers: int) -> Iterable[
 
 
 class _RowGroups:
-    """Writes row groups of one size, so that equal tables make equal files however they arrive."""
+    """Writes row groups of one size, so that equal tables make equal files however they arrive.
+
+    A thread writes one group while the next comes together.
+    """
 
     def __init__(self, path: Path, schema: Schema) -> None:
         self._schema = arrow_schema(schema)
         self._size = max(1 << 10, min(1 << 17, _GROUP_CELLS // len(schema.columns)))
         self._batches: list[pa.RecordBatch] = []
         self._held = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        self._writing: Future[None] | None = None
         # dictionaries shrink text; on numbers they cost a third of ingest's time and gain little
         texts = [c.name for c in schema.columns if c.type is ColumnType.STRING]
         self._writer = pq.ParquetWriter(path, self._schema, compression="snappy", use_dictionary=texts or False)
@@ -91,7 +96,9 @@ class _RowGroups:
     def __exit__(self, *_: object) -> None:
         try:
             self._flush()
+            self._written()
         finally:
+            self._pool.shutdown()
             self._writer.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -107,6 +114,14 @@ class _RowGroups:
 
     def _flush(self) -> None:
         if self._batches:
-            table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
-            self._writer.write_table(table, row_group_size=self._size)
+            self._written()
+            self._writing = self._pool.submit(self._write, self._batches)
         self._batches, self._held = [], 0
+
+    def _write(self, batches: list[pa.RecordBatch]) -> None:
+        table = pa.Table.from_batches(batches, self._schema).combine_chunks()
+        self._writer.write_table(table, row_group_size=self._size)
+
+    def _written(self) -> None:
+        if self._writing is not None:
+            self._writing.result()

@@ -7,6 +7,7 @@ Each block is first read straight into its types.  Where a cell does not fit, th
 from __future__ import annotations
 
 import csv
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ _OTHERS = {
     b"[{": "JSON",
 }
 """How files begin that are taken for CSV."""
+_CELL = re.compile(rb"[^\r\n]")
 _DIRECT = {ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.BOOLEAN, ColumnType.DATE}
 """Types that Arrow's CSV reader reads as `cells` would; the others are read as text and fitted."""
 
@@ -91,7 +93,7 @@ class CsvFile:
                 if not header.strip():
                     continue
                 names, block = self._names(header), Block(data, block.flaw)
-            if block.data.strip(b"\r\n") or (block.data and len(names) == 1):
+            if _CELL.search(block.data) or (block.data and len(names) == 1):
                 yield partial(self._chunk, block, names, schema)
 
     def _names(self, header: bytes) -> tuple[str, ...]:
