@@ -10,7 +10,7 @@ export UV_PYTHON_PREFERENCE ?= system
 # Nine processes a run import large libraries: without cached bytecode each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push platform backup restore smoke cluster
+.PHONY: help run stop test test-faults test-cluster check lock lock-check compile docs benchmark clean images push operators platform backup restore smoke cluster
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ images: ## Build the images of steps, serving and MLflow (BUILD, REGISTRY, BASE:
 
 push: ## Push them, and note their digests for the chart
 	@images/build push
+
+operators: ## Install Argo Workflows, Argo Events, metrics-server and Sealed Secrets where they are missing (an administrator's)
+	@kind/operators
 
 platform: ## Install or upgrade the platform in the cluster of KUBECONFIG (VALUES, NAMESPACE)
 	@kind/install -n $(NAMESPACE) $(foreach file,$(VALUES),-f $(abspath $(file)))

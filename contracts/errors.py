@@ -78,6 +78,31 @@ LOST_SIGNS = ("low on resource", "Evicted", "node shutdown", "Preempted", "Pod w
 Error."""
 
 
+@dataclass(frozen=True)
+class Interruption:
+    """How Argo ends a stage from outside, whatever the stage was doing."""
+
+    signs: tuple[str, ...]
+    """What the message of its node says."""
+    what: str
+    remedy: str
+
+
+STOPPED = Interruption(
+    ("shutdown with strategy", "Stopped with strategy"), "was stopped by a person",
+    "`argo retry` goes on from there; the next run takes what is there already",
+)  # fmt: skip
+OUT_OF_TIME = Interruption(
+    ("its deadline", "specified deadline", "workflow deadline"), "was not done in its time",
+    "its log and its pod's events say what it did or waited for",
+)  # fmt: skip
+
+
+def interruption(message: str) -> Interruption | None:
+    """Return what ended a node from outside, by its message; None when it ended by itself."""
+    return next((each for each in (STOPPED, OUT_OF_TIME) if any(sign in message for sign in each.signs)), None)
+
+
 KANIKO_FAILED = 1
 """How Kaniko ends, whatever failed.  It runs nothing of ours: it reads the store and pulls and pushes images, so what
 fails is class network."""
@@ -91,7 +116,9 @@ def class_of_failure(phase: str, message: str, *, kaniko: bool = False) -> Error
         return NETWORK
     if (code := re.search(r"exit code (\d+)", message)) and (row := BY_EXIT_CODE.get(int(code[1]))):
         return row
-    if any(sign in message for sign in LOST_SIGNS) or (code and code[1] == "143" and "deadline" not in message):
+    if (ended := interruption(message)) is not None:
+        return INFRASTRUCTURE if ended is STOPPED else CODE
+    if any(sign in message for sign in LOST_SIGNS) or (code and code[1] == "143"):
         return INFRASTRUCTURE
     return INFRASTRUCTURE if phase == "Error" and not code else CODE
 

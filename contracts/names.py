@@ -20,6 +20,8 @@ EXECUTOR_SERVICE_ACCOUNT = "retrain-executor"
 """Argo's own containers use it; a step's main container holds no token unless it needs the cluster."""
 SENSOR_SERVICE_ACCOUNT = "retrain-sensor"
 EVENT_BUS = "retrain"
+WEBHOOK_SECRET = "retrain-webhook"  # noqa: S105  a name
+"""Its key `token` is what callers of a webhook show."""
 RETRAIN, RELEASE = "retrain", "release"
 """The templates by which one gets in: the whole way, and a version that is there already."""
 LABEL_PIPELINE = "retrain/pipeline"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.access import KANIKO
-from contracts.errors import BY_NAME, CODE, NetworkError, StageError, class_of_failure
+from contracts.errors import BY_NAME, CODE, STOPPED, NetworkError, StageError, class_of_failure, interruption
 from contracts.outcomes import Outcome, Promotion
 from contracts.probes import PROBES, is_silent
 from contracts.stages import STAGES, Notify
@@ -32,7 +32,9 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
         When a notification service did not take it.
     """
     outcome = conclude(inputs)
-    lines = [f"{world.pipeline.name}: {outcome.value}", *_facts(inputs, world)]
+    stopped = any(_is_stop(node) for node in _decode(inputs.failures))
+    said = f"{outcome.value}, stopped by a person" if stopped else outcome.value
+    lines = [f"{world.pipeline.name}: {said}", *_facts(inputs, world)]
     try:
         if outcome is Outcome.FAILED:
             for failure in failed_stages(inputs.failures):
@@ -79,7 +81,8 @@ def failed_stages(failures: str) -> list[Failure]:
     """Read `workflow.failures`: JSON, quoted once more as a Go string, of every node that failed.
 
     Among them are attempts of stages that came through in the end, the graphs around a failed stage, and its retries'
-    parent, whose message says less than that of its last attempt.  What a probe answered stands in preflight's report.
+    parent, whose message says less than that of its last attempt, unless it tells of a stop between two attempts.  What
+    a probe answered stands in preflight's report.
     """
     nodes = [node for node in _decode(failures) if node.get("templateName") in _TEMPLATES]
     parents = [node["templateName"] for node in nodes if not _ATTEMPT.search(node.get("displayName", ""))]
@@ -87,7 +90,8 @@ def failed_stages(failures: str) -> list[Failure]:
     for stage in dict.fromkeys(parents or [node["templateName"] for node in nodes]):
         of_stage = [node for node in nodes if node["templateName"] == stage]
         attempts = [node for node in of_stage if _ATTEMPT.search(node.get("displayName", ""))]
-        last = max(attempts or of_stage, key=_order)
+        stops = [node for node in of_stage if _is_stop(node)]
+        last = max(stops or attempts or of_stage, key=_order)
         found.append(Failure(stage, last.get("phase", ""), last.get("message", "")))
     return [each for each in found if each.stage not in _PROBES or is_silent(each.phase, each.message)]
 
@@ -96,6 +100,10 @@ def _order(node: dict[str, str]) -> tuple[str, int]:
     """Order attempts: Argo lists nodes in no order, and its times are whole seconds."""
     number = _ATTEMPT.search(node.get("displayName", ""))
     return node.get("finishedAt") or "", int(number[1]) if number else 0
+
+
+def _is_stop(node: dict[str, str]) -> bool:
+    return interruption(node.get("message", "")) is STOPPED
 
 
 def _decode(failures: str) -> list[dict[str, str]]:
@@ -109,6 +117,8 @@ def _decode(failures: str) -> list[dict[str, str]]:
 
 
 def _explain(failure: Failure, world: World) -> list[str]:
+    if ended := interruption(failure.message):
+        return [f"{failure.stage} {ended.what}: {failure.message}", f"what to do: {ended.remedy}"]
     row = class_of_failure(failure.phase, failure.message, kaniko=failure.stage == KANIKO)
     report = read_error_report(world, failure.stage)
     # an attempt that was killed leaves no report: what lies there is of an attempt before it

@@ -30,6 +30,7 @@ def chart_contracts() -> str:
             "stageLabel": names.LABEL_STAGE,
             "executor": names.EXECUTOR_SERVICE_ACCOUNT,
             "sensor": names.SENSOR_SERVICE_ACCOUNT,
+            "webhookSecret": names.WEBHOOK_SECRET,
         },
         "ledger": {"owner": LEDGER_OWNER, "reader": LedgerRole.READER.value, "writer": LedgerRole.WRITER.value},
         "rules": {"executor": policy_rules(EXECUTOR_RULES), "sensor": policy_rules(SENSOR_RULES)},

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from contracts import names
 from contracts.base import Contract, Duration, parse_duration
 
 
@@ -54,7 +55,7 @@ class Webhook(Contract):
     """POST /<pipeline name> with a bearer token starts a run."""
 
     port: int = Field(12000, gt=0, lt=65536)
-    token_secret: str = Field("retrain-webhook", description="Secret whose key `token` holds the bearer token.")
+    token_secret: str = Field(names.WEBHOOK_SECRET, description="Secret whose key `token` holds the bearer token.")
     objects: Objects | None = None
 
 

@@ -47,6 +47,12 @@ def phases(workflow: dict[str, Any]) -> dict[str, str]:
     return {n["templateName"]: n["phase"] for n in nodes if n["type"] == "Retry"}
 
 
+def told(workflow: dict[str, Any]) -> str:
+    """Return what notify said in a line."""
+    pods = [n for n in workflow["status"]["nodes"].values() if n["type"] == "Pod" and n["templateName"] == "notify"]
+    return str(next(p["value"] for p in pods[-1]["outputs"]["parameters"] if p["name"] == "summary"))
+
+
 @contextmanager
 def no_access(cluster: Cluster, stage: str) -> Iterator[None]:
     """The store does not know the stage's password meanwhile: class config, never retried."""
@@ -78,29 +84,28 @@ def test_of_two_at_once_one_waits_also_over_a_restart_of_the_controller(small: S
     assert small.left() == RELEASED
 
 
-@pytest.mark.parametrize("stage", STAGES[:-1])
-def test_a_run_that_was_stopped_tells_it_and_the_next_one_ends_as_ever(small: SmallRun, stage: str) -> None:
-    name = small.submit()
-    small.pod(stage)
-    argo(small, "stop", name)
-
-    stopped = small.ended(name)
-    assert stopped["status"]["phase"] == "Failed"
-    assert phases(stopped)["notify"] == "Succeeded"
+def test_runs_that_are_stopped_at_one_stage_after_the_other_tell_it_and_the_last_ends_as_ever(small: SmallRun) -> None:
+    for stage in STAGES[:-1]:
+        name = small.submit()
+        small.pod(stage, workflow=name)
+        argo(small, "stop", name)
+        stopped = small.ended(name)
+        assert (stopped["status"]["phase"], phases(stopped)["notify"]) == ("Failed", "Succeeded"), stage
+        assert told(stopped).startswith(f"{small.name}: failed, stopped by a person"), stage
     with small.followed():
         pass
     ended_well(small)
 
 
-@pytest.mark.parametrize("stage", STAGES[:-1])
-def test_a_run_that_was_terminated_tells_nothing_and_the_next_one_ends_as_ever(small: SmallRun, stage: str) -> None:
-    name = small.submit()
-    small.pod(stage)
-    argo(small, "terminate", name)
-
-    assert "notify" not in phases(small.ended(name))
-    if stage == "deploy":
-        assert small.doctor() == {"ledger": "ok", "release": "wrong"}
+def test_runs_that_are_terminated_at_one_stage_after_the_other_tell_nothing_and_the_last_ends_as_ever(
+    small: SmallRun,
+) -> None:
+    for stage in STAGES[:-1]:
+        name = small.submit()
+        small.pod(stage, workflow=name)
+        argo(small, "terminate", name)
+        assert "notify" not in phases(small.ended(name)), stage
+    assert small.doctor() == {"ledger": "ok", "release": "wrong"}  # what `deploy` was at
     with small.followed():
         pass
     ended_well(small)

@@ -10,6 +10,7 @@ coredns, registry).
 
 from __future__ import annotations
 
+import base64
 import os
 import shlex
 import subprocess
@@ -23,9 +24,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from contracts import names
 from tests.cluster.conftest import Cluster, until
 from tests.cluster.small_run import RELEASED, SmallRun
-from tests.cluster.test_triggers import TOKEN, body, forwarded, ready
+from tests.cluster.test_triggers import body, forwarded, ready
 from workflows.compile import compile_pipeline
 from workflows.documents import documents
 from workflows.triggers import event_bus
@@ -134,26 +136,23 @@ def ended_as_ever(run: SmallRun) -> None:
 
 
 @contextmanager
-def doors(run: SmallRun) -> Iterator[str]:
-    """The pipeline's own event source and sensor; yields the URL of the webhook."""
-    space, secret = run.cluster, {"metadata": {"name": "retrain-webhook"}, "stringData": {"token": TOKEN}}
-    bus = event_bus()
+def doors(run: SmallRun) -> Iterator[tuple[str, str]]:
+    """The pipeline's own event source and sensor; yields the URL of the webhook and its token."""
+    space, bus = run.cluster, event_bus()
     del bus["spec"]["jetstream"]["persistence"]  # a volume outlives the test
-    missing = [
-        manifest
-        for manifest in (bus, {"apiVersion": "v1", "kind": "Secret", **secret})
-        if space.run("kubectl", "-n", space.namespace, "get", manifest["kind"], manifest["metadata"]["name"]).returncode
-    ]
+    was_there = not space.run("kubectl", "-n", space.namespace, "get", "eventbus", names.EVENT_BUS).returncode
     compiled = compile_pipeline(run.folder / "churn.yaml")
-    space.apply(*missing, *(documents(compiled[name])[0] for name in ("eventsource.yaml", "sensor.yaml")))
+    made = [documents(compiled[name])[0] for name in ("eventsource.yaml", "sensor.yaml")]
+    space.apply(*made if was_there else (bus, *made))
+    token = base64.b64decode(space.get("secret", names.WEBHOOK_SECRET)["data"]["token"]).decode()
     try:
         for selector in ("eventbus-name=retrain", f"eventsource-name={run.name}", f"sensor-name={run.name}"):
             assert until(partial(ready, space, selector), 600, 2), selector
         with forwarded(space, f"service/{run.name}-eventsource-svc", 12000) as port:
-            yield f"http://127.0.0.1:{port}/{run.name}"
+            yield f"http://127.0.0.1:{port}/{run.name}", token
     finally:
-        for manifest in missing:
-            space.kubectl("delete", manifest["kind"], manifest["metadata"]["name"], "--wait=false")
+        if not was_there:
+            space.kubectl("delete", "eventbus", names.EVENT_BUS, "--wait=false")
 
 
 @pytest.mark.parametrize("small", ["sensor"], indirect=True)
@@ -165,10 +164,10 @@ def test_an_event_that_comes_while_the_sensor_is_killed_makes_one_run(small: Sma
     small.cluster.kubectl("delete", "workflow", first)
     sensor = f"sensor-name={small.name}"
 
-    with doors(small) as url:
+    with doors(small) as (url, token):
         asked = body(source=data)
         kill_component(sensor, small, "")
-        answer = httpx.post(url, json=asked, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+        answer = httpx.post(url, json=asked, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         assert answer.status_code == 200
         [started] = until(small.workflows, 600)
         small.pod("train")

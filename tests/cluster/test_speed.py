@@ -35,7 +35,7 @@ SECONDS_A_POD = 4.6
 IMAGE = "python:3.11-slim"
 ONE_AFTER_THE_OTHER = ("a probe", "fit", *STAGES_OF_A_RUN[:-1])
 CONTROLLERS = {"theirs": {}, "ours": dict(re.findall(r"\b([A-Z][A-Z_]+)=(\S+)", "".join(
-    line for line in (ROOT / "kind" / "up").read_text().splitlines() if "set env" in line
+    line for line in (ROOT / "kind" / "operators").read_text().splitlines() if "set env" in line
 )))}  # fmt: skip
 """Name -> environment of the controller."""
 

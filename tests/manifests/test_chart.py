@@ -182,3 +182,27 @@ def test_logs_are_kept_by_a_user_that_can_do_nothing_else() -> None:
     for reference in (kept["s3"]["accessKeySecret"], kept["s3"]["secretKeySecret"]):
         assert reference["name"] == secret
         assert reference["key"] in kinds(documents, "Secret")[secret]["data"]
+
+
+@needs_helm
+def test_an_argo_controller_of_ours_keeps_ended_workflows_in_a_database_of_its_own() -> None:
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"], "--set", "argo.enabled=true").stdout) if d]
+    kept = yaml.safe_load(kinds(documents, "ConfigMap")["workflow-controller-configmap"]["data"]["persistence"])
+    secret = kinds(documents, "Secret")[kept["postgresql"]["passwordSecret"]["name"]]
+    callers = kinds(documents, "NetworkPolicy")["postgres"]["spec"]["ingress"][0]["from"]
+
+    assert (kept["archive"], kept["postgresql"]["host"], kept["postgresql"]["database"]) == (
+        True,
+        "postgres.mlops",
+        "argo",
+    )
+    assert (secret["metadata"]["namespace"], set(secret["data"])) == ("argo", {"username", "password"})
+    assert '"archive": true' in kinds(documents, "ConfigMap")["platform-provision"]["data"]["plan.json"]
+    assert {"kubernetes.io/metadata.name": "argo"} in [c["namespaceSelector"]["matchLabels"] for c in callers]
+
+
+@needs_helm
+def test_callers_of_a_webhook_have_a_token() -> None:
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
+
+    assert set(kinds(documents, "Secret")[names.WEBHOOK_SECRET]["data"]) == {"token"}

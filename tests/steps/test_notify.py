@@ -175,6 +175,52 @@ def test_a_stage_that_left_no_report_is_explained_by_its_class(
     assert remedy in caplog.text
 
 
+_STOP = "workflow shutdown with strategy:  Stop"
+_STOPPED_STAGE = ("train", "train", "Failed", "Stopped with strategy 'Stop'")
+STOPPED = {
+    "while it ran": (
+        ("train", "train(0)", "Failed", _STOP),
+        _STOPPED_STAGE,
+    ),
+    "before its next attempt": (
+        ("train", "train(0)", "Failed", "main: Error (exit code 75)"),
+        _STOPPED_STAGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("nodes", STOPPED.values(), ids=STOPPED)
+def test_a_run_that_was_stopped_says_so(
+    world: World, caplog: pytest.LogCaptureFixture, nodes: tuple[tuple[str, str, str, str], ...]
+) -> None:
+    caplog.set_level("INFO")
+    leave_report(world, "train")  # of an attempt before
+
+    done = notify(ended(status="Failed", failures=failures(*nodes)), world=world)
+
+    assert done.summary.startswith("test: failed, stopped by a person")
+    assert "train was stopped by a person" in caplog.text
+    assert "what to do: `argo retry` goes on from there" in caplog.text
+    assert "bucket" not in caplog.text
+
+
+def test_a_run_that_was_stopped_before_any_stage_says_so(world: World) -> None:
+    waiting = ("retrain", "test-1", "Failed", _STOP)
+
+    done = notify(ended(status="Failed", failures=failures(waiting)), world=world)
+
+    assert done.summary.startswith("test: failed, stopped by a person")
+
+
+def test_a_stage_that_ran_out_of_time_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    late = "Pod was active on the node longer than the specified deadline"
+
+    notify(ended(status="Failed", failures=failures(("train", "train(0)", "Failed", late))), world=world)
+
+    assert f"train was not done in its time: {late}" in caplog.text
+
+
 def leave_report(world: World, stage: str) -> None:
     error = ConfigError("the bucket is unknown", findings=[Finding(where="RETRAIN_STORE", what="no such bucket")])
     data = error.report(stage).model_dump_json().encode()

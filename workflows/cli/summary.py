@@ -14,7 +14,7 @@ from pydantic import Field
 from rich.console import Console
 
 from contracts.base import Contract
-from contracts.errors import BY_NAME, CODE, EXIT_NOT_PROMOTED, ErrorReport, Finding, class_of_failure
+from contracts.errors import BY_NAME, CODE, EXIT_NOT_PROMOTED, ErrorReport, Finding, class_of_failure, interruption
 from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
@@ -245,8 +245,8 @@ def _request(url: str, describe: Callable[[str], Any]) -> str:
 
 def _error(state: RunState, stage: str, node: Node, options: str) -> ErrorReport:
     """Return what the nodes say of a stage that left no report."""
-    row = class_of_failure(node.phase, node.message)
+    row, ended = class_of_failure(node.phase, node.message), interruption(node.message)
     where = Finding(where=f"log of {stage}", what=f"retrain logs {options}{state.name} {stage}")
     return ErrorReport(
-        error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=row.remedy
+        error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=(ended or row).remedy
     )  # fmt: skip

@@ -25,13 +25,16 @@ PATIENCE_SECONDS = 600
 
 
 def databases(plan: dict[str, Any]) -> None:
-    """One database for MLflow, one for its users, one for the ledger, whose owner alone may change its table."""
+    """One database for MLflow, one for its users, one for the ledger, whose owner alone may change its table; one for
+    Argo's archive where the controller is ours."""
     import psycopg
     from psycopg.sql import SQL, Identifier, Literal
 
     ledger = plan["ledger"]
     roles = {"mlflow": "mlflow-database", **{role: role for role in ledger.values()}}
     owners = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "retrain_ledger": ledger["owner"]}
+    if plan["archive"]:
+        roles["argo"] = owners["argo"] = "argo"
     url = os.environ["DATABASE_URL"]
     with patiently(lambda: psycopg.connect(url, autocommit=True), psycopg.OperationalError) as admin:
         for role, file in roles.items():

@@ -26,7 +26,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $kept := (lookup "v1" "Secret" .Release.Namespace "platform-passwords").data | default dict -}}
 {{- $all := dict -}}
 {{- $contracts := include "contracts" . | fromYaml -}}
-{{- $names := list "postgres" "minio" "mlflow-database" "mlflow-admin" "mlflow-session" $contracts.ledger.owner $contracts.ledger.reader $contracts.ledger.writer -}}
+{{- $names := list "postgres" "minio" "mlflow-database" "mlflow-admin" "mlflow-session" "argo" "webhook" $contracts.ledger.owner $contracts.ledger.reader $contracts.ledger.writer -}}
 {{- range $stage := keys $contracts.stages | sortAlpha -}}
 {{- $names = concat $names (list (printf "s3-%s" $stage) (printf "mlflow-%s" $stage)) -}}
 {{- end -}}
