@@ -53,3 +53,8 @@ def pipeline_configmap(name: str, sha256: str) -> str:
 def tag(name: str) -> str:
     """Return the MLflow tag key of one of our references: ``dataset_sha256`` -> ``retrain.dataset_sha256``."""
     return TAG_PREFIX + name
+
+
+def page_name(version: int) -> str:
+    """Return the artifact of a version's MLflow run that is the page on which a person decides."""
+    return f"gates/review-{version}.html"

@@ -24,6 +24,7 @@ from steps.dataset import arrow_schema, read_table
 from steps.gates import promotion
 from steps.gates.compatibility import refusals
 from steps.gates.validation import non_finite
+from steps.metrics import Judged
 from steps.splitting import Keys, key_scheme, read_split, row_keys
 from steps.world import World
 
@@ -57,6 +58,10 @@ class Measured:
     evidence: promotion.Champion
     model: PackagedModel | None
     notes: tuple[str, ...]
+    folder: Path | None = None
+    """Of its package, where it could be read."""
+    compared: tuple[Judged, Judged] | None = None
+    """The challenger's answers and its own on the rows that neither has seen, where it was scored."""
 
 
 def measure_champion(
@@ -72,7 +77,12 @@ def measure_champion(
     package = load_package(world, serving)
     unseen = unseen_rows(world, challenger, serving)
     rows = int(unseen.mask.sum())
-    difference, trouble, notes = None, package.trouble if package.manifest is None else "", [unseen.note]
+    difference, compared, trouble, notes = (
+        None,
+        None,
+        package.trouble if package.manifest is None else "",
+        [unseen.note],
+    )
     comparison = gate.comparison
     if comparison is not None and package.manifest is not None and rows >= comparison.min_rows:
         mine = challenger.judged.take(unseen.mask)
@@ -89,7 +99,7 @@ def measure_champion(
             )
             if bad := non_finite(its):
                 raise DataError(f"it answers no number for {bad} rows")
-            difference = promotion.compare(mine, its, comparison)
+            difference, compared = promotion.compare(mine, its, comparison), (mine, its)
         except (ConfigError, DataError) as error:
             trouble = f"version {serving.version} can't be scored: {error.message}"
     evidence = promotion.Champion(
@@ -103,7 +113,8 @@ def measure_champion(
         difference=difference,
         not_scored=trouble,
     )
-    return Measured(evidence, package.model, tuple(note for note in notes if note))
+    said = tuple(note for note in notes if note)
+    return Measured(evidence, package.model, said, package.folder, compared)
 
 
 def load_package(world: World, serving: LedgerEntry) -> Package:

@@ -6,7 +6,8 @@ and dataset.json.  It is written once and never changed; dataset.json is written
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,13 +58,26 @@ def read_table(world: World, uri: str, columns: Sequence[str] | None = None) -> 
     DataError
         When data.parquet is damaged or lacks a column.
     """
+    with opened(world, uri) as file:
+        names = file.schema_arrow.names
+        wanted = names if columns is None else list(columns)
+        if absent := [name for name in wanted if name not in names]:
+            raise DataError(f"the dataset {uri} has no column {', '.join(absent)}")
+        return file.read(columns=wanted).select(wanted)
+
+
+@contextmanager
+def opened(world: World, uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a dataset's file, fetched once, for who reads it in parts.
+
+    Raises
+    ------
+    DataError
+        When it is damaged, also while it is read.
+    """
     path = world.storage.fetch(f"{uri}/{DATASET_FILE}", world.scratch)
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            names = file.schema_arrow.names
-            wanted = names if columns is None else list(columns)
-            if absent := [name for name in wanted if name not in names]:
-                raise DataError(f"the dataset {uri} has no column {', '.join(absent)}")
-            return file.read(columns=wanted).select(wanted)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{uri}/{DATASET_FILE} is damaged: {type(error).__name__}") from None

@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from contracts.reports import PromotionReport
 from contracts.settings import variable
 from contracts.stages import Promote
 from serving.model import MANIFEST_FILE, PackagedModel
+from steps import review
 from steps.assessment import Assessment, assess, policy_sha256, report_bytes
 from steps.champion import Measured, measure_champion
 from steps.gates import promotion
@@ -28,11 +28,12 @@ from steps.gates.bounds import measure
 from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
 from steps.own_gates import own_columns, own_numbers
+from steps.review import size_mib
+from steps.review_page import render
 from steps.world import World
 
 LATENCY_ROWS = 100
 """Test rows that take turns in the latency check."""
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Judged:
     reason: str
     report: bytes
     evidence: Mapping[str, Any]
+    page: bytes = b""
+    """What a person looks at, HTML."""
 
 
 def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntry | None) -> Judged:
@@ -75,7 +78,9 @@ def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntr
     )
     package = hashlib.sha256((challenger.folder / MANIFEST_FILE).read_bytes()).hexdigest()
     evidence = {**_evidence(report), "artifact_sha256": package}
-    return Judged(decision.promotion, decision.reason, report_bytes(report), evidence)
+    timed = replace(champion, evidence=measured.champion) if champion and measured.champion else None
+    page = render(review.collect(world, report, challenger, timed, measured.latency_ms))
+    return Judged(decision.promotion, decision.reason, report_bytes(report), evidence, page)
 
 
 def collect(
@@ -92,7 +97,7 @@ def collect(
     return promotion.Evidence(
         thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap, own=own),
         calibration_error=calibration,
-        size_mib=_size_mib(challenger.folder),
+        size_mib=size_mib(challenger.folder),
         latency_ms=timed.challenger,
         contract=challenger.model.manifest.contract,
         champion=_with_latency(champion, timed.champion),
@@ -143,10 +148,6 @@ def _reads(model: PackagedModel, rows: pa.Table) -> bool:
 
 def _with_latency(champion: Measured | None, milliseconds: float | None) -> promotion.Champion | None:
     return None if champion is None else replace(champion.evidence, latency_ms=milliseconds)
-
-
-def _size_mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _MIB
 
 
 def requester(inputs: Promote.Inputs) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from contracts.errors import ConfigError
-from contracts.names import RELEASE
+from contracts.names import RELEASE, page_name
 from contracts.outcomes import Promotion, State
 from contracts.references import LedgerEntry
 from contracts.stages import Promote
@@ -136,7 +136,8 @@ class _Decision:
         world.storage.write(uri, judged.report)
         said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
         entry = self._append(state, judged.reason, {**judged.evidence, **said, **deadline})
-        world.tracking.log_json(self.run_id, f"gates/promotion-{self.version}.json", judged.report)
+        files = {f"gates/promotion-{self.version}.json": judged.report, page_name(self.version): judged.page}
+        world.tracking.log_files(self.run_id, files)
         return self._outputs(decision, entry, judged.reason)
 
     def _append(self, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:

@@ -33,6 +33,9 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     shown = desk("review", run)
     assert "roc_auc" in shown
     assert first["dataset_sha256"][:12] in shown
+    assert "page: gates/review-1.html of MLflow run" in shown
+    desk("review", run, "--page", "page.html")
+    assert (desk.folder / "page.html").read_text().startswith("<!doctype html>")
 
     # nobody lets it through by hand, and who says why must say something
     by_hand = json.loads(desk("run", "churn.yaml", "--entrypoint", "release", "--version", "1", "--json"))

@@ -259,7 +259,7 @@ class Store:
     def write(self, uri: str, data: bytes) -> None:
         pass
 
-    def log_json(self, run_id: str, name: str, data: bytes) -> None:
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         pass
 
 

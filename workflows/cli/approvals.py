@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import ConfigError
+from contracts.names import page_name
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.reports import Check
@@ -58,9 +61,13 @@ def approvals(json_output: Annotated[bool, typer.Option("--json", help="Print JS
 def review(
     run: RUN,
     model: MODEL = "",
+    page: Annotated[Path | None, typer.Option(help="Write the page that MLflow keeps of it to this file.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a person is asked to decide on: gate by gate, and the challenger beside the champion.
+
+    The MLflow run keeps more of it as one HTML page (artifact gates/review-VERSION.html): slices, calibration, what
+    changed in the data.
 
     [bold]Example[/bold]
 
@@ -69,6 +76,8 @@ def review(
     from steps.lineage import lineage
 
     archive, request = _asked(run, model)
+    if page is not None:
+        _write_page(archive, request, page)
     challenger = lineage(archive, str(request.version))
     before = request.evidence.get("from")
     champion = lineage(archive, str(before)) if before is not None else None
@@ -77,6 +86,11 @@ def review(
         typer.echo(json.dumps({key: each and each.model_dump(mode="json") for key, each in said.items()}, indent=2))
         return
     console().print(_render(request, challenger, champion), soft_wrap=True)
+    if page is not None:
+        typer.echo(f"page: {page}")
+    else:
+        name = page_name(request.version)
+        typer.echo(f"page: {name} of MLflow run {request.run_id}; --page FILE writes it")
 
 
 def approve(
@@ -111,6 +125,17 @@ def reject(run: RUN, reason: REASON = "", model: MODEL = "") -> None:
     """
     _, entry = _decide(run, model, State.REJECTED, reason)
     typer.echo(f"{entry.model} version {entry.version} rejected by {entry.by}")
+
+
+def _write_page(archive: Archive, request: LedgerEntry, file: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+        kept = archive.registry.fetch(request.run_id, page_name(request.version), Path(folder))
+        if kept is None:
+            raise ConfigError(f"MLflow has no page of version {request.version}", remedy="promote it anew")
+        try:
+            shutil.copyfile(kept, file)
+        except OSError as error:
+            raise ConfigError(f"{file} can't be written: {error.strerror}") from None
 
 
 def _decide(run: str, model: str, state: State, reason: str) -> tuple[Path, LedgerEntry]:
