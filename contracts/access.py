@@ -120,6 +120,15 @@ RELEASE_RULES: tuple[Rule, ...] = (
     Rule(("coordination.k8s.io",), ("leases",), ("get", "create", "update")),
 )
 
+GRADUAL_RULES: tuple[Rule, ...] = (
+    Rule(("argoproj.io",), ("rollouts", "analysistemplates"), (*_APPLY, "delete")),
+    Rule(("argoproj.io",), ("analysisruns",), _READ),
+    Rule(("traefik.io",), ("traefikservices", "ingressroutes"), (*_APPLY, "delete")),
+    Rule(("apps",), ("replicasets",), ("delete",)),
+    Rule(("",), ("services",), ("delete",)),
+)
+"""What the strategies canary and blue-green need besides, and the way back from them."""
+
 ACCESS: dict[str, Access] = {
     Preflight.name: Access(Preflight.needs, read=(_REPORTS,), write=(_REPORTS,)),
     Ingest.name: Access(Ingest.needs, read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
@@ -152,7 +161,7 @@ ACCESS: dict[str, Access] = {
     Deploy.name: Access(
         Deploy.needs,
         read=(_REPORTS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
-        serving=RELEASE_RULES,
+        serving=(*RELEASE_RULES, *GRADUAL_RULES),
     ),
     Notify.name: Access(Notify.needs, read=(_REPORTS,), write=(_REPORTS,)),
     SUBMIT: Access(
@@ -160,7 +169,11 @@ ACCESS: dict[str, Access] = {
     ),
     ASK: Access(
         frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS, MODELS),
-        ledger=LedgerRole.READER, serving=(Rule(("apps",), ("deployments",), ("get",)),),
+        ledger=LedgerRole.READER,
+        serving=(
+            Rule(("apps",), ("deployments",), ("get",)), Rule(("apps",), ("replicasets",), ("list",)),
+            Rule(("argoproj.io",), ("rollouts",), ("get",)),
+        ),
     ),
     REPRODUCE: Access(
         frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_DATASETS, _SPLITS, _CODE, _REPORTS, MODELS),

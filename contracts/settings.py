@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     serving_min_replicas: int = Field(2, ge=1, description="Servers there are at least.")
     serving_max_replicas: int = Field(6, ge=1, description="Servers there are at most.")
     serving_cpu_percent: int = Field(70, ge=1, description="Use of its CPU above which another server is added.")
+    prometheus_url: str = Field(
+        "",
+        description="Prometheus that reads the servers, as Argo Rollouts reaches it; for canary and blue-green.",
+        pattern="^(https?://[^/]+.*)?$",
+    )
     export_uri: str = Field("", description="Where deploy_target export writes; empty: the store's folder `export`.")
     kaniko_image: str = Field("gcr.io/kaniko-project/executor:v1.24.0", description="Builds images in the cluster.")
     mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from contracts.errors import DataError, Finding
 from contracts.prediction_id import PredictionId
 from serving.answer import answer
-from serving.metrics import CONTENT_TYPE, Metrics
+from serving.metrics import CONTENT_TYPE, PREDICT, Metrics
 from serving.sampling import REQUEST_ID, is_sampled, request_key
 from serving.schemas import MAX_BODY, ErrorAnswer, ModelAnswer, answer_model, findings, request_model
 
@@ -75,7 +75,7 @@ def create_app(model: PackagedModel, identity: ModelAnswer, records: Records | N
     )
     app.add_middleware(Front, metrics=metrics, new_id=predicting.new_id)
 
-    @app.post("/v1/predict", summary="Predict rows", tags=["v1"])
+    @app.post(PREDICT, summary="Predict rows", tags=["v1"])
     async def predict(request: Request) -> Response:
         body = await _body(request)
         key = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contracts.references import ModelManifest
     from serving.records import Records
 
+PREDICT = "/v1/predict"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHARES = tuple(step / 20 for step in range(1, 20))
@@ -42,6 +43,10 @@ class Metrics:
             "retrain_request_seconds", "Seconds from request to answer.", ["route"],
             buckets=_BUCKETS, registry=self._registry,
         )  # fmt: skip
+        # from 0 on: what a series that is new begins with, Prometheus does not count as an increase
+        for code in ("200", "422", "500"):
+            self._requests.labels(PREDICT, code)
+        self._seconds.labels(PREDICT)
         predictions = Counter(
             "retrain_predictions", "Rows predicted, by model version.", ["model", "version"], registry=self._registry
         )

@@ -22,6 +22,7 @@ from steps.aliases import follow
 from steps.ledger import RACES, LostRace, until_won
 from steps.ledger_rows import View
 from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, ended, permit
+from steps.reports import RELEASE_REPORT, ReleaseReport, run_report_uri
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
 
@@ -115,6 +116,8 @@ class _Release:
         plan, before = until_won(self._settle)
         if plan.act is Act.NONE:
             status = self._reconcile(before.serving)
+            if plan.outcome is Outcome.ROLLED_BACK:
+                self._report(plan.reason)
             return self._answer(plan.outcome, status, f"version {version} is not released: {plan.reason}")
         assert plan.entry is not None  # noqa: S101  every act but NONE rests on an entry
         if plan.act is Act.KEEP:
@@ -161,8 +164,9 @@ class _Release:
             status = self.world.target.release(releasing)
             self.world.target.hear(releasing, status.url)
         except NotHealthy as error:
-            self._end(releasing, State.ROLLED_BACK, error.reason, {"log": error.lines})
+            self._end(releasing, State.ROLLED_BACK, error.reason, {"log": error.lines, **error.evidence})
             kept = self._reconcile(before)
+            self._report(error.reason)
             self.world.registry.set_tags(version, {tag("state"): State.ROLLED_BACK.value})
             stays = f"; version {before.version} stays" if before else ""
             return self._answer(Outcome.ROLLED_BACK, kept, f"rolled back: {error.reason}{stays}")
@@ -223,6 +227,11 @@ class _Release:
         for entry in self.world.ledger.standing(serving.model).latest.values():
             if entry.state is State.RETIRED and entry.evidence.get("replaced_by") == serving.version:
                 registry.set_tags(entry.version, {tag("state"): State.RETIRED.value, tag("ledger_entry"): entry.id})
+
+    def _report(self, reason: str) -> None:
+        """Leave for `notify` why the version was taken back."""
+        report = ReleaseReport(version=self.inputs.version, reason=reason)
+        self.world.storage.write(run_report_uri(self.world, RELEASE_REPORT), report.model_dump_json().encode())
 
     def _follow(self) -> None:
         world = self.world

@@ -15,7 +15,7 @@ from contracts.errors import BY_NAME, CODE, STOPPED, NetworkError, StageError, c
 from contracts.outcomes import Outcome, Promotion
 from contracts.probes import PROBES, is_silent
 from contracts.stages import STAGES, Notify
-from steps.reports import read_error_report, read_ingest_report
+from steps.reports import read_error_report, read_ingest_report, read_release_report
 from steps.world import World
 
 _PROBES = {probe.name for probe in PROBES}
@@ -44,6 +44,8 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
                 f"look: retrain review {world.workflow}",
                 f"then: retrain approve {world.workflow} --reason ... (or reject)",
             ]
+        if outcome is Outcome.ROLLED_BACK and (taken_back := read_release_report(world)):
+            lines.append(f"version {taken_back.version} was taken back: {taken_back.reason}")
         if report := read_ingest_report(world):
             lines += [f"warning: {warning}" for warning in report.warnings]
     except StageError as error:  # the store may be what the run failed of; the message goes out all the same

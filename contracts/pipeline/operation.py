@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts import names
-from contracts.base import Contract, Duration, parse_duration
+from contracts.base import Contract, Duration, format_duration, parse_duration
+from contracts.pipeline.mistakes import Mistake, refuse
+
+MAX_RELEASE = timedelta(hours=5)
+"""A gradual release must fit into the time that the stage `deploy` has."""
+
+
+class CanaryStep(Contract):
+    """One part of the way of a canary."""
+
+    weight: int = Field(ge=1, le=99, description="Percent of the requests that the new version gets.")
+    hold: Duration = Field(parse_duration("2m"), description="How long every measurement must be good at this weight.")
+
+
+class Analysis(Contract):
+    """What a new version must show on real requests, in Prometheus; what is null is not judged."""
+
+    interval: Duration = Field(parse_duration("15s"), description="How often it is measured.")
+    window: Duration = Field(parse_duration("1m"), description="Over how long; several scrapes of Prometheus.")
+    min_requests: int = Field(
+        100, ge=1, description="Requests in a window, of each of the versions compared, below which nothing is judged."
+    )  # fmt: skip
+    patience: Duration = Field(
+        parse_duration("10m"), description="How long a step may lack requests; then the new version is taken back."
+    )
+    failures: int = Field(0, ge=0, le=20, description="Bad measurements of one kind that a step bears.")
+    hold: Duration = Field(
+        parse_duration("2m"), description="blue-green: how long every measurement must be good after the switch."
+    )
+    max_error_rate: float | None = Field(0.01, ge=0, le=1, description="Share of answers with status 5xx.")
+    max_latency_ratio: float | None = Field(
+        3.0, gt=0, description="95th percentile of its seconds to that of the version that serves."
+    )
+    max_score_distance: float | None = Field(
+        0.25, ge=0, le=1, description="Kolmogorov-Smirnov distance of its scores to those of the version that serves."
+    )
+    max_label_distance: float | None = Field(
+        0.2, ge=0, le=1,
+        description="Half the sum of differences of the shares of labels: with two labels, that of the positive share.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _fits(self) -> Analysis:
+        refuse(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.interval.total_seconds() < 1:
+            yield Mistake(("interval",), "is shorter than Prometheus reads", "1s or more")
+        if self.window < self.interval:
+            yield Mistake(("window",), "is shorter than the interval: requests between would not be judged", "raise it")
 
 
 class Release(Contract):
     """How an approved version comes to serve."""
 
-    strategy: Literal["rolling", "recreate"] = "rolling"
+    strategy: Literal["rolling", "recreate", "canary", "blue-green"] = Field(
+        "rolling",
+        description="canary and blue-green need Argo Rollouts, Traefik and Prometheus; at the desk a version always "
+        "replaces the one before at once.",
+    )
+    steps: tuple[CanaryStep, ...] = Field(
+        (), description="canary: the way to all requests; without any 10 %, then 50 %, 2 minutes each.",
+        examples=[[{"weight": 10, "hold": "5m"}]],
+    )  # fmt: skip
+    analysis: Analysis = Analysis()
     ready_timeout: Duration = Field(parse_duration("60s"), description="Not healthy by then: the old version stays.")
     drain_timeout: Duration = Field(
         parse_duration("15s"), description="How long the old version may finish its answers."
@@ -21,6 +83,38 @@ class Release(Contract):
     contract: int = Field(
         1, ge=1, description="Raise it when requests that production accepts need no longer be accepted."
     )
+
+    @property
+    def gradual(self) -> bool:
+        """Whether a version is judged by its own metrics while it begins to serve."""
+        return self.strategy in ("canary", "blue-green")
+
+    @property
+    def canary_steps(self) -> tuple[CanaryStep, ...]:
+        """The steps of a canary, those that hold without any in the file included."""
+        return self.steps or (CanaryStep(weight=10), CanaryStep(weight=50))
+
+    @property
+    def longest(self) -> timedelta:
+        """How long a gradual release may take: every step good in the end, after all its patience."""
+        holds = [step.hold for step in self.canary_steps] if self.strategy == "canary" else [self.analysis.hold]
+        return sum((hold + self.analysis.patience + self.ready_timeout for hold in holds), timedelta())
+
+    @model_validator(mode="after")
+    def _fits(self) -> Release:
+        refuse(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.steps and self.strategy != "canary":
+            yield Mistake(("steps",), f"are of strategy canary, this is {self.strategy}", "remove them")
+        weights = [step.weight for step in self.steps]
+        for i, (one, following) in enumerate(pairwise(weights), start=1):
+            if following <= one:
+                yield Mistake(("steps", i, "weight"), "is not more than that of the step before", "raise it")
+        if self.gradual and self.longest > MAX_RELEASE:
+            what = f"may take {format_duration(self.longest)}, a release ends within {format_duration(MAX_RELEASE)}"
+            yield Mistake(("steps",) if self.steps else ("analysis",), what, "shorten hold or patience")
 
 
 class Records(Contract):

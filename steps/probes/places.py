@@ -124,8 +124,11 @@ def check_server(_: Probe.Inputs, world: World) -> Findings:
 
 
 def server_notes(_: Probe.Inputs, world: World) -> Findings:
-    """Say that nothing will scale where nobody measures."""
+    """Say that nothing will scale where nobody measures, and at the desk that a version serves at once."""
     if world.settings.deploy_target == "process":
+        if world.pipeline.release.gradual:
+            what = f"{world.pipeline.release.strategy} needs a cluster: here a version replaces the one before at once"
+            yield Finding(where="release.strategy", what=what)
         return
     from steps.rollout.cluster import Cluster
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from contracts.access import RELEASE_RULES
+from contracts.access import GRADUAL_RULES, RELEASE_RULES
 from contracts.errors import ConfigError, Finding
-from contracts.settings import Settings
+from contracts.settings import Settings, variable
 from steps.build import REFERENCE
-from steps.rollout.cluster import Cluster, NotThere
+from steps.rollout.cluster import VERSIONS, Cluster, NotThere
 from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.objects import Version, objects
 from steps.world import World
@@ -31,11 +31,20 @@ def release_findings(world: World) -> Iterator[Finding]:
     if world.settings.build == REFERENCE:
         target.means(REFERENCE, "")
     if target.exports:
+        if world.pipeline.release.gradual:
+            yield Finding(
+                where="release.strategy",
+                what=f"{world.pipeline.release.strategy} is not exported: its parts must be applied in an order",
+                remedy="release: {strategy: rolling}, or RETRAIN_DEPLOY_TARGET=kubernetes",
+            )
         from steps.probes.places import probed
 
         yield from probed(target.exported_folder, world, reads=False, writes=True)
         return
-    refused = list(_refused(target.cluster))
+    if world.pipeline.release.gradual and (missing := list(_gradual_missing(world, target.cluster))):
+        yield from missing
+        return
+    refused = list(_refused(target.cluster, gradual=world.pipeline.release.gradual))
     yield from refused or _objects_refused(world, target.cluster)
     deployment = target.cluster.get("Deployment", target.name)
     surge = 0 if world.pipeline.release.strategy == "recreate" else 1
@@ -66,10 +75,26 @@ def quota_findings(quota: dict[str, Any], settings: Settings, pods: int) -> Iter
             )
 
 
-def _refused(cluster: Cluster) -> Iterator[Finding]:
+def _gradual_missing(world: World, cluster: Cluster) -> Iterator[Finding]:
+    """Yield what a canary or a blue-green release cannot be made without."""
+    strategy = world.pipeline.release.strategy
+    remedy = "release: {strategy: rolling} does without"
+    for kind, product in (("Rollout", "Argo Rollouts"), ("TraefikService", "Traefik")):
+        if not cluster.knows(kind):
+            what = f"{strategy} needs {product}; the cluster has no {kind} of {VERSIONS[kind]}"
+            yield Finding(where="release.strategy", what=what, remedy=f"install it, or: {remedy}")
+    if not world.settings.prometheus_url:
+        yield Finding(
+            where=variable("prometheus_url"),
+            what=f"{strategy} judges by Prometheus, and none is named",
+            remedy=f"set it to Prometheus's address as Argo Rollouts reaches it, or: {remedy}",
+        )
+
+
+def _refused(cluster: Cluster, *, gradual: bool) -> Iterator[Finding]:
     missing = [
         f"{verb} {resource}"
-        for rule in RELEASE_RULES
+        for rule in (*RELEASE_RULES, *(GRADUAL_RULES if gradual else ()))
         for group in rule.groups
         for resource in rule.resources
         for verb in rule.verbs

@@ -19,6 +19,7 @@ def target(world: World) -> Target:
         from steps.rollout.process import Server
 
         return Desk(world, Server.of(world.settings, world.pipeline.name))
+    from steps.rollout.gradual import Gradual
     from steps.rollout.kubernetes import Kubernetes
 
-    return Kubernetes.of(world)
+    return (Gradual if world.pipeline.release.gradual else Kubernetes).of(world)

@@ -27,6 +27,9 @@ VERSIONS = {
     "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
     "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1", "ResourceQuota": "v1",
     "Workflow": "argoproj.io/v1alpha1", "WorkflowTemplate": "argoproj.io/v1alpha1",
+    "Rollout": "argoproj.io/v1alpha1", "AnalysisTemplate": "argoproj.io/v1alpha1",
+    "AnalysisRun": "argoproj.io/v1alpha1",
+    "TraefikService": "traefik.io/v1alpha1", "IngressRoute": "traefik.io/v1alpha1",
 }  # fmt: skip
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT = 30
@@ -34,6 +37,10 @@ _TIMEOUT = 30
 
 class Conflict(StageError):  # noqa: N818  it says what happened
     """The object was changed by someone else since it was read."""
+
+
+class UnknownKind(ConfigError):  # noqa: N818  it says what was found
+    """The cluster has no such kind of object."""
 
 
 class NotThere(ConfigError):  # noqa: N818  it says what was found
@@ -99,6 +106,15 @@ class Cluster:
             found = ApisApi(self._client.client).get_api_versions(_request_timeout=_TIMEOUT)
         return group in {each.name for each in found.groups}
 
+    def knows(self, kind: str) -> bool:
+        """Say whether the API server has a kind of object."""
+        try:
+            with self._errors("get", kind, ""):
+                self._client.resources.get(api_version=VERSIONS[kind], kind=kind)
+        except UnknownKind:
+            return False
+        return True
+
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, None when there is none."""
         try:
@@ -137,10 +153,22 @@ class Cluster:
             "update", changed["kind"], name, lambda api: api.replace(body=changed, namespace=self.namespace)
         )
 
-    def delete(self, kind: str, name: str) -> None:
-        """Remove an object and what belongs to it; one that is not there is no error."""
+    def scale(self, kind: str, name: str, replicas: int) -> None:
+        """Set how many pods an object has, as one who does not own that field: the next `apply` leaves it alone."""
+        self._call(
+            "patch", kind, name,
+            lambda api: api.patch(
+                body={"spec": {"replicas": replicas}}, name=name, namespace=self.namespace,
+                content_type="application/merge-patch+json", field_manager=f"{FIELD_MANAGER}-scale",
+                _request_timeout=_TIMEOUT,
+            ),
+        )  # fmt: skip
+
+    def delete(self, kind: str, name: str, *, orphan: bool = False) -> None:
+        """Remove an object and what belongs to it, or let that go on by itself; one that is not there is no error."""
+        policy = {"propagation_policy": "Orphan"} if orphan else {}
         with contextlib.suppress(NotThere):
-            self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace))
+            self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace, **policy))
 
     def log(self, pod: str, container: str, *, previous: bool, lines: int = 12) -> list[str]:
         """Return the last lines of a container, or of the one before it in the same pod; none when gone."""
@@ -177,7 +205,7 @@ class Cluster:
                 f"{what} in namespace {self.namespace}: {_message(error)}", remedy="is the namespace's name right?"
             ) from None
         except ResourceNotFoundError:
-            raise ConfigError(f"the cluster has no {kind} of {VERSIONS[kind]}") from None
+            raise UnknownKind(f"the cluster has no {kind} of {VERSIONS[kind]}") from None
         except ApiException as error:
             said = _message(error)
             if error.status in (401, 403):

@@ -9,6 +9,7 @@ from typing import Any
 from steps.rollout.cluster import Object
 
 REVISION = "deployment.kubernetes.io/revision"
+ROLLOUT_REVISION = "rollout.argoproj.io/revision"
 _PULL = (
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable", "SignatureValidationFailed",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -25,16 +25,17 @@ from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
 from steps.build import REFERENCE, serving_base
 from steps.rollout import diagnosis, lease
-from steps.rollout.cluster import Cluster, Object
+from steps.rollout.cluster import Cluster, Object, UnknownKind
 from steps.rollout.front_door import hear
-from steps.rollout.objects import ANNOTATION, Version, objects, selector
+from steps.rollout.gradual_objects import HASH, next_service
+from steps.rollout.objects import ANNOTATION, Version, objects, route_to_service, selector
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
 
 LOG = logging.getLogger("retrain")
 
 _HOLDS_MODEL = "image_holds_model"
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 _MANY = 10**6
 _SYNC_SECONDS = 900.0
 """How long whoever applies what we export may take: Argo CD and Flux look every few minutes."""
@@ -50,7 +51,7 @@ class Kubernetes:
     """Set when another release took this one's turn."""
 
     @classmethod
-    def of(cls, world: World) -> Kubernetes:
+    def of(cls, world: World) -> Self:
         """Return the target of the settings."""
         return cls(world, Cluster.of(world.settings.serving_namespace))
 
@@ -77,8 +78,9 @@ class Kubernetes:
 
     def serving(self) -> Serving | None:
         """Return what answers now, by what the Deployment says of itself."""
-        deployment = self.cluster.get("Deployment", self.name)
-        return None if deployment is None else Serving(self._url, _available(deployment))
+        if self.cluster.get("Deployment", self.name) is None:
+            return None
+        return Serving(self._url, _available(self.cluster, self.name))
 
     def release(self, entry: LedgerEntry) -> Serving:
         """Publish the objects of a version and watch its rollout."""
@@ -109,15 +111,16 @@ class Kubernetes:
         tracking = self.world.tracking
         package = tracking.package_uri(entry.run_id)
         content = self.world.storage.read(f"{package}/{MANIFEST_FILE}")
+        manifest = ModelManifest.model_validate_json(content)
         fetches = not entry.evidence.get(_HOLDS_MODEL)
         version = Version(
             model=entry.model, version=entry.version, run_id=entry.run_id, image=str(entry.evidence["image"]),
-            dataset_sha256=ModelManifest.model_validate_json(content).dataset_sha256,
+            dataset_sha256=manifest.dataset_sha256,
             commit=tracking.record(entry.run_id).tags.get(tag("code_commit"), ""),
             package=package if fetches else "",
             package_sha256=hashlib.sha256(content).hexdigest() if fetches else "",
             record_share=self.world.pipeline.records.share, record_inputs=self.world.pipeline.records.inputs,
-            records_uri=self.world.storage.uri(PREDICTIONS, self.name),
+            task=manifest.task, records_uri=self.world.storage.uri(PREDICTIONS, self.name),
         )  # fmt: skip
         return objects(
             version, self.world.pipeline.release, self.world.settings, self.cluster.namespace,
@@ -134,19 +137,61 @@ class Kubernetes:
         ]
         if not found:
             return None
-        newest = max(found, key=lambda r: int(r["metadata"]["annotations"].get(diagnosis.REVISION, 0)))
+        newest = max(found, key=lambda r: (_revision(r), str(r["metadata"].get("creationTimestamp", ""))))
         template: Object = newest["spec"]["template"]
-        template["metadata"]["labels"].pop("pod-template-hash", None)
+        for label in ("pod-template-hash", HASH):
+            template["metadata"]["labels"].pop(label, None)
         return template
 
     def _roll_out(self, version: int, wanted: Sequence[Object]) -> Serving:
         ready = self.world.pipeline.release.ready_timeout.total_seconds()
+        if not self.exports:
+            self._leave_rollout()
         for each in wanted:
             self._publish(each)
         if self.exports:
             self._await_sync(next(o for o in wanted if o["kind"] == "Deployment"))
-        self._watch(ready)
+            self._watch(ready)
+        else:
+            left = self._left_by_rollout()
+            self._scale_up(left)
+            self._watch(ready)
+            self._remove(left)
         return Serving(self._url, version)
+
+    def _leave_rollout(self) -> None:
+        """Let the Deployment serve where a Rollout did; its pods answer on until the Deployment's do."""
+        try:
+            rollout = self.cluster.get("Rollout", self.name)
+        except ConfigError:  # no such kind, or no such right: then there is none of ours
+            return
+        if rollout is not None:
+            LOG.info("the Deployment %s serves by itself again", self.name)
+            self.cluster.apply(route_to_service(self.name, self.cluster.namespace))
+            self.cluster.delete("Rollout", self.name, orphan=True)
+            while self.cluster.get("Rollout", self.name) is not None:  # gone once its ReplicaSets are nobody's
+                time.sleep(LOOK_SECONDS)
+
+    def _left_by_rollout(self) -> list[Object]:
+        """Return the ReplicaSets of a Rollout that is no more."""
+        found = self.cluster.select("ReplicaSet", selector(self.name))
+        return [r for r in found if HASH in r["metadata"]["labels"] and not r["metadata"].get("ownerReferences")]
+
+    def _scale_up(self, left: Sequence[Object]) -> None:
+        """Give a Deployment without pods as many as serve in its place: an autoscaler lets none be none."""
+        deployment = self.cluster.get("Deployment", self.name)
+        if deployment is not None and deployment["spec"].get("replicas") == 0:
+            serving = sum(int(replicaset["spec"].get("replicas", 0)) for replicaset in left)
+            self.cluster.scale("Deployment", self.name, max(serving, self.world.settings.serving_min_replicas))
+
+    def _remove(self, left: Sequence[Object]) -> None:
+        for replicaset in left:
+            self.cluster.delete("ReplicaSet", replicaset["metadata"]["name"])
+        if left:
+            for kind, name in (
+                ("TraefikService", self.name), ("AnalysisTemplate", self.name), ("Service", next_service(self.name)),
+            ):  # fmt: skip
+                self.cluster.delete(kind, name)
 
     def _publish(self, wanted: Object) -> None:
         if self.lost.is_set():
@@ -173,7 +218,7 @@ class Kubernetes:
         while _said(self.cluster.get("Deployment", self.name) or {}, "ledger-entry") != entry:
             if time.monotonic() > deadline:
                 raise NotHealthy(f"nobody applied what was exported to {self._exported('Deployment')}")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
 
     def _watch(self, seconds: float) -> None:
         """Return when the rollout is complete.
@@ -187,18 +232,21 @@ class Kubernetes:
         best, deadline = (-1, -_MANY), time.monotonic() + seconds
         while True:
             seen = self._look()
-            for event in seen.events:
-                if (key := f"{event['metadata']['uid']} {event.get('count')}") not in told:
-                    told.add(key)
-                    LOG.info("%s", diagnosis.describe(event))
+            self._tell(seen.events, told)
             if diagnosis.complete(seen.deployment):
                 return
             now = diagnosis.progress(seen.deployment, seen.replicaset)
             if diagnosis.observed(seen.deployment) and now > best:
                 best, deadline = now, time.monotonic() + seconds
             if time.monotonic() > deadline:
-                raise self._not_healthy(seen)
-            time.sleep(_LOOK_SECONDS)
+                raise self._not_healthy(seen.replicaset, seen.pods, seen.events)
+            time.sleep(LOOK_SECONDS)
+
+    def _tell(self, events: Sequence[Object], told: set[str]) -> None:
+        for event in events:
+            if (key := f"{event['metadata']['uid']} {event.get('count')}") not in told:
+                told.add(key)
+                LOG.info("%s", diagnosis.describe(event))
 
     def _look(self) -> _Seen:
         deployment = self.cluster.get("Deployment", self.name)
@@ -210,8 +258,8 @@ class Kubernetes:
         events = [event for event in self.cluster.select("Event") if diagnosis.about(event, ours)]
         return _Seen(deployment, replicaset, pods, events)
 
-    def _not_healthy(self, seen: _Seen) -> NotHealthy:
-        why = diagnosis.diagnose(seen.replicaset, seen.pods, seen.events)
+    def _not_healthy(self, replicaset: Object | None, pods: list[Object], events: list[Object]) -> NotHealthy:
+        why = diagnosis.diagnose(replicaset, pods, events)
         lines: list[str] = []
         if why.log is not None:
             lines = self.cluster.log(why.log.pod, why.log.container, previous=why.log.previous)
@@ -234,13 +282,39 @@ class _Seen:
 
 def serving_version(settings: Settings, pipeline: str) -> int | None:
     """Return the version that the pipeline's Deployment has servers of, None without any; raises as `Cluster`."""
-    deployment = Cluster.of(settings.serving_namespace).get("Deployment", pipeline)
-    return None if deployment is None else _available(deployment)
+    return _available(Cluster.of(settings.serving_namespace), pipeline)
 
 
-def _available(deployment: Object) -> int | None:
-    version = _said(deployment["spec"]["template"], "version")
-    return int(version) if version and deployment.get("status", {}).get("availableReplicas", 0) else None
+def _available(cluster: Cluster, name: str) -> int | None:
+    deployment = cluster.get("Deployment", name)
+    if deployment is None:
+        return None
+    if deployment.get("status", {}).get("availableReplicas", 0):
+        return _version(deployment)
+    return None if deployment["spec"].get("replicas") else _stable(cluster, name)
+
+
+def _stable(cluster: Cluster, name: str) -> int | None:
+    """Return the version that a Rollout has servers of, where the Deployment only holds its template."""
+    try:
+        rollout = cluster.get("Rollout", name)
+    except UnknownKind:
+        return None
+    status = (rollout or {}).get("status") or {}
+    if not status.get("availableReplicas", 0):
+        return None
+    found = cluster.select("ReplicaSet", selector(name) | {HASH: status.get("stableRS", "")})
+    return _version(found[0]) if found else None
+
+
+def _revision(replicaset: Object) -> int:
+    said = replicaset["metadata"].get("annotations") or {}
+    return int(said.get(diagnosis.REVISION) or said.get(diagnosis.ROLLOUT_REVISION) or 0)
+
+
+def _version(holder: Object) -> int | None:
+    version = _said(holder["spec"]["template"], "version")
+    return int(version) if version else None
 
 
 def _said(thing: Object, what: str) -> str:

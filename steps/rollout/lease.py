@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from contracts.errors import StageError
+from contracts.pipeline.operation import MAX_RELEASE
 from steps.rollout.cluster import VERSIONS, Cluster, Conflict, Object
 
 LOG = logging.getLogger("retrain")
 
 SECONDS = 15
 _RENEW_SECONDS = 4.0
-_TURN_SECONDS = 1200.0
+_TURN_SECONDS = MAX_RELEASE.total_seconds()
 
 
 @contextlib.contextmanager

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 from contracts import names
 from contracts.access import SERVING
+from contracts.metrics import Task
 from contracts.pipeline.operation import Release
 from contracts.settings import Settings, variable
+from steps.rollout import analysis, gradual_objects
 from steps.rollout.cluster import VERSIONS, Object
 
 PORT = 8080
@@ -52,6 +54,7 @@ class Version:
     image: str
     package: str = ""
     package_sha256: str = ""
+    task: Task = Task.BINARY
     record_share: float = 0.0
     record_inputs: bool = False
     records_uri: str = ""
@@ -91,9 +94,29 @@ def objects(
         _object(version, "NetworkPolicy", namespace, _network(version, settings)),
         _object(version, "Service", namespace, _service(version)),
         _object(version, "PodDisruptionBudget", namespace, _disruption(version)),
+        *(_gradual(version, release, settings, namespace) if release.gradual else ()),
         deployment,
-        _object(version, "HorizontalPodAutoscaler", namespace, _scaling(version, settings)),
+        _object(version, "HorizontalPodAutoscaler", namespace, _scaling(version, release, settings)),
     ]
+
+
+def route_to_service(model: str, namespace: str) -> Object:
+    """Return the IngressRoute of a pipeline whose Service, and no weights, share requests out."""
+    return named("IngressRoute", model, namespace, gradual_objects.route(model, namespace, weighted=False))
+
+
+def _gradual(version: Version, release: Release, settings: Settings, namespace: str) -> list[Object]:
+    name, canary = version.model, release.strategy == "canary"
+    measured = analysis.metrics(release.analysis, version.task, namespace, name)
+    following = _object(version, "Service", namespace, _service(version))
+    following["metadata"]["name"] = gradual_objects.next_service(name)
+    specs = {
+        "AnalysisTemplate": analysis.template(measured, release.analysis, settings.prometheus_url),
+        **({"TraefikService": gradual_objects.weights(name)} if canary else {}),
+        "IngressRoute": gradual_objects.route(name, namespace, weighted=canary),
+        "Rollout": gradual_objects.rollout(name, release, selector(name), _READY_SECONDS),
+    }
+    return [following, *(_object(version, kind, namespace, spec) for kind, spec in specs.items())]
 
 
 def selector(model: str) -> dict[str, str]:
@@ -102,11 +125,16 @@ def selector(model: str) -> dict[str, str]:
 
 
 def _object(version: Version, kind: str, namespace: str, spec: dict[str, Any] | None) -> Object:
-    labels = selector(version.model) | {
-        "app.kubernetes.io/name": version.model, "app.kubernetes.io/component": SERVING,
+    return named(kind, version.model, namespace, spec)
+
+
+def named(kind: str, model: str, namespace: str, spec: dict[str, Any] | None) -> Object:
+    """Return an object of a pipeline, with its name and labels."""
+    labels = selector(model) | {
+        "app.kubernetes.io/name": model, "app.kubernetes.io/component": SERVING,
         "app.kubernetes.io/managed-by": "retrain",
     }  # fmt: skip
-    metadata = {"name": version.model, "namespace": namespace, "labels": labels}
+    metadata = {"name": model, "namespace": namespace, "labels": labels}
     found: Object = {"apiVersion": VERSIONS[kind], "kind": kind, "metadata": metadata}
     return found | ({"spec": spec} if spec is not None else {})
 
@@ -262,10 +290,11 @@ def _disruption(version: Version) -> dict[str, Any]:
     return {"maxUnavailable": 1, "selector": {"matchLabels": selector(version.model)}}
 
 
-def _scaling(version: Version, settings: Settings) -> dict[str, Any]:
+def _scaling(version: Version, release: Release, settings: Settings) -> dict[str, Any]:
+    kind = "Rollout" if release.gradual else "Deployment"
     utilization = {"type": "Utilization", "averageUtilization": settings.serving_cpu_percent}
     return {
-        "scaleTargetRef": {"apiVersion": VERSIONS["Deployment"], "kind": "Deployment", "name": version.model},
+        "scaleTargetRef": {"apiVersion": VERSIONS[kind], "kind": kind, "name": version.model},
         "minReplicas": settings.serving_min_replicas,
         "maxReplicas": max(settings.serving_min_replicas, settings.serving_max_replicas),
         "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilization}}],

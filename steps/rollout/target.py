@@ -11,12 +11,16 @@ from contracts.references import LedgerEntry
 
 
 class NotHealthy(Exception):  # noqa: N818  an outcome, not a failure of the step
-    """A version did not come up; what served before still does.  `lines` are the last of its log."""
+    """A version did not come up; what served before still does.
 
-    def __init__(self, reason: str, lines: Sequence[str] = ()) -> None:
+    `lines` are the last of its log; `evidence` is what else the ledger keeps of it.
+    """
+
+    def __init__(self, reason: str, lines: Sequence[str] = (), *, evidence: Mapping[str, Any] | None = None) -> None:
         last = lines[-1].rpartition(" ERROR ")[2] if lines else ""
         self.reason = f"{reason}: {last}" if last else reason
         self.lines = list(lines)
+        self.evidence = dict(evidence or {})
         super().__init__(self.reason)
 
 

@@ -92,7 +92,14 @@ FULL: dict[str, Any] = {
     },
     "gates": {"default": GATES, "environments": {"live": {"validation": {"thresholds": [{"metric": "f1", "min": 0}]}}}},
     "code": ["more.py"],
-    "release": {"strategy": "recreate", "ready_timeout": "30s", "drain_timeout": "5s", "contract": 2},
+    "release": {
+        "strategy": "canary", "ready_timeout": "30s", "drain_timeout": "5s", "contract": 2,
+        "steps": [{"weight": 5, "hold": "1m"}, {"weight": 40, "hold": "2m"}],
+        "analysis": {
+            "interval": "10s", "window": "30s", "min_requests": 50, "patience": "5m", "failures": 1, "hold": "3m",
+            "max_error_rate": 0.02, "max_latency_ratio": 2, "max_score_distance": 0.3, "max_label_distance": 0.1,
+        },
+    },
     "records": {"share": 0.1, "inputs": True},
     "schedule": {
         "cron": ["0 3 * * 1"], "timezone": "Europe/Berlin", "starting_deadline": "1h", "keep_successful": 2,

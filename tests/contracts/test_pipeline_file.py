@@ -72,6 +72,30 @@ MISTAKES = {
     ),
     "a bad name": ("name: adult-income", "name: Adult Income", "name", "correct it"),
     "a bad duration": ("30d", "30 days", "promotion.comparison.non_inferior_after", "correct it"),
+    "steps of no canary": (
+        "records: {share",
+        "release: {steps: [{weight: 10}]}\nrecords: {share",
+        "release.steps",
+        "remove",
+    ),
+    "a canary that steps back": (
+        "records: {share",
+        "release: {strategy: canary, steps: [{weight: 50}, {weight: 10}]}\nrecords: {share",
+        "release.steps[1].weight",
+        "raise it",
+    ),
+    "a canary that never ends": (
+        "records: {share",
+        "release: {strategy: canary, analysis: {patience: 1d}}\nrecords: {share",
+        "release.analysis",
+        "shorten",
+    ),
+    "a window that leaves gaps": (
+        "records: {share",
+        "release: {analysis: {window: 5s}}\nrecords: {share",
+        "release.analysis.window",
+        "raise it",
+    ),
     "a bad pattern": ("sex, type: string", "sex, type: string, pattern: '['", "schema.columns[9].pattern", ""),
 }
 

@@ -14,13 +14,16 @@ import pytest
 from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Note, Outcome, Promotion, State
 from contracts.references import LedgerEntry
-from contracts.stages import Deploy, Promote
+from contracts.stages import Deploy, Notify, Promote
 from steps import deploy as stage
 from steps.deploy import Act, decide, deploy
 from steps.lifecycle import standing
+from steps.notify import notify
 from steps.promote import promote
+from steps.reports import read_release_report
 from steps.rollout.desk import Desk
 from steps.rollout.process import Server
+from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
 from tests.model_packages import package
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
@@ -160,6 +163,39 @@ def test_killed_between_any_two_effects_it_reaches_the_same_end(world: World, mo
     assert states(world) == [(1, s) for s in ("registered", "approved", "releasing", "serving")]
     assert world.registry.alias(ALIAS_PRODUCTION) == 1
     assert serves(done.url) == 1
+
+
+def test_what_a_version_was_taken_back_for_is_in_the_ledger_and_told_also_after_a_kill(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert deploy(approve(world), world=world).outcome is Outcome.PROMOTED
+    later, measured = replace(world, workflow="release-2"), {"metric": "error-rate", "value": 0.4, "at_most": 0.01}
+    bad, release = approve(later), Desk.release
+
+    def canary(self: Desk, entry: LedgerEntry) -> Serving:
+        if entry.version == bad.version:
+            raise NotHealthy("error-rate is 0.4, at most 0.01 is allowed", evidence=measured)
+        return release(self, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Desk, "release", canary)
+        with patched.context() as killed:
+            killed.setattr(stage._Release, "_report", lambda *_: (_ for _ in ()).throw(Killed()))
+            with pytest.raises(Killed):
+                deploy(bad, world=later)
+        done = deploy(bad, world=later)
+
+    assert done.outcome is Outcome.ROLLED_BACK
+    last = world.ledger.entries(world.pipeline.name)[-1]
+    assert (last.version, last.state) == (2, State.ROLLED_BACK)
+    assert last.evidence.items() >= measured.items()
+    assert serves(done.url) == world.registry.alias(ALIAS_PRODUCTION) == 1
+    unset = dict.fromkeys(Notify.Inputs.model_fields, "{{unset}}")
+    told = notify(Notify.Inputs(**unset | {"status": "Succeeded", "outcome": "rolled-back"}), world=later)
+    assert told.outcome is Outcome.ROLLED_BACK
+    report = read_release_report(later)
+    assert report is not None
+    assert report.reason == "error-rate is 0.4, at most 0.01 is allowed"
 
 
 def test_a_release_that_broke_off_is_ended_by_an_entry_of_its_own(

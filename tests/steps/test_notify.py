@@ -17,7 +17,7 @@ from contracts.pipeline import Pipeline
 from contracts.settings import Settings
 from contracts.stages import Notify
 from steps.notify import Failure, conclude, failed_stages, notify
-from steps.reports import error_report_uri
+from steps.reports import RELEASE_REPORT, ReleaseReport, error_report_uri, run_report_uri
 from steps.world import World
 from tests.loopback import Handler, serving
 from tests.steps.ingesting import column, run_ingest, world_for
@@ -92,6 +92,17 @@ def ended(**said: str) -> Notify.Inputs:
 )
 def test_the_outcome_is_what_the_last_stage_said(said: dict[str, str], outcome: Outcome) -> None:
     assert conclude(ended(**said)) is outcome
+
+
+def test_why_a_version_was_taken_back_is_told_where_it_was(world: World, service: Service) -> None:
+    told, reason = telling(world, service.url), "error-rate is 0.4, at most 0.01 is allowed"
+    report = ReleaseReport(version=7, reason=reason).model_dump_json()
+    world.storage.write(run_report_uri(world, RELEASE_REPORT), report.encode())
+    for outcome in ("rolled-back", "promoted"):
+        notify(ended(verdict="passed", decision="approved", outcome=outcome), world=told)
+    taken_back, promoted = (message["message"] for message in service.received)
+    assert f"version 7 was taken back: {reason}" in taken_back
+    assert reason not in promoted
 
 
 def failures(*nodes: tuple[str, str, str, str], quotes: int = 1) -> str:

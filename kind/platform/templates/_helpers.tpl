@@ -66,6 +66,9 @@ postgresql://{{ $role }}:{{ get $passwords $role }}@{{ include "postgresql.host"
 {{- define "s3.endpoint" -}}
 {{- if .Values.minio.enabled }}http://minio.{{ .Release.Namespace }}:9000{{ else }}{{ .Values.minio.endpoint }}{{ end -}}
 {{- end -}}
+{{- define "prometheus.url" -}}
+{{- if .Values.prometheus.enabled }}http://prometheus.{{ .Release.Namespace }}:9090{{ else }}{{ .Values.prometheus.url }}{{ end -}}
+{{- end -}}
 {{- define "mlflow.url" -}}
 {{- if .Values.mlflow.enabled }}http://mlflow.{{ .Release.Namespace }}:5000{{ else }}{{ required "mlflow.url" .Values.mlflow.url }}{{ end -}}
 {{- end -}}

@@ -1,0 +1,177 @@
+"""The cluster's target for the strategies canary and blue-green: Argo Rollouts replaces the version that serves step by
+step, and takes the new one back when its metrics are bad.  See docs/release.md.
+
+A Deployment that serves by itself is adopted first, as it is: the Rollout makes pods of its template, and only when
+they answer do the Deployment's own go and the new template comes.  Whatever ends badly here, `steps.deploy` has
+`restore` put the template back, and the Rollout returns to the pods that still serve.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from contracts.errors import StageError
+from steps.rollout import analysis, diagnosis
+from steps.rollout.cluster import Conflict, Object
+from steps.rollout.gradual_objects import HASH
+from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes
+from steps.rollout.objects import selector
+from steps.rollout.target import NotHealthy, Serving
+
+LOG = logging.getLogger("retrain")
+
+_GENERATION = "rollout.argoproj.io/workload-generation"
+_UNDECIDED = "InconclusiveAnalysisRun"
+_MARGIN_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Gradual(Kubernetes):
+    """The Rollout of one pipeline, and the Deployment that holds its template."""
+
+    def stop(self) -> object:
+        """Remove the Rollout with its pods, and what a Deployment has."""
+        self.cluster.delete("Rollout", self.name)
+        return super().stop()
+
+    def _roll_out(self, version: int, wanted: Sequence[Object]) -> Serving:
+        kinds = {each["kind"]: each for each in wanted}
+        deployment, rollout = kinds.pop("Deployment"), kinds.pop("Rollout")
+        autoscaler = kinds.pop("HorizontalPodAutoscaler")
+        for each in wanted:
+            if each["kind"] in kinds:
+                self._publish(each)
+        self._adopt(deployment, rollout)
+        self._publish(autoscaler)
+        self._publish(deployment)
+        runs = self._watch_rollout()
+        evidence = {"strategy": self.world.pipeline.release.strategy, "analysis": analysis.last_values(runs)}
+        return Serving(self._url, version, evidence)
+
+    def _publish(self, wanted: Object) -> None:
+        if wanted["kind"] == "TraefikService":  # its weights are Argo Rollouts' own once it is there
+            try:
+                self.cluster.create(wanted)
+            except Conflict:
+                return
+            return
+        if wanted["kind"] == "Service":  # so is a Service's choice of pods
+            now = self.cluster.get("Service", wanted["metadata"]["name"])
+            chosen = ((now or {}).get("spec", {}).get("selector") or {}).get(HASH)
+            if chosen:
+                wanted["spec"]["selector"] = {**wanted["spec"]["selector"], HASH: chosen}
+        super()._publish(wanted)
+
+    def _adopt(self, deployment: Object, rollout: Object) -> None:
+        """Let the Rollout hold what serves now; a Deployment of which nothing serves gets the new template first."""
+        now = self.cluster.get("Deployment", self.name)
+        status = (now or {}).get("status") or {}
+        own = int((now or {}).get("spec", {}).get("replicas", 0))
+        held = self.cluster.get("Rollout", self.name)
+        if held is None and not status.get("availableReplicas"):
+            self._publish(deployment)
+            own = 1
+        self._publish(rollout)
+        if not ((held or {}).get("status") or {}).get("stableRS"):
+            self.cluster.scale("Rollout", self.name, max(own, self.world.settings.serving_min_replicas))
+            self._watch_rollout()
+        if own:
+            self.cluster.scale("Deployment", self.name, 0)
+
+    def _watch_rollout(self) -> list[Object]:
+        """Return when the Rollout serves the Deployment's template to all, with what was measured of it.
+
+        Raises
+        ------
+        NotHealthy
+            It was taken back, or is to be: what was measured of it, or what its pods show.
+        """
+        release = self.world.pipeline.release
+        told: set[str] = set()
+        deadline = time.monotonic() + release.longest.total_seconds() + _MARGIN_SECONDS
+        while True:
+            deployment, rollout, replicaset, pods, events = self._look_at_rollout()
+            self._tell(events, told)
+            runs = self._runs(rollout)
+            match stands(rollout, deployment):
+                case "Healthy":
+                    return runs
+                case "Degraded" | "Undecided":
+                    raise self._taken_back(rollout, replicaset, pods, events, runs)
+            if is_new(rollout) and any(crashed(pod) for pod in pods):
+                raise self._not_healthy(replicaset, pods, events)
+            if time.monotonic() > deadline:
+                raise NotHealthy(f"its rollout does not end: {(rollout.get('status') or {}).get('message', '')}")
+            time.sleep(LOOK_SECONDS)
+
+    def _look_at_rollout(self) -> tuple[Object, Object, Object | None, list[Object], list[Object]]:
+        deployment, rollout = self.cluster.get("Deployment", self.name), self.cluster.get("Rollout", self.name)
+        if rollout is None or deployment is None:
+            raise StageError(f"the Rollout {self.name}, or its Deployment, was deleted while it was rolled out")
+        newest = (rollout.get("status") or {}).get("currentPodHash")
+        found = self.cluster.select("ReplicaSet", selector(self.name))
+        replicaset = next((r for r in found if newest and r["metadata"]["labels"].get(HASH) == newest), None)
+        pods = diagnosis.owned(replicaset, self.cluster.select("Pod", selector(self.name))) if replicaset else []
+        ours = [rollout, *pods, *([replicaset] if replicaset else [])]
+        events = [event for event in self.cluster.select("Event") if diagnosis.about(event, ours)]
+        return deployment, rollout, replicaset, pods, events
+
+    def _runs(self, rollout: Object) -> list[Object]:
+        """Return the AnalysisRuns of this revision; one that had the same template before had others."""
+        newest = (rollout.get("status") or {}).get("currentPodHash")
+        found = self.cluster.select("AnalysisRun", {HASH: newest}) if newest else []
+        revision = _annotation(rollout, diagnosis.ROLLOUT_REVISION)
+        return [run for run in found if _annotation(run, diagnosis.ROLLOUT_REVISION) == revision]
+
+    def _taken_back(
+        self, rollout: Object, replicaset: Object | None, pods: list[Object], events: list[Object], runs: list[Object]
+    ) -> NotHealthy:
+        if failed := analysis.failed(runs, self._measured):
+            weight = ((rollout["status"].get("canary") or {}).get("weights") or {}).get("canary", {}).get("weight")
+            evidence = {"metric": failed.metric, "value": failed.value, "at_most": failed.at_most, "weight": weight}
+            return NotHealthy(failed.reason, evidence={**evidence, "measurements": list(failed.measurements)})
+        if pods:
+            return self._not_healthy(replicaset, pods, events)
+        return NotHealthy(str(rollout["status"].get("message") or "its Rollout is degraded"))
+
+    @cached_property
+    def _measured(self) -> list[analysis.Metric]:
+        pipeline = self.world.pipeline
+        return analysis.metrics(pipeline.release.analysis, pipeline.target.task, self.cluster.namespace, self.name)
+
+
+def stands(rollout: Object, deployment: Object) -> str:
+    """Say how a Rollout stands: Progressing while it has not seen its spec and template as they are, then its phase.
+
+    A pause that only a person could end, since too little was measured, is *Undecided*.
+    """
+    status, metadata = rollout.get("status") or {}, rollout["metadata"]
+    if str(status.get("observedGeneration", "")) != str(metadata["generation"]):
+        return "Progressing"
+    template = str(deployment["metadata"]["generation"])
+    if {_annotation(rollout, _GENERATION), str(status.get("workloadObservedGeneration", ""))} != {template}:
+        return "Progressing"
+    if any(pause.get("reason") == _UNDECIDED for pause in status.get("pauseConditions") or ()):
+        return "Undecided"
+    return str(status.get("phase") or "Progressing")
+
+
+def is_new(rollout: Object) -> bool:
+    """Say whether a Rollout's newest template is not the one that serves."""
+    status = rollout.get("status") or {}
+    return bool(status.get("stableRS")) and status.get("currentPodHash") != status["stableRS"]
+
+
+def crashed(pod: Object) -> bool:
+    """Say whether a pod's server ended and was, or will be, started again."""
+    containers: list[dict[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or []
+    return any(container.get("restartCount", 0) > 0 for container in containers)
+
+
+def _annotation(thing: Object, name: str) -> str:
+    return str((thing["metadata"].get("annotations") or {}).get(name, ""))

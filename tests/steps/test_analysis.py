@@ -1,0 +1,248 @@
+"""What a new version is judged by: real servers read by a real Prometheus, and what AnalysisRuns came to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.metrics import Task
+from contracts.pipeline.operation import Analysis
+from serving.app import create_app
+from serving.model import PackagedModel, Predictions, decide
+from serving.schemas import ModelAnswer
+from serving.server import DrainingServer, listen
+from steps.rollout.analysis import NEW, OLD, Metric, failed, last_values, measurements, metrics, template
+from tests.loopback import free_port
+from tests.model_packages import ROW, package
+
+HASHES = {NEW: "7b9f", OLD: "55cd"}
+MEASURED = [Metric("error-rate", "q", 0.01, "share of its answers with status 5xx"), Metric("latency", "q", 3, "slow")]
+
+
+def run(*results: dict[str, Any], created: str = "2026-11-28T12:00:00Z") -> dict[str, Any]:
+    return {"metadata": {"creationTimestamp": created}, "status": {"metricResults": list(results)}}
+
+
+def result(name: str, phase: str, *taken: tuple[str, str], message: str = "") -> dict[str, Any]:
+    measured = [{"value": value, "phase": of} for value, of in taken]
+    return {"name": name, "phase": phase, "measurements": measured, "message": message}
+
+
+def test_the_metric_that_did_it_is_named_with_value_and_limit() -> None:
+    good = result("latency", "Successful", ("[1.1]", "Successful"))
+    bad = result("error-rate", "Failed", ("[0.001]", "Successful"), ("[0.43]", "Failed"))
+    found = failed([run(good, bad)], MEASURED)
+    assert found is not None
+    assert (found.metric, found.value, found.at_most) == ("error-rate", 0.43, 0.01)
+    assert found.reason == "error-rate is 0.43, at most 0.01 is allowed (share of its answers with status 5xx)"
+    assert found.measurements == ("error-rate: [0.001] Successful", "error-rate: [0.43] Failed")
+
+
+def test_too_few_requests_and_a_prometheus_that_does_not_answer_are_told_apart() -> None:
+    undecided = failed([run(result("latency", "Inconclusive", ("[]", "Inconclusive")))], MEASURED)
+    assert undecided is not None
+    assert undecided.reason == "latency could not be judged: too few requests"
+    broken = result("latency", "Error", message="")
+    broken["measurements"] = [{"phase": "Error", "message": "connection refused"}]
+    dead = failed([run(broken)], MEASURED)
+    assert dead is not None
+    assert dead.reason == "latency could not be measured: connection refused"
+    assert json.dumps([undecided.value, dead.value]) == "[null, null]"
+
+
+def test_nothing_failed_while_all_goes_well_and_the_last_values_are_evidence() -> None:
+    first = run(result("latency", "Successful", ("[1.5]", "Successful")), created="2026-11-28T12:00:00Z")
+    later = run(
+        result("latency", "Running", ("[1.25]", "Successful"), ("[NaN]", "Inconclusive")),
+        created="2026-11-28T12:05:00Z",
+    )
+    assert failed([first, later, {"metadata": {}}], MEASURED) is None
+    assert last_values([later, first]) == {"latency": 1.25}
+
+
+@pytest.mark.parametrize(("hold", "expected"), [("0s", (1, 41)), ("15s", (1, 41)), ("2m", (8, 48)), ("100s", (7, 47))])
+def test_a_hold_is_so_many_good_measurements_in_a_row(hold: str, expected: tuple[int, int]) -> None:
+    analysis = Analysis.model_validate({"interval": "15s", "patience": "10m"})
+    seconds = {"0s": 0, "15s": 15, "2m": 120, "100s": 100}[hold]
+    assert measurements(analysis, timedelta(seconds=seconds)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        (Task.BINARY, ["restarts", "error-rate", "latency", "score-distribution", "positive-share"]),
+        (Task.MULTICLASS, ["restarts", "error-rate", "latency", "score-distribution", "label-shares"]),
+        (Task.REGRESSION, ["restarts", "error-rate", "latency", "score-distribution"]),
+    ],
+)
+def test_each_task_has_its_signs_and_what_is_null_is_not_judged(task: Task, names: list[str]) -> None:
+    assert [metric.name for metric in metrics(Analysis(), task, "serving", "m")] == names
+    errors_only = Analysis(max_latency_ratio=None, max_score_distance=None, max_label_distance=None)
+    assert [metric.name for metric in metrics(errors_only, task, "serving", "m")] == ["restarts", "error-rate"]
+
+
+def test_neither_good_nor_bad_without_a_result() -> None:
+    spec = template(MEASURED, Analysis(failures=2), "http://prometheus:9090")
+    error_rate = spec["metrics"][0]
+    assert error_rate["successCondition"] == "len(result) > 0 && result[0] <= 0.01"
+    assert error_rate["failureCondition"] == "len(result) > 0 && result[0] > 0.01"
+    assert (error_rate["failureLimit"], error_rate["interval"]) == (2, "15s")
+    assert error_rate["consecutiveSuccessLimit"] == "{{args.good}}"
+    assert {argument["name"] for argument in spec["args"]} == {"new-hash", "old-hash", "good", "count"}
+
+
+# with a real Prometheus
+
+
+class Odd(PackagedModel):
+    """A model whose answers are shifted, slow, or none."""
+
+    raises: bool = False
+    sleeps: float = 0.0
+    flips: bool = False
+
+    def answer(self, features: Any) -> Predictions:
+        time.sleep(Odd.sleeps)
+        if Odd.raises:
+            raise KeyError("broken")
+        found = super().answer(features)
+        return decide(self.manifest, found.scores[:, ::-1]) if Odd.flips and found.scores is not None else found
+
+
+@dataclass
+class Watched:
+    """Two servers, the one that serves and a new one, and what Prometheus says of them."""
+
+    old: str
+    new: str
+    prometheus: str
+    measured: list[Metric]
+
+    def ask(self, which: str, count: int) -> None:
+        with httpx.Client(trust_env=False) as client:
+            for number in range(count):
+                row = ROW | {"age": 20 + number % 50, "income per year": 1000.0 * (number % 90)}
+                client.post(f"{which}/v1/predict", json={"instances": [row]})
+
+    def says(self, name: str) -> list[float]:
+        query = next(metric.query for metric in self.measured if metric.name == name)
+        for argument, value in HASHES.items():
+            query = query.replace("{{args." + argument + "}}", value)
+        answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": query}, trust_env=False).json()
+        assert answer["status"] == "success", answer
+        return [float(sample["value"][1]) for sample in answer["data"]["result"]]
+
+
+@contextmanager
+def server(model: PackagedModel, version: int) -> Iterator[str]:
+    identity = ModelAnswer(name="m", version=version, run_id="r", dataset_sha256="d" * 64, since=datetime.now(UTC))
+    ready, listener = threading.Event(), listen("127.0.0.1", 0)
+    serving = DrainingServer(create_app(model, identity), drain_seconds=0, on_ready=ready.set)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        serving.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("prometheus is not installed")
+    for name in ("raises", "sleeps", "flips"):
+        monkeypatch.setattr(Odd, name, getattr(Odd, name))
+    plain = PackagedModel.load(package(tmp_path / "model"))
+    odd = Odd(plain.manifest, plain.recipe, plain.estimator, plain.folder)
+    with ExitStack() as stack:
+        old, new = stack.enter_context(server(plain, 1)), stack.enter_context(server(odd, 2))
+        targets = [
+            {
+                "targets": [url.removeprefix("http://")],
+                "labels": {"namespace": "serving", "pod": f"m-{HASHES[which]}-abc"},
+            }
+            for which, url in ((OLD, old), (NEW, new))
+        ]
+        jobs = [{"job_name": "serving", "static_configs": targets}]
+        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+        (tmp_path / "prometheus.json").write_text(json.dumps(config))
+        port = free_port()
+        command = [binary, f"--config.file={tmp_path / 'prometheus.json'}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
+        log = stack.enter_context((tmp_path / "prometheus.log").open("wb"))
+        process = subprocess.Popen(
+            [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
+        )  # fmt: skip
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
+        measured = metrics(
+            Analysis.model_validate({"window": "20s", "interval": "1s", "min_requests": 40}),
+            Task.BINARY,
+            "serving",
+            "m",
+        )
+        found = Watched(old, new, f"http://127.0.0.1:{port}", measured)
+        _until(lambda: _scraped(found), "both servers are read")
+        yield found
+
+
+def _scraped(found: Watched) -> bool:
+    try:
+        answer = httpx.get(f"{found.prometheus}/api/v1/query", params={"query": "sum(up)"}, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    result = answer.json()["data"]["result"] if answer.status_code == 200 else []
+    return bool(result) and float(result[0]["value"][1]) == 2
+
+
+def _until(condition: Any, what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+
+
+@pytest.mark.slow
+def test_a_version_like_the_one_that_serves_keeps_to_every_limit(watched: Watched) -> None:
+    watched.ask(watched.new, 5)
+    watched.ask(watched.old, 120)
+    time.sleep(2)
+    for name in ("error-rate", "latency", "score-distribution", "positive-share"):
+        assert watched.says(name) == [], f"{name} is not judged on five requests"
+    watched.ask(watched.new, 120)
+    _until(lambda: watched.says("latency"), "enough requests are seen")
+    limits = {metric.name: metric.at_most for metric in watched.measured}
+    for name in ("restarts", "error-rate", "score-distribution", "positive-share"):
+        assert watched.says(name)[0] <= limits[name], name
+
+
+@pytest.mark.slow
+def test_errors_slowness_and_shifted_scores_each_show_in_their_own_metric(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, "flips", True)
+    monkeypatch.setattr(Odd, "sleeps", 0.02)
+    watched.ask(watched.old, 80)
+    watched.ask(watched.new, 80)
+    _until(lambda: watched.says("latency"), "enough requests are seen")
+    assert watched.says("error-rate") == [0]
+    assert watched.says("latency")[0] > 3
+    assert watched.says("score-distribution")[0] > 0.25
+    assert watched.says("positive-share")[0] > 0.2
+    monkeypatch.setattr(Odd, "raises", True)
+    watched.ask(watched.new, 40)
+    _until(lambda: (watched.says("error-rate") or [0])[0] > 0.2, "a third of its answers are errors")

@@ -1,0 +1,439 @@
+"""Canary and blue-green: the objects, how a Rollout stands, and the order in which a release changes what serves.
+
+The cluster is a dictionary here, with as much of Argo Rollouts as the order of effects rests on; tests/cluster has the
+real one.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts.outcomes import State
+from contracts.pipeline.operation import Release
+from contracts.references import LedgerEntry
+from contracts.settings import Settings
+from steps.probes import places, release
+from steps.rollout import choice, gradual, kubernetes
+from steps.rollout.cluster import Conflict, NotThere, Object, UnknownKind
+from steps.rollout.gradual import Gradual, crashed, is_new, stands
+from steps.rollout.gradual_objects import HASH
+from steps.rollout.kubernetes import Kubernetes
+from steps.rollout.objects import Version, objects, selector
+from steps.rollout.target import NotHealthy
+from steps.world import World
+from tests.steps.registered import NOW, make_settings, make_world
+
+HERE = Path(__file__).parent
+NAME = "adult-income"
+PROMETHEUS = "http://prometheus.mlops:9090"
+
+
+def version(number: int) -> Version:
+    return Version(
+        model=NAME, version=number, run_id=f"r{number}", dataset_sha256="d" * 64, commit="abc",
+        image=f"registry/m@sha256:{number}",
+    )  # fmt: skip
+
+
+def rendered(settings: Settings, strategy: str, number: int = 3) -> list[Object]:
+    release = Release.model_validate({"strategy": strategy})
+    return objects(version(number), release, settings, "serving", entry=f"e{number}", workflow=f"w{number}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path, prometheus_url=PROMETHEUS, deploy_target="kubernetes", serving_namespace="serving")
+
+
+@pytest.mark.parametrize("strategy", ["canary", "blue-green"])
+def test_what_a_release_applies_is_the_committed_file(settings: Settings, strategy: str) -> None:
+    text = yaml.safe_dump_all(rendered(settings, strategy), sort_keys=False, width=120)
+    golden = HERE / f"release-{strategy}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 writes it anew"
+
+
+def test_the_rollout_makes_pods_of_the_deployments_template_and_the_autoscaler_turns_to_it(settings: Settings) -> None:
+    found = {each["kind"]: each for each in rendered(settings, "canary")}
+    assert found["Rollout"]["spec"]["workloadRef"]["name"] == found["Deployment"]["metadata"]["name"]
+    assert found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["kind"] == "Rollout"
+    for kind in ("Rollout", "Deployment"):
+        assert "replicas" not in found[kind]["spec"]
+    steps = found["Rollout"]["spec"]["strategy"]["canary"]["steps"]
+    assert [step["setWeight"] for step in steps if "setWeight" in step] == [10, 50]
+    assert sum("analysis" in step for step in steps) == 2, "no weight is left without being judged"
+
+
+# how a Rollout stands
+
+
+def a_rollout(**status: Any) -> Object:
+    seen = {"observedGeneration": "4", "workloadObservedGeneration": "7", "phase": "Healthy"}
+    annotations = {"rollout.argoproj.io/workload-generation": "7"}
+    return {
+        "metadata": {"name": NAME, "uid": "r", "generation": 4, "annotations": annotations},
+        "status": {**seen, **status},
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "generation", "how"),
+    [
+        ({}, 7, "Healthy"),
+        ({"observedGeneration": "3"}, 7, "Progressing"),
+        ({}, 8, "Progressing"),
+        ({"workloadObservedGeneration": "6"}, 7, "Progressing"),
+        ({"phase": "Degraded", "abort": True}, 7, "Degraded"),
+        ({"phase": "Degraded", "abort": True}, 8, "Progressing"),
+        ({"phase": "Paused", "pauseConditions": [{"reason": "InconclusiveAnalysisRun"}]}, 7, "Undecided"),
+        ({"phase": "Paused", "pauseConditions": [{"reason": "CanaryPauseStep"}]}, 7, "Paused"),
+        ({"phase": ""}, 7, "Progressing"),
+    ],
+)
+def test_a_phase_counts_only_once_spec_and_template_are_seen(status: Any, generation: int, how: str) -> None:
+    assert stands(a_rollout(**status), {"metadata": {"generation": generation}}) == how
+
+
+def test_a_restart_ends_a_new_version_and_not_the_one_that_serves() -> None:
+    again = {"status": {"containerStatuses": [{"restartCount": 1}], "initContainerStatuses": []}}
+    fetched_twice = {
+        "status": {"containerStatuses": [{"restartCount": 0}], "initContainerStatuses": [{"restartCount": 1}]}
+    }
+    assert [crashed(again), crashed(fetched_twice), crashed({})] == [True, False, False]
+    assert is_new(a_rollout(currentPodHash="b", stableRS="a"))
+    assert not is_new(a_rollout(currentPodHash="a", stableRS="a"))
+    assert not is_new(a_rollout(currentPodHash="a")), "it is the first"
+
+
+# the order of effects
+
+
+@dataclass
+class InMemory:
+    """Objects of one namespace.  Argo Rollouts acts whenever it is looked at: `verdicts` says how each version does."""
+
+    namespace: str = "serving"
+    kinds: frozenset[str] = frozenset({"Rollout", "TraefikService", "IngressRoute", "AnalysisTemplate"})
+    things: dict[tuple[str, str], Object] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+
+    def knows(self, kind: str) -> bool:
+        return kind in self.kinds
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        return True
+
+    def apply(self, wanted: Object, *, only_ask: bool = False) -> Object:
+        if only_ask:
+            return wanted
+        key = wanted["kind"], wanted["metadata"]["name"]
+        now = self.things.get(key)
+        new = copy.deepcopy(wanted)
+        if key[0] in ("Deployment", "Rollout"):
+            replicas = now["spec"]["replicas"] if now else 1
+            before = {k: v for k, v in now["spec"].items() if k != "replicas"} if now else None
+            generation = now["metadata"]["generation"] + (before != new["spec"]) if now else 1
+            new["spec"]["replicas"], new["metadata"]["generation"] = replicas, generation
+            new["metadata"]["uid"], new["status"] = key[0], now.get("status", {}) if now else {}
+        self.things[key] = new
+        self.done.append(f"apply {key[0]} {self._what(new)}".strip())
+        self._deployment_controller()
+        return new
+
+    def create(self, wanted: Object) -> Object:
+        if (wanted["kind"], wanted["metadata"]["name"]) in self.things:
+            raise Conflict("there")
+        return self.apply(wanted)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        if kind in ("Rollout", "TraefikService", "IngressRoute") and kind not in self.kinds:
+            raise UnknownKind(kind)
+        if kind == "Rollout":
+            self._rollouts_controller()
+        return copy.deepcopy(self.things.get((kind, name)))
+
+    def select(self, kind: str, labels: Any = None) -> list[Object]:
+        found = [thing for (of, _), thing in self.things.items() if of == kind]
+        wanted = dict(labels or {})
+        return [copy.deepcopy(t) for t in found if wanted.items() <= t["metadata"].get("labels", {}).items()]
+
+    def scale(self, kind: str, name: str, replicas: int) -> None:
+        if (kind, name) not in self.things:
+            raise NotThere(name)
+        self.things[kind, name]["spec"]["replicas"] = replicas
+        self.things[kind, name]["metadata"]["generation"] += 1
+        self.done.append(f"scale {kind} {replicas}")
+        self._deployment_controller()
+
+    def delete(self, kind: str, name: str, *, orphan: bool = False) -> None:
+        if self.things.pop((kind, name), None) is None:
+            return
+        self.done.append(f"delete {kind}{' (orphan)' if orphan else ''}")
+        for key, thing in list(self.things.items()):
+            if any(owner["uid"] == kind for owner in thing["metadata"].get("ownerReferences", ())):
+                if orphan:
+                    del thing["metadata"]["ownerReferences"]
+                else:
+                    del self.things[key]
+
+    def log(self, *_: Any, **__: Any) -> list[str]:
+        return ["2026 ERROR broken"]
+
+    def serving(self) -> set[str]:
+        """Return the versions that the Service leads to."""
+        chosen = self.things["Service", NAME]["spec"]["selector"].get(HASH)
+        found = set()
+        for replicaset in self.select("ReplicaSet"):
+            own = replicaset["metadata"]["labels"].get(HASH)
+            if replicaset["spec"]["replicas"] and chosen in (None, own):
+                found.add(self._said(replicaset["spec"]["template"]))
+        return found
+
+    def _what(self, thing: Object) -> str:
+        return self._said(thing["spec"]["template"]) if thing["kind"] == "Deployment" else ""
+
+    def _said(self, template: Object) -> str:
+        return str(template["metadata"]["annotations"]["retrain/version"])
+
+    def _replicaset(self, owner: str, template: Object, replicas: int) -> None:
+        number = self._said(template)
+        labels = {**selector(NAME), **({HASH: f"h{number}"} if owner == "Rollout" else {})}
+        key = "ReplicaSet", f"{NAME}-{owner}-{number}"
+        made = self.things.get(key) or {
+            "kind": "ReplicaSet",
+            "metadata": {
+                "name": key[1], "uid": key[1], "labels": labels, "annotations": {}, "ownerReferences": [{"uid": owner}],
+            },
+            "spec": {"template": copy.deepcopy(template)},
+        }  # fmt: skip
+        made["spec"]["replicas"] = replicas
+        made["status"] = {"availableReplicas": replicas, "replicas": replicas}
+        self.things[key] = made
+
+    def _deployment_controller(self) -> None:
+        if (deployment := self.things.get(("Deployment", NAME))) is None:
+            return
+        replicas = deployment["spec"]["replicas"]
+        for (kind, name), thing in self.things.items():
+            if kind == "ReplicaSet" and "-Deployment-" in name:
+                thing["spec"]["replicas"] = 0
+        self._replicaset("Deployment", deployment["spec"]["template"], replicas)
+        deployment["status"] = {
+            "observedGeneration": deployment["metadata"]["generation"], "replicas": replicas,
+            "updatedReplicas": replicas, "availableReplicas": replicas,
+        }  # fmt: skip
+        revision = deployment["metadata"].setdefault("annotations", {})
+        revision["deployment.kubernetes.io/revision"] = self._said(deployment["spec"]["template"])
+        made = self.things["ReplicaSet", f"{NAME}-Deployment-{self._said(deployment['spec']['template'])}"]
+        made["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = revision[
+            "deployment.kubernetes.io/revision"
+        ]
+
+    def _rollouts_controller(self) -> None:
+        rollout, deployment = self.things.get(("Rollout", NAME)), self.things.get(("Deployment", NAME))
+        if rollout is None or deployment is None:
+            return
+        template, status = deployment["spec"]["template"], rollout["status"]
+        number = self._said(template)
+        newest, stable = f"h{number}", status.get("stableRS", "")
+        self._replicaset("Rollout", template, rollout["spec"]["replicas"])
+        verdict = "Healthy" if newest == stable or not stable else self.verdicts.get(number, "Healthy")
+        status["currentPodHash"] = newest
+        if verdict == "Healthy":
+            status["stableRS"] = newest
+            self.things["Service", NAME]["spec"]["selector"][HASH] = newest
+            for replicaset in self.things.values():
+                own = replicaset.get("metadata", {}).get("labels", {}).get(HASH)
+                if replicaset["kind"] == "ReplicaSet" and own and own != newest:
+                    replicaset["spec"]["replicas"] = 0
+        else:
+            self.things["AnalysisRun", newest] = {
+                "kind": "AnalysisRun",
+                "metadata": {"name": newest, "labels": {HASH: newest}, "annotations": {}},
+                "status": {"metricResults": [
+                    {"name": "error-rate", "phase": "Failed", "measurements": [{"value": "[0.4]", "phase": "Failed"}]}
+                ]},
+            }  # fmt: skip
+        status |= {
+            "phase": verdict, "availableReplicas": 1, "observedGeneration": str(rollout["metadata"]["generation"]),
+            "workloadObservedGeneration": str(deployment["metadata"]["generation"]),
+        }  # fmt: skip
+        rollout["metadata"].setdefault("annotations", {})["rollout.argoproj.io/workload-generation"] = str(
+            deployment["metadata"]["generation"]
+        )
+
+
+@dataclass
+class Place:
+    """A world whose targets act on an `InMemory` cluster."""
+
+    base: World
+    cluster: InMemory
+
+    def target(self, strategy: str, cls: type[Kubernetes] | None = None) -> Kubernetes:
+        release = Release.model_validate({"strategy": strategy})
+        pipeline = self.base.pipeline.model_copy(update={"release": release})
+        world = World(settings=self.base.settings, pipeline=pipeline, pipeline_path=self.base.pipeline_path)
+        kind = cls or (Gradual if release.gradual else Kubernetes)
+        return kind(world, self.cluster)  # type: ignore[arg-type]  as much of it as is asked for
+
+    def release(self, strategy: str, number: int) -> Any:
+        target = self.target(strategy)
+        return target._roll_out(number, self.wanted(strategy, number))
+
+    def restore(self, strategy: str, number: int) -> Any:
+        target = self.target(strategy)
+        wanted = self.wanted(strategy, number)
+        if template := target._kept(entry(number)):
+            next(o for o in wanted if o["kind"] == "Deployment")["spec"]["template"] = template
+        return target._roll_out(number, wanted)
+
+    def wanted(self, strategy: str, number: int) -> list[Object]:
+        return rendered(self.base.settings, strategy, number)
+
+    def version(self) -> int | None:
+        return kubernetes._available(self.cluster, NAME)  # type: ignore[arg-type]
+
+
+def entry(number: int) -> LedgerEntry:
+    return LedgerEntry(
+        id=f"e{number}", model=NAME, number=number, previous="", state=State.SERVING, version=number,
+        run_id=f"r{number}", workflow="w", by="w", reason="", evidence={"image": f"registry/m@sha256:{number}"}, at=NOW,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Place:
+    for module in (gradual, kubernetes):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0)
+    world = make_world(tmp_path)
+    world.settings = settings
+    return Place(world, InMemory())
+
+
+def test_a_first_release_serves_by_the_rollout_and_leaves_the_deployment_no_pods(place: Place) -> None:
+    served = place.release("canary", 1)
+    assert served.evidence["strategy"] == "canary"
+    assert place.cluster.things["Deployment", NAME]["spec"]["replicas"] == 0
+    assert place.cluster.things["Rollout", NAME]["spec"]["replicas"] == place.base.settings.serving_min_replicas
+    assert (place.version(), place.cluster.serving()) == (1, {"1"})
+
+
+def test_a_deployment_that_serves_is_adopted_as_it_is_before_the_new_version_comes(place: Place) -> None:
+    place.release("rolling", 1)
+    place.cluster.scale("Deployment", NAME, 4)
+    place.cluster.done.clear()
+    place.release("canary", 2)
+    done = place.cluster.done
+    order = [
+        done.index(what) for what in ("apply Rollout", "scale Rollout 4", "scale Deployment 0", "apply Deployment 2")
+    ]
+    assert order == sorted(order)
+    assert "apply Deployment 1" not in done
+    assert (place.version(), place.cluster.serving()) == (2, {"2"})
+
+
+def test_a_bad_canary_is_told_by_its_metric_and_taken_back_to_what_served(place: Place) -> None:
+    place.release("canary", 1)
+    place.cluster.verdicts["2"] = "Degraded"
+    with pytest.raises(NotHealthy) as taken:
+        place.release("canary", 2)
+    assert taken.value.reason.startswith("error-rate is 0.4, at most 0.01 is allowed")
+    assert (taken.value.evidence["metric"], taken.value.evidence["value"]) == ("error-rate", 0.4)
+    assert place.cluster.serving() == {"1"}, "by the Service it never served"
+    place.restore("canary", 1)
+    template = place.cluster.things["Deployment", NAME]["spec"]["template"]
+    assert template["metadata"]["annotations"]["retrain/version"] == "1"
+    assert set(template["metadata"]["labels"]) == set(selector(NAME)), "no hash of a ReplicaSet is left in it"
+    assert place.version() == 1
+
+
+def test_the_service_keeps_its_choice_of_pods_and_the_weights_are_not_set_back(place: Place) -> None:
+    place.release("canary", 1)
+    weights = place.cluster.things["TraefikService", NAME]["spec"]["weighted"]["services"]
+    weights[0]["weight"], weights[1]["weight"] = 90, 10
+    place.cluster.verdicts["2"] = "Degraded"
+    with pytest.raises(NotHealthy):
+        place.release("canary", 2)
+    assert [
+        each["weight"] for each in place.cluster.things["TraefikService", NAME]["spec"]["weighted"]["services"]
+    ] == [90, 10]
+    assert place.cluster.things["Service", NAME]["spec"]["selector"][HASH] == "h1"
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "recreate"])
+def test_back_to_a_deployment_the_old_pods_answer_until_its_own_do(place: Place, strategy: str) -> None:
+    place.release("canary", 1)
+    place.cluster.scale("Rollout", NAME, 3)
+    place.cluster.done.clear()
+    place.release(strategy, 2)
+    done = place.cluster.done
+    order = [
+        done.index(w) for w in ("delete Rollout (orphan)", "apply Service", "apply Deployment 2", "scale Deployment 3")
+    ]
+    assert order == sorted(order)
+    assert done.index("delete ReplicaSet") > done.index("scale Deployment 3")
+    assert HASH not in place.cluster.things["Service", NAME]["spec"]["selector"]
+    left = {kind for kind, _ in place.cluster.things}
+    assert not left & {"Rollout", "TraefikService", "AnalysisTemplate"}
+    assert place.cluster.things["IngressRoute", NAME]["spec"]["routes"][0]["services"] == [{"name": NAME, "port": 80}]
+    assert (place.version(), place.cluster.serving()) == (2, {"2"})
+
+
+def test_where_there_is_no_argo_rollouts_a_rolling_release_does_not_miss_it(place: Place) -> None:
+    place.cluster.kinds = frozenset()
+    place.release("rolling", 1)
+    assert place.version() == 1
+
+
+def test_the_strategy_chooses_the_target(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for strategy, kind in (("canary", Gradual), ("blue-green", Gradual), ("rolling", Kubernetes)):
+        assert type(choice.target(place.target(strategy).world)) is kind
+
+
+# preflight
+
+
+def findings(place: Place, strategy: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
+    target = place.target(strategy, Kubernetes)
+    target.world.settings = target.world.settings.model_copy(
+        update={"serving_image": "registry/serving@sha256:1", **settings}
+    )
+    monkeypatch.setattr(Kubernetes, "of", classmethod(lambda cls, world: target))
+    return [f"{each.where}: {each.what}" for each in release.release_findings(target.world)]
+
+
+@pytest.mark.parametrize("strategy", ["canary", "blue-green"])
+def test_preflight_refuses_what_the_cluster_cannot_do(
+    place: Place, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert findings(place, strategy, monkeypatch) == []
+    place.cluster.kinds = frozenset({"TraefikService", "IngressRoute"})
+    assert findings(place, strategy, monkeypatch) == [
+        f"release.strategy: {strategy} needs Argo Rollouts; the cluster has no Rollout of argoproj.io/v1alpha1"
+    ]
+    place.cluster.kinds = frozenset()
+    found = findings(place, strategy, monkeypatch, prometheus_url="")
+    assert [each.partition(":")[0] for each in found] == [
+        "release.strategy",
+        "release.strategy",
+        "RETRAIN_PROMETHEUS_URL",
+    ]
+    assert "needs Traefik" in found[1]
+    assert findings(place, "rolling", monkeypatch, prometheus_url="") == []
+
+
+def test_at_the_desk_a_note_says_that_a_version_serves_at_once(place: Place) -> None:
+    world = place.target("canary").world
+    world.settings = world.settings.model_copy(update={"deploy_target": "process"})
+    [note] = places.server_notes(None, world)  # type: ignore[arg-type]  it does not look at its inputs
+    assert "replaces the one before at once" in note.what
