@@ -133,17 +133,21 @@ ACCESS: dict[str, Access] = {
     Preflight.name: Access(Preflight.needs, read=(_REPORTS,), write=(_REPORTS,)),
     Ingest.name: Access(Ingest.needs, read=(DATA, _DATASETS, _REPORTS, _CODE), write=(_DATASETS, _REPORTS)),
     Features.name: Access(
-        Features.needs, read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS), write=(_SPLITS, _CACHE, _REPORTS),
+        Features.needs,
+        read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS),
+        write=(_SPLITS, f"{_CACHE}/{Features.name}", _REPORTS),
     ),
     Train.name: Access(
         Train.needs,
         read=(_DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _REPORTS, MODELS),
-        write=(_FITS, _CACHE, _REPORTS, MODELS),
+        write=(_FITS, f"{_CACHE}/{Train.name}", _REPORTS, MODELS),
         mlflow=(_CREATE, _RUNS, _NO_REGISTRY),
     ),
     Evaluate.name: Access(
         Evaluate.needs,
-        read=(_DATASETS, _SPLITS, _REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_RUNS, _NO_REGISTRY),
+        read=(_DATASETS, _SPLITS, _CODE, _CACHE, _REPORTS, MODELS),
+        write=(f"{_CACHE}/{Evaluate.name}", _REPORTS, MODELS),
+        mlflow=(_RUNS, _NO_REGISTRY),
     ),
     Register.name: Access(
         Register.needs,
@@ -151,7 +155,7 @@ ACCESS: dict[str, Access] = {
     ),
     Promote.name: Access(
         Promote.needs,
-        read=(_DATASETS, _SPLITS, _REPORTS, MODELS),
+        read=(_DATASETS, _SPLITS, _CODE, _REPORTS, MODELS),
         write=(_REPORTS, MODELS),
         mlflow=(_RUNS, _REGISTRY),
         ledger=LedgerRole.WRITER,

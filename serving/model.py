@@ -73,19 +73,7 @@ class PackagedModel:
         ConfigError
             When it is damaged, of another format, or needs a library or a trusted type that is not there.
         """
-        manifest = read_manifest(folder)
-        found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-        found.pop(MANIFEST_FILE)
-        for name in sorted(found.keys() | manifest.files.keys()):
-            if name not in manifest.files:
-                if name.startswith(f"{USER_FOLDER}/") and name.endswith(".py"):
-                    raise ConfigError(f"the model package in {folder} holds {name}, which its manifest does not name")
-                continue
-            if name not in found or _sha256(found[name]) != manifest.files[name]:
-                state = "differs from its hash" if name in found else "is missing"
-                raise ConfigError(
-                    f"the model package in {folder} is damaged: {name} {state}", remedy="fetch or train it again"
-                )
+        manifest = checked_manifest(folder)
         read_folder(folder / USER_FOLDER).register()
         recipe = Recipe.model_validate_json((folder / RECIPE_FILE).read_bytes())
         estimator = FORMATS[manifest.estimator].load(folder, manifest.trusted_types)
@@ -108,6 +96,24 @@ class PackagedModel:
     def example(self) -> list[dict[str, Any]]:
         """Rows made up for documentation: JSON objects that this model answers."""
         return read_example(self.folder) if self.folder else []
+
+
+def checked_manifest(folder: Path) -> ModelManifest:
+    """Read a package's manifest and check every file against the hash that it carries; see `PackagedModel.load`."""
+    manifest = read_manifest(folder)
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    found.pop(MANIFEST_FILE)
+    for name in sorted(found.keys() | manifest.files.keys()):
+        if name not in manifest.files:
+            if name.startswith(f"{USER_FOLDER}/") and name.endswith(".py"):
+                raise ConfigError(f"the model package in {folder} holds {name}, which its manifest does not name")
+            continue
+        if name not in found or _sha256(found[name]) != manifest.files[name]:
+            state = "differs from its hash" if name in found else "is missing"
+            raise ConfigError(
+                f"the model package in {folder} is damaged: {name} {state}", remedy="fetch or train it again"
+            )
+    return manifest
 
 
 def read_manifest(folder: Path) -> ModelManifest:

@@ -40,12 +40,18 @@ class References:
 
 
 @dataclass(frozen=True)
-class Assessment:
-    """A model beside its test rows."""
+class Trained:
+    """What a run left: its record, what it read, and the folder of its packaged model."""
 
     run: RunRecord
     references: References
     folder: Path
+
+
+@dataclass(frozen=True)
+class Assessment(Trained):
+    """A model beside its test rows."""
+
     model: PackagedModel
     split: SplitRows
     rows: Any
@@ -80,6 +86,18 @@ def references(run: RunRecord) -> References:
     return References(*(run.tags[tag(name)] for name in names))
 
 
+def trained(world: World, run_id: str) -> Trained:
+    """Return what a run left.
+
+    Raises
+    ------
+    ConfigError
+        When the run or its model is not there, or the run is none of ours.
+    """
+    run = world.tracking.record(run_id)
+    return Trained(run, references(run), world.tracking.package(run_id, world.scratch))
+
+
 def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment:
     """Load a run's model and the test rows of its split.
 
@@ -93,10 +111,8 @@ def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment
     ConfigError, DataError
         When the run, its model, dataset or split is not there or not whole.
     """
-    run = world.tracking.record(run_id)
-    found = references(run)
-    folder = world.tracking.package(run_id, world.scratch)
-    model = PackagedModel.load(folder)
+    subject = trained(world, run_id)
+    found, model = subject.references, PackagedModel.load(subject.folder)
     split = read_split(world, found.split)
     target = world.pipeline.target.column
     group = _group_column(world, split)
@@ -105,7 +121,8 @@ def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment
     if len(table) != len(split.sides):
         raise DataError(f"the split {found.split} has {len(split.sides)} rows, its dataset {len(table)}")
     groups = _test_groups(group, table.column(group), split) if group else None
-    return Assessment(run, found, folder, model, split, table.filter(split.mask("test")), target, groups)
+    test = table.filter(split.mask("test"))
+    return Assessment(subject.run, found, subject.folder, model, split, test, target, groups)
 
 
 def _group_column(world: World, split: SplitRows) -> str | None:

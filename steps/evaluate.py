@@ -5,32 +5,70 @@ A rejection is an outcome, not an error: the verdict goes on, and the workflow e
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from contracts.metrics import METRICS
 from contracts.names import tag
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
-from steps.assessment import Assessment, assess, policy_sha256, report_bytes
+from serving.model import MANIFEST_FILE, checked_manifest
+from steps import own_packages
+from steps.assessment import Assessment, Trained, assess, policy_sha256, report_bytes, trained
 from steps.gates import validation
 from steps.metrics import score_judged
 from steps.own_gates import own_columns, own_numbers
+from steps.reuse import keep, recall, reuse_key
+from steps.tracking import RunRecord
 from steps.world import World
 
 METRIC_PREFIX = "test."
 REPORT = "validation.json"
+SECTIONS = ("name", "table", "target", "split", "gates")
+MODULES = (
+    "contracts.metrics", "contracts.reports", "serving.estimators", "serving.model", "serving.transform",
+    "serving.user_code", "steps.assessment", "steps.evaluate", "steps.gates.bounds", "steps.gates.statistics",
+    "steps.gates.validation", "steps.metrics", "steps.own_gates", "steps.splitting",
+)  # fmt: skip
 
 
 def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     """Return the verdict, after writing the report to the store and the numbers to the MLflow run.
 
-    The same run under the same policy gives the same report, byte for byte.
+    The same run under the same policy gives the same report, byte for byte: one that was kept is taken as it is, once
+    the model has been found whole.
 
     Raises
     ------
     ConfigError, DataError
         See `steps.assessment.assess`.
     """
+    subject = trained(world, inputs.run_id)
+    key = _key(inputs, subject, world)
+    report = recall(world, Evaluate.name, key, ValidationReport)
+    if report is None:
+        report = _judged(inputs, world)
+        keep(world, Evaluate.name, key, report)
+    uri = world.storage.write(report_uri(world, inputs.run_id), report_bytes(report))
+    _record(world, subject.run, report)
+    return Evaluate.Outputs(verdict=report.verdict, report=uri, summary=f"{report.verdict.value}: {report.reason}")
+
+
+def _key(inputs: Evaluate.Inputs, subject: Trained, world: World) -> str:
+    checked_manifest(subject.folder)
+    read = {
+        "run": inputs.run_id,
+        "package": hashlib.sha256((subject.folder / MANIFEST_FILE).read_bytes()).hexdigest(),
+        "dataset": subject.references.dataset_sha256,
+        "split": subject.references.split_sha256,
+        "code": world.user_code(inputs.code).sha256,
+        "packages": own_packages.lock_sha256(own_packages.current(world.settings)),
+        "environment": world.settings.environment,
+    }
+    return reuse_key(world, Evaluate.name, SECTIONS, MODULES, read)
+
+
+def _judged(inputs: Evaluate.Inputs, world: World) -> ValidationReport:
     policy = world.pipeline.gates.policy(world.settings.environment)
     gate = policy.validation
     columns = [*(rule.column for rule in gate.slices), *own_columns(gate.thresholds)]
@@ -45,24 +83,18 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     ]
     own = {} if validation.non_finite(subject.judged) else own_numbers(world, inputs.code, gate.thresholds, subject)
     decision = validation.decide(validation.collect(subject.judged, gate, groups, own), gate)
-    metrics = _test_metrics(subject)
-    report = ValidationReport(
+    return ValidationReport(
         run_id=inputs.run_id,
         pipeline=world.pipeline.name,
         environment=world.settings.environment,
         verdict=decision.verdict,
         reason=decision.reason,
         checks=decision.checks,
-        metrics={name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        metrics={name: value if math.isfinite(value) else None for name, value in _test_metrics(subject).items()},
         test_rows=subject.judged.rows,
         dataset_sha256=subject.references.dataset_sha256,
         split_sha256=subject.references.split_sha256,
         policy_sha256=policy_sha256(policy),
-    )
-    uri = world.storage.write(report_uri(world, inputs.run_id), report_bytes(report))
-    _record(world, subject, report, metrics)
-    return Evaluate.Outputs(
-        verdict=decision.verdict, report=uri, summary=f"{decision.verdict.value}: {decision.reason}"
     )
 
 
@@ -79,9 +111,8 @@ def _test_metrics(subject: Assessment) -> dict[str, float]:
     return {m.name: score_judged(rows, m.name) for m in fitting}
 
 
-def _record(world: World, subject: Assessment, report: ValidationReport, metrics: dict[str, float]) -> None:
-    run = subject.run
-    named = {METRIC_PREFIX + name: value for name, value in metrics.items() if math.isfinite(value)}
+def _record(world: World, run: RunRecord, report: ValidationReport) -> None:
+    named = {METRIC_PREFIX + name: value for name, value in report.metrics.items() if value is not None}
     # MLflow keeps every value that is ever logged; a stage that is run again adds none.
     if new := {name: value for name, value in named.items() if run.metrics.get(name) != value}:
         world.tracking.log(run.run_id, {}, new)

@@ -1,7 +1,7 @@
 """Whether finished work can be taken again: the key of what a stage reads, and what it answered under that key.
 
-Used by `features` and `train` only: what depends on the outside world always runs, and the gates always judge.  The
-stage itself decides, so the desk and a cluster decide alike.
+Used by `features` and `train`, and by `evaluate` for a model that it has judged by the same policy; what depends on the
+outside world always runs.  The stage itself decides, so the desk and a cluster decide alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ from contracts.base import Contract
 from contracts.stages import BY_NAME, StageOutputs
 from steps.world import World
 
+C = TypeVar("C", bound=Contract)
 LOCK_FILE = Path(__file__).resolve().parent.parent / "requirements.lock"
 _DISTRIBUTIONS = ("lightgbm", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "skops", "xgboost")
 """What computes features and models; another version of any of them may compute something else."""
@@ -75,14 +76,11 @@ def lock_sha256() -> str:
 
 def lookup(world: World, stage: str, key: str) -> StageOutputs | None:
     """Return what the stage answered under `key`; None when it never did, or when something it made is gone."""
-    uri = _uri(world, stage, key)
-    if not world.storage.exists(uri):
+    if (entry := recall(world, stage, key, Remembered)) is None:
         return None
     try:
-        entry = Remembered.model_validate_json(world.storage.read(uri))
         outputs = BY_NAME[stage].Outputs.model_validate(entry.outputs)
     except ValidationError:
-        world.log.warning("what was remembered at %s has another form; %s runs again", uri, stage)
         return None
     if gone := [name for name in entry.objects if not world.storage.exists(name)]:
         world.log.info("%s runs again: %s is gone", stage, gone[0])
@@ -92,8 +90,24 @@ def lookup(world: World, stage: str, key: str) -> StageOutputs | None:
 
 def remember(world: World, stage: str, key: str, outputs: StageOutputs, objects: Sequence[str] = ()) -> None:
     """Keep the stage's answer under `key`, with the URIs of the `objects` without which it is worth nothing."""
-    entry = Remembered(outputs=outputs.model_dump(mode="json"), objects=tuple(objects))
-    world.storage.write(_uri(world, stage, key), entry.model_dump_json().encode())
+    keep(world, stage, key, Remembered(outputs=outputs.model_dump(mode="json"), objects=tuple(objects)))
+
+
+def recall(world: World, stage: str, key: str, form: type[C]) -> C | None:
+    """Return what the stage kept under `key`; None when it never did, or in another form."""
+    uri = _uri(world, stage, key)
+    if not world.storage.exists(uri):
+        return None
+    try:
+        return form.model_validate_json(world.storage.read(uri))
+    except ValidationError:
+        world.log.warning("what was remembered at %s has another form; %s runs again", uri, stage)
+        return None
+
+
+def keep(world: World, stage: str, key: str, what: Contract) -> None:
+    """Keep something under `key`."""
+    world.storage.write(_uri(world, stage, key), what.model_dump_json().encode())
 
 
 def _uri(world: World, stage: str, key: str) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from contracts.errors import ConfigError
 from contracts.names import tag
 from contracts.outcomes import Verdict
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
+from serving.model import PackagedModel
 from steps.assessment import assess
 from steps.dataset import read_table
 from steps.evaluate import evaluate
@@ -82,11 +84,34 @@ def test_slices_are_judged_or_reported_and_sensitive_values_stay_hidden(world: W
 def test_judged_again_it_says_the_same_byte_for_byte_and_logs_nothing_twice(world: World, run: str):
     outputs, _ = judge(world, run)
     first = world.storage.read(outputs.report)
-    again, _ = judge(world, run)
-    assert again == outputs
-    assert world.storage.read(again.report) == first
+    world.storage.write(outputs.report, b"somebody else's report")
+    for forgotten in ((), world.storage.list(world.storage.uri("cache", "evaluate"))):
+        for each in forgotten:
+            world.storage.delete(each)
+        again, _ = judge(world, run)
+        assert again == outputs
+        assert world.storage.read(again.report) == first
     assert len(mlflow_client(world.settings).get_metric_history(run, "test.roc_auc")) == 1
     assert world.tracking.record(run).tags[tag("validation")] == "passed"
+
+
+def test_what_was_judged_before_is_not_scored_again_unless_model_or_policy_differ(
+    world: World, home: Path, run: str, monkeypatch: pytest.MonkeyPatch
+):
+    def no_scoring(*_: object) -> None:
+        raise AssertionError("rows were scored")
+
+    outputs, _ = judge(world, run)
+    monkeypatch.setattr(PackagedModel, "predict", no_scoring)
+    assert judge(world, run)[0] == outputs
+    with pytest.raises(AssertionError, match="scored"):
+        judge(churn_world(home, PIPELINE.replace("min: 0.75", "min: 0.76")), run)
+    estimator = next(world.tracking.package(run, home).glob("estimator.*"))
+    whole = estimator.read_bytes()
+    estimator.write_bytes(whole + b" ")
+    with pytest.raises(ConfigError, match="is damaged"):
+        judge(world, run)
+    estimator.write_bytes(whole)
 
 
 def test_the_report_is_kept_with_the_run(world: World, run: str):
