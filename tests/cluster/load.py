@@ -18,13 +18,14 @@ BODY = json.dumps({"instances": [ROW]}).encode()
 class Load:
     """``with Load(host) as load: ...``; then `load.seen` counts what was answered, and `load.rate` how often a second.
 
-    It never asks again: whatever goes wrong on a connection is counted as such.
+    It never asks again: whatever goes wrong on a connection is counted as such.  `via` is where to ask for the host,
+    such as a proxy, where it is not the host itself.
     """
 
-    def __init__(self, host: str, *, rate: float = 96.0, rows: int = 1) -> None:
+    def __init__(self, host: str, *, rate: float = 96.0, rows: int = 1, via: str = "") -> None:
         self.seen: Counter[str] = Counter()
         self.rate = 0.0
-        self._host, self._pause = host, CLIENTS / rate
+        self._address, self._pause = via or host, CLIENTS / rate
         body = BODY if rows == 1 else json.dumps({"instances": [ROW] * rows}).encode()
         head = f"POST /v1/predict HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
         self._request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
@@ -53,7 +54,7 @@ class Load:
         while not self._until.is_set():
             started = time.monotonic()
             try:
-                reader, writer = kept or await asyncio.open_connection(self._host, 80)
+                reader, writer = kept or await asyncio.open_connection(self._address, 80)
                 kept = None
                 writer.write(self._request)
                 async with asyncio.timeout(30):

@@ -11,8 +11,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Outcome, State
+from contracts.pipeline.operation import Release
 from contracts.settings import Settings
 from contracts.stages import Deploy
 from steps.deploy import deploy
@@ -94,26 +95,28 @@ class Place:
 
     @property
     def host(self) -> str:
-        return f"{self.base.pipeline.name}.{NAMESPACE}"
+        return f"{self.base.pipeline.name}.{self.cluster.namespace}"
 
-    def world(self, *, ready: int = 120, strategy: str = "rolling", **settings: Any) -> World:
+    def world(self, *, ready: int = 120, strategy: str = "rolling", how: Any = None, **settings: Any) -> World:
         self.runs += 1
-        release = self.base.pipeline.release.model_copy(
-            update={"ready_timeout": timedelta(seconds=ready), "strategy": strategy}
-        )
+        said = {"ready_timeout": f"{ready}s", "strategy": strategy, **(how or {})}
+        release = Release.model_validate(said)
         pipeline = self.base.pipeline.model_copy(update={"release": release})
         changed = self.base.settings.model_copy(update={"serving_image": self.image, **settings})
         return replace(self.base, settings=changed, pipeline=pipeline, workflow=f"release-{self.runs}")
 
     def approve(self, world: World, *, broken: bool = False) -> Deploy.Inputs:
-        run_id = finished_run(world)
-        folder = package(world.scratch / run_id, seed=self.runs)
+        folder = package(world.scratch / "package", seed=self.runs)
         if broken:
             damaged = b"no tree"
             manifest = json.loads((folder / "package.json").read_bytes())
             (folder / "estimator.txt").write_bytes(damaged)
             manifest["files"]["estimator.txt"] = hashlib.sha256(damaged).hexdigest()
             (folder / "package.json").write_text(json.dumps(manifest))
+        return self.approve_package(world, folder)
+
+    def approve_package(self, world: World, folder: Path) -> Deploy.Inputs:
+        run_id = finished_run(world)
         bucket, _, prefix = world.tracking.package_uri(run_id).removeprefix("s3://").partition("/")
         for file in folder.rglob("*"):
             if file.is_file():
@@ -145,25 +148,32 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with prepared(cluster, NAMESPACE, tmp_path_factory.mktemp("rollout")) as made:
+        yield made
+
+
+@contextmanager
+def prepared(cluster: Cluster, namespace: str, folder: Path, **more: Any) -> Iterator[Place]:
+    """Make a namespace with a store, for the time of the block; `more` are settings."""
     image = os.environ.get("ROLLOUT_IMAGE") or serving_image(cluster)
-    here = Cluster(cluster.kubeconfig, NAMESPACE)
-    here.run("kubectl", "create", "namespace", NAMESPACE)
-    here.run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    here = Cluster(cluster.kubeconfig, namespace)
+    here.run("kubectl", "create", "namespace", namespace)
+    here.run("kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     try:
         here.apply(*minio())
         here.kubectl("rollout", "status", "deployment/minio", "--timeout=170s", timeout=180)
-        endpoint = f"http://minio.{NAMESPACE}:9000"
+        endpoint = f"http://minio.{namespace}:9000"
         s3 = bucket(endpoint)
-        folder = tmp_path_factory.mktemp("rollout")
-        settings: Settings = make_settings(
-            folder, deploy_target="kubernetes", serving_namespace=NAMESPACE, artifacts="s3://models/runs",
-            s3_endpoint=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, serving_image=image,
-            serving_min_replicas=1, serving_max_replicas=3, serving_cpu=100, serving_memory=384,
-        )  # fmt: skip
+        values: dict[str, Any] = {
+            "deploy_target": "kubernetes", "serving_namespace": namespace, "artifacts": "s3://models/runs",
+            "s3_endpoint": endpoint, "aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "serving_image": image,
+            "serving_min_replicas": 1, "serving_max_replicas": 3, "serving_cpu": 100, "serving_memory": 384, **more,
+        }  # fmt: skip
+        settings: Settings = make_settings(folder, **values)
         yield Place(here, replace(make_world(folder), settings=settings), s3, image)
     finally:
         if not os.environ.get("ROLLOUT_KEEP"):
-            here.run("kubectl", "delete", "namespace", NAMESPACE, "--wait=false")
+            here.run("kubectl", "delete", "namespace", namespace, "--wait=false")
 
 
 def serving_image(cluster: Cluster) -> str:
