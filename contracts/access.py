@@ -126,6 +126,7 @@ GRADUAL_RULES: tuple[Rule, ...] = (
     Rule(("traefik.io",), ("traefikservices", "ingressroutes"), (*_APPLY, "delete")),
     Rule(("apps",), ("replicasets",), ("delete",)),
     Rule(("",), ("services",), ("delete",)),
+    Rule(("networking.k8s.io",), ("networkpolicies",), ("delete",)),
 )
 """What the strategies canary and blue-green need besides, and the way back from them."""
 
@@ -164,7 +165,7 @@ ACCESS: dict[str, Access] = {
     KANIKO: Access(frozenset({Need.STORE, Need.IMAGES}), read=(_BUILDS,)),
     Deploy.name: Access(
         Deploy.needs,
-        read=(_REPORTS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
+        read=(_REPORTS, _PREDICTIONS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
         serving=(*RELEASE_RULES, *GRADUAL_RULES),
     ),
     Notify.name: Access(Notify.needs, read=(_REPORTS,), write=(_REPORTS,)),

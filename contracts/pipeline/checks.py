@@ -188,6 +188,13 @@ def schedule(pipeline: Pipeline) -> Iterator[Mistake]:
             yield Mistake(("schedule", "timezone"), f"{zone!r} is no time zone", remedy)
 
 
+def shadow_records(pipeline: Pipeline) -> Iterator[Mistake]:
+    """A shadow is compared by records."""
+    if pipeline.release.shadow and not pipeline.records.share:
+        what = "compares records, and none are kept"
+        yield Mistake(("release", "shadow"), what, "keep some: records: {share: 0.1}")
+
+
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], ...] = (
     (("table", "target"), target_column),
     (("table", "features"), feature_columns),
@@ -203,6 +210,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], .
     (("training", "features"), built_in_on_raw_columns),
     (("resources",), resources),
     (("schedule",), schedule),
+    (("release", "records"), shadow_records),
 )
 """Each check with the sections that it reads."""
 

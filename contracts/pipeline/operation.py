@@ -63,6 +63,16 @@ class Analysis(Contract):
             yield Mistake(("window",), "is shorter than the interval: requests between would not be judged", "raise it")
 
 
+class Shadow(Contract):
+    """A time in which a new version answers a copy of the requests, before any caller gets its answers."""
+
+    hold: Duration = Field(parse_duration("10m"), description="How long.")
+    percent: int = Field(100, ge=1, le=100, description="Percent of the requests that are copied.")
+    max_label_changes: float | None = Field(
+        None, ge=0, le=1, description="Share of rows whose label may differ from the champion's; null: only reported."
+    )
+
+
 class Release(Contract):
     """How an approved version comes to serve."""
 
@@ -76,6 +86,10 @@ class Release(Contract):
         examples=[[{"weight": 10, "hold": "5m"}]],
     )  # fmt: skip
     analysis: Analysis = Analysis()
+    shadow: Shadow | None = Field(
+        None,
+        description="canary and blue-green: first answer a copy of the requests. Needs `records`, which both keep.",
+    )
     ready_timeout: Duration = Field(parse_duration("60s"), description="Not healthy by then: the old version stays.")
     drain_timeout: Duration = Field(
         parse_duration("15s"), description="How long the old version may finish its answers."
@@ -98,7 +112,8 @@ class Release(Contract):
     def longest(self) -> timedelta:
         """How long a gradual release may take: every step good in the end, after all its patience."""
         holds = [step.hold for step in self.canary_steps] if self.strategy == "canary" else [self.analysis.hold]
-        return sum((hold + self.analysis.patience + self.ready_timeout for hold in holds), timedelta())
+        before = self.shadow.hold + self.ready_timeout if self.shadow else timedelta()
+        return sum((hold + self.analysis.patience + self.ready_timeout for hold in holds), before)
 
     @model_validator(mode="after")
     def _fits(self) -> Release:
@@ -108,6 +123,8 @@ class Release(Contract):
     def _mistakes(self) -> Iterator[Mistake]:
         if self.steps and self.strategy != "canary":
             yield Mistake(("steps",), f"are of strategy canary, this is {self.strategy}", "remove them")
+        if self.shadow and not self.gradual:
+            yield Mistake(("shadow",), f"is of strategies canary and blue-green, this is {self.strategy}", "remove it")
         weights = [step.weight for step in self.steps]
         for i, (one, following) in enumerate(pairwise(weights), start=1):
             if following <= one:

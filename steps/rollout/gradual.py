@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from contracts.errors import StageError
-from steps.rollout import analysis, diagnosis
+from contracts.names import LABEL_STAGE
+from steps.rollout import analysis, diagnosis, shadow
 from steps.rollout.cluster import Conflict, Object
 from steps.rollout.gradual_objects import HASH
-from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes
+from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes, version_on
 from steps.rollout.objects import selector
 from steps.rollout.target import NotHealthy, Serving
 
@@ -28,6 +30,8 @@ LOG = logging.getLogger("retrain")
 _GENERATION = "rollout.argoproj.io/workload-generation"
 _UNDECIDED = "InconclusiveAnalysisRun"
 _MARGIN_SECONDS = 300
+_SETTLE_SECONDS = 60.0
+"""Until the records of a shadow are in the store: its servers drain, and both versions write what they have."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,60 @@ class Gradual(Kubernetes):
                 self._publish(each)
         self._adopt(deployment, rollout)
         self._publish(autoscaler)
+        beside = self._beside(version, wanted)
         self._publish(deployment)
         runs = self._watch_rollout()
-        evidence = {"strategy": self.world.pipeline.release.strategy, "analysis": analysis.last_values(runs)}
-        return Serving(self._url, version, evidence)
+        evidence = {"strategy": self.world.pipeline.release.strategy, "analysis": analysis.last_values(runs), **beside}
+        note = f"; in its shadow {beside['shadow']['said']}" if beside else ""
+        return Serving(self._url, version, evidence, note)
+
+    def _beside(self, version: int, wanted: Sequence[Object]) -> dict[str, Any]:
+        """Let a new version answer a copy of the requests, and return what that showed, for the ledger."""
+        how, champion = self.world.pipeline.release.shadow, version_on(self.cluster, self.name)
+        if how is None or champion in (None, version):
+            return {}
+        began, plain = datetime.now(UTC), next(o for o in wanted if o["kind"] == "IngressRoute")
+        made = shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent)
+        try:
+            for each in made:
+                self._publish(each)
+            self._await_shadow()
+            self._publish(shadow.route(plain))
+            LOG.info("version %d answers a copy of the requests for %s", version, how.hold)
+            self._wait(how.hold.total_seconds())
+        finally:
+            self.cluster.apply(plain)
+            for each in made:
+                self.cluster.delete(each["kind"], each["metadata"]["name"])
+        self._wait(_SETTLE_SECONDS)
+        storage = self.world.storage
+        of_both = [shadow.records(storage, self.name, number, began) for number in (champion, version)]
+        found = shadow.difference(*of_both)
+        LOG.info("shadow: %s", found)
+        evidence = {**asdict(found), "champion": champion, "said": str(found)}
+        limit = how.max_label_changes
+        if limit is not None and (found.label_changes is None or found.label_changes > limit):
+            changed = f"{found.label_changes:.2%}" if found.label_changes is not None else "nothing"
+            reason = f"shadow: {changed} of its labels differ from those of version {champion}, {limit:.2%} may"
+            raise NotHealthy(reason, evidence={"metric": "shadow", "shadow": evidence})
+        return {"shadow": evidence}
+
+    def _await_shadow(self) -> None:
+        deadline = time.monotonic() + self.world.pipeline.release.ready_timeout.total_seconds()
+        name = shadow.shadow_name(self.name)
+        while True:
+            deployment = self.cluster.get("Deployment", name)
+            if deployment is not None and diagnosis.complete(deployment):
+                return
+            if time.monotonic() > deadline:
+                labels = {**selector(self.name), LABEL_STAGE: shadow.SHADOW}
+                replicasets, pods = (self.cluster.select(kind, labels) for kind in ("ReplicaSet", "Pod"))
+                raise self._not_healthy(replicasets[0] if replicasets else None, pods, self.cluster.select("Event"))
+            time.sleep(LOOK_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        if self.lost.wait(seconds):
+            raise StageError(f"another release of {self.name} took this one's turn")
 
     def _publish(self, wanted: Object) -> None:
         if wanted["kind"] == "TraefikService":  # its weights are Argo Rollouts' own once it is there

@@ -80,7 +80,7 @@ class Kubernetes:
         """Return what answers now, by what the Deployment says of itself."""
         if self.cluster.get("Deployment", self.name) is None:
             return None
-        return Serving(self._url, _available(self.cluster, self.name))
+        return Serving(self._url, version_on(self.cluster, self.name))
 
     def release(self, entry: LedgerEntry) -> Serving:
         """Publish the objects of a version and watch its rollout."""
@@ -282,10 +282,11 @@ class _Seen:
 
 def serving_version(settings: Settings, pipeline: str) -> int | None:
     """Return the version that the pipeline's Deployment has servers of, None without any; raises as `Cluster`."""
-    return _available(Cluster.of(settings.serving_namespace), pipeline)
+    return version_on(Cluster.of(settings.serving_namespace), pipeline)
 
 
-def _available(cluster: Cluster, name: str) -> int | None:
+def version_on(cluster: Cluster, name: str) -> int | None:
+    """Return the version that a pipeline has servers of in a namespace, None without any."""
     deployment = cluster.get("Deployment", name)
     if deployment is None:
         return None

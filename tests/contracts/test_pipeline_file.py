@@ -84,6 +84,18 @@ MISTAKES = {
         "release.steps[1].weight",
         "raise it",
     ),
+    "a shadow without records": (
+        "records: {share: 0.1}",
+        "release: {strategy: canary, shadow: {hold: 1m}}\nrecords: {share: 0}",
+        "release.shadow",
+        "keep some",
+    ),
+    "a shadow of no canary": (
+        "records: {share",
+        "release: {shadow: {hold: 1m}}\nrecords: {share",
+        "release.shadow",
+        "remove it",
+    ),
     "a canary that never ends": (
         "records: {share",
         "release: {strategy: canary, analysis: {patience: 1d}}\nrecords: {share",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -20,7 +23,7 @@ from contracts.pipeline.operation import Release
 from contracts.references import LedgerEntry
 from contracts.settings import Settings
 from steps.probes import places, release
-from steps.rollout import choice, gradual, kubernetes
+from steps.rollout import choice, gradual, kubernetes, shadow
 from steps.rollout.cluster import Conflict, NotThere, Object, UnknownKind
 from steps.rollout.gradual import Gradual, crashed, is_new, stands
 from steps.rollout.gradual_objects import HASH
@@ -138,14 +141,18 @@ class InMemory:
         key = wanted["kind"], wanted["metadata"]["name"]
         now = self.things.get(key)
         new = copy.deepcopy(wanted)
-        if key[0] in ("Deployment", "Rollout"):
+        if key == ("Deployment", f"{NAME}-shadow"):
+            new["metadata"]["generation"] = 1
+            of_all = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), new["spec"]["replicas"])
+            new["status"] = {"observedGeneration": 1, **of_all}
+        elif key[0] in ("Deployment", "Rollout"):
             replicas = now["spec"]["replicas"] if now else 1
             before = {k: v for k, v in now["spec"].items() if k != "replicas"} if now else None
             generation = now["metadata"]["generation"] + (before != new["spec"]) if now else 1
             new["spec"]["replicas"], new["metadata"]["generation"] = replicas, generation
             new["metadata"]["uid"], new["status"] = key[0], now.get("status", {}) if now else {}
         self.things[key] = new
-        self.done.append(f"apply {key[0]} {self._what(new)}".strip())
+        self.done.append(f"apply {key[0]} {self._what(new)}".strip() + ("-shadow" if "shadow" in key[1] else ""))
         self._deployment_controller()
         return new
 
@@ -301,7 +308,7 @@ class Place:
         return rendered(self.base.settings, strategy, number)
 
     def version(self) -> int | None:
-        return kubernetes._available(self.cluster, NAME)  # type: ignore[arg-type]
+        return kubernetes.version_on(self.cluster, NAME)  # type: ignore[arg-type]
 
 
 def entry(number: int) -> LedgerEntry:
@@ -398,6 +405,87 @@ def test_where_there_is_no_argo_rollouts_a_rolling_release_does_not_miss_it(plac
 def test_the_strategy_chooses_the_target(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for strategy, kind in (("canary", Gradual), ("blue-green", Gradual), ("rolling", Kubernetes)):
         assert type(choice.target(place.target(strategy).world)) is kind
+
+
+# shadow
+
+
+@pytest.fixture
+def shadowed(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place where version 1 serves, a shadow is wanted, and any wait is over at once."""
+    monkeypatch.setattr(gradual, "_SETTLE_SECONDS", 0)
+    place.release("canary", 1)
+    place.cluster.done.clear()
+    return place
+
+
+def shadow_release(place: Place, number: int, **shadow: Any) -> Any:
+    target = place.target("canary")
+    said = {"strategy": "canary", "shadow": {"hold": "0s", **shadow}}
+    target.world.pipeline = target.world.pipeline.model_copy(update={"release": Release.model_validate(said)})
+    return target._roll_out(number, place.wanted("canary", number))
+
+
+def keep(place: Place, number: int, labels: list[str]) -> None:
+    """Put records of a version into the store, as its servers would."""
+    at = pa.array([datetime.now(UTC) + timedelta(minutes=1)] * len(labels), pa.timestamp("us", "UTC"))
+    table = pa.table({
+        "id": [f"{NAME}-{number}-{n:032x}-0" for n in range(len(labels))], "time": at,
+        "key": [str(n) for n in range(len(labels))], "label": labels,
+        "scores": [[0.25, 0.75] if label == "yes" else [0.75, 0.25] for label in labels],
+    })  # fmt: skip
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    uri = place.base.storage.uri("predictions", NAME, f"{datetime.now(UTC):%Y-%m-%d}", f"{number}-a.parquet")
+    place.base.storage.write(uri, sink.getvalue().to_pybytes())
+
+
+def test_a_shadow_answers_copies_before_any_caller_and_its_difference_is_kept(shadowed: Place) -> None:
+    keep(shadowed, 1, ["yes", "yes", "no", "no"])
+    keep(shadowed, 2, ["yes", "no", "no", "no"])
+    done = shadow_release(shadowed, 2)
+    order = [shadowed.cluster.done.index(w) for w in ("apply TraefikService-shadow", "apply Deployment 2")]
+    assert order == sorted(order)
+    assert (done.evidence["shadow"]["rows"], done.evidence["shadow"]["label_changes"]) == (4, 0.25)
+    assert done.evidence["shadow"]["score_difference"] == 0.125
+    assert "4 rows of both, 25.00% other labels" in done.note
+    assert not [name for _, name in shadowed.cluster.things if "shadow" in name], "nothing of it is left"
+    [service] = shadowed.cluster.things["IngressRoute", NAME]["spec"]["routes"][0]["services"]
+    assert service == {"kind": "TraefikService", "name": NAME}
+    assert shadowed.version() == 2
+
+
+@pytest.mark.parametrize(("labels", "said"), [(["no"] * 4, "50.00% of its labels"), ([], "nothing of its labels")])
+def test_a_shadow_that_answers_otherwise_than_it_may_meets_no_caller(
+    shadowed: Place, labels: list[str], said: str
+) -> None:
+    keep(shadowed, 1, ["yes", "yes", "no", "no"])
+    keep(shadowed, 2, labels)
+    with pytest.raises(NotHealthy, match=said) as taken:
+        shadow_release(shadowed, 2, max_label_changes=0.3)
+    assert taken.value.evidence["metric"] == "shadow"
+    assert "apply Deployment 2" not in shadowed.cluster.done
+    assert shadowed.version() == 1
+
+
+def test_what_serves_is_no_shadow_of_itself(shadowed: Place) -> None:
+    assert "shadow" not in shadow_release(shadowed, 1).evidence
+
+
+def test_a_shadows_pods_are_the_new_versions_and_no_service_that_serves_finds_them(settings: Settings) -> None:
+    wanted = rendered(settings, "canary")
+    made = {each["kind"]: each for each in shadow.objects(wanted, 2, 50)}
+    real = next(o for o in wanted if o["kind"] == "Deployment")["spec"]["template"]
+    pods = made["Deployment"]["spec"]["template"]
+    assert pods["spec"]["containers"] == real["spec"]["containers"]
+    assert not selector(NAME).items() <= pods["metadata"]["labels"].items()
+    for kind, key in (("Service", "selector"), ("NetworkPolicy", "podSelector")):
+        chosen = made[kind]["spec"][key]
+        assert (chosen if kind == "Service" else chosen["matchLabels"]) == pods["metadata"]["labels"]
+    assert made["TraefikService"]["spec"]["mirroring"]["mirrors"] == [
+        {"name": f"{NAME}-shadow", "port": 80, "percent": 50}
+    ]
+    assert {each["metadata"]["name"] for each in made.values()} == {f"{NAME}-shadow"}
 
 
 # preflight
