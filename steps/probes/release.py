@@ -47,8 +47,10 @@ def release_findings(world: World) -> Iterator[Finding]:
     refused = list(_refused(target.cluster, gradual=world.pipeline.release.gradual))
     yield from refused or _objects_refused(world, target.cluster)
     deployment = target.cluster.get("Deployment", target.name)
-    surge = 0 if world.pipeline.release.strategy == "recreate" else 1
-    more = world.settings.serving_min_replicas if deployment is None else surge
+    least = world.settings.serving_min_replicas
+    # canary and blue-green have as many again, to adopt what serves or beside it
+    surge = {"rolling": 1, "recreate": 0}.get(world.pipeline.release.strategy, least)
+    more = least if deployment is None else surge
     for quota in target.cluster.select("ResourceQuota"):
         yield from quota_findings(quota, world.settings, more)
 
