@@ -17,11 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
 from contracts.outcomes import State
 from contracts.pipeline.operation import Release
 from contracts.references import LedgerEntry
 from contracts.settings import Settings
+from serving.app import create_app
+from serving.model import PackagedModel
+from serving.records import Recording, Records
+from serving.schemas import ModelAnswer
 from steps.probes import places, release
 from steps.rollout import choice, gradual, kubernetes, shadow
 from steps.rollout.cluster import Conflict, NotThere, Object, UnknownKind
@@ -30,7 +35,9 @@ from steps.rollout.gradual_objects import HASH
 from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.objects import Version, objects, selector
 from steps.rollout.target import NotHealthy
+from steps.storage import local_path
 from steps.world import World
+from tests.model_packages import ROW, package
 from tests.steps.registered import NOW, make_settings, make_world
 
 HERE = Path(__file__).parent
@@ -466,6 +473,33 @@ def test_a_shadow_that_answers_otherwise_than_it_may_meets_no_caller(
     assert taken.value.evidence["metric"] == "shadow"
     assert "apply Deployment 2" not in shadowed.cluster.done
     assert shadowed.version() == 1
+
+
+def test_the_records_of_two_servers_of_the_same_requests_are_joined(place: Place, tmp_path: Path) -> None:
+    folder = local_path(place.base.storage.uri("predictions", "tiny"))
+    assert folder is not None
+    began, answers = datetime.now(UTC), []
+    for number, asked in ((1, range(40)), (2, range(20, 60))):
+        model = PackagedModel.load(package(tmp_path / str(number), seed=number))
+        identity = ModelAnswer(name="tiny", version=number, run_id="r", dataset_sha256="d" * 64, since=began)
+        records = Records(Recording(folder, 1), model.manifest, identity)
+        client = TestClient(create_app(model, identity, records))
+        for request in asked:
+            rows = [ROW | {"age": request}, ROW | {"income per year": 1000.0 * request}]
+            headers = {"x-request-id": f"request {request}"}
+            answer = client.post("/v1/predict", json={"instances": rows}, headers=headers).json()
+            answers.append([p["probabilities"]["yes"] for p in answer["predictions"]])
+        records.close()
+    one, other = (shadow.records(place.base.storage, "tiny", number, began) for number in (1, 2))
+
+    found = shadow.difference(one, other)
+
+    apart = [abs(a - b) for n in range(20, 40) for a, b in zip(answers[n], answers[n + 20], strict=True)]
+    assert found.rows == len(apart) == 40
+    assert found.score_difference == pytest.approx(sum(apart) / 40)
+    assert found.largest == pytest.approx(max(apart))
+    assert shadow.difference(one, one).largest == 0
+    assert shadow.records(place.base.storage, "tiny", 1, datetime.now(UTC)).num_rows == 0, "of before"
 
 
 def test_what_serves_is_no_shadow_of_itself(shadowed: Place) -> None:
