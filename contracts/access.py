@@ -79,6 +79,13 @@ class Access:
     ledger: LedgerRole | None = None
     serving: tuple[Rule, ...] = ()
     """What its token may do in the namespace of serving; only a stage with rules has a token."""
+    workflows: tuple[Rule, ...] = ()
+    """What its token may do in the namespace of the workflows."""
+
+    @property
+    def token(self) -> bool:
+        """Whether its pods get one."""
+        return bool(self.serving or self.workflows)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -160,6 +167,7 @@ ACCESS: dict[str, Access] = {
         write=(_REPORTS, MODELS),
         mlflow=(_RUNS, _REGISTRY),
         ledger=LedgerRole.WRITER,
+        workflows=(Rule(("",), ("configmaps",), ("get",)),),  # approvals, by name
     ),
     Build.name: Access(Build.needs, read=(_BUILDS, _REPORTS, MODELS), write=(_BUILDS, _REPORTS)),
     KANIKO: Access(frozenset({Need.STORE, Need.IMAGES}), read=(_BUILDS,)),

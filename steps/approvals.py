@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
+from contracts.approvals import Word
 from contracts.errors import ConfigError
 from contracts.outcomes import Promotion, State
 from contracts.references import LedgerEntry
 from steps.ledger import Ledger, until_won
 from steps.lifecycle import APPROVAL, EXPIRES, ended, moment_text, permit, standing
 
+Verdict = Literal["approved", "rejected", "rollback"]
 HOLDS_SECONDS = "holds_seconds"
 """Evidence of *awaiting*: how long a request waits, and the approval of it for its release."""
 ROLLBACK_FROM = "rollback_from"
@@ -33,6 +35,8 @@ class Person:
 
     name: str
     authenticated: bool = False
+    word: str = ""
+    """On a cluster, the ConfigMap that holds what they said."""
 
     def __str__(self) -> str:
         return self.name if self.authenticated else f"{self.name} (unauthenticated)"
@@ -43,9 +47,11 @@ def given_by_person(entry: LedgerEntry) -> bool:
     return APPROVAL in entry.evidence
 
 
-def is_authenticated(entry: LedgerEntry) -> bool:
-    """Whether somebody vouches for who that person was."""
-    return bool(entry.evidence.get(APPROVAL, {}).get("authenticated"))
+def unauthenticated(entries: Sequence[LedgerEntry]) -> tuple[int, list[str]]:
+    """Return how many words of persons were entered, and by whom those were that nobody vouches for."""
+    given = [entry for entry in entries if given_by_person(entry)]
+    doubtful = [entry.by.partition(" (")[0] for entry in given if not entry.evidence[APPROVAL].get("authenticated")]
+    return len(given), doubtful
 
 
 def requests(entries: Sequence[LedgerEntry], at: datetime) -> Iterator[tuple[LedgerEntry, str]]:
@@ -139,12 +145,7 @@ def roll_back(
     def write() -> LedgerEntry:
         entries = ledger.entries(model)
         now = standing(entries)
-        to = last_good(entries) if version is None else version
-        if to not in {entry.version for entry in entries if entry.state is State.SERVING}:
-            raise ConfigError(
-                f"version {to} of {model} never served",
-                remedy=f"`retrain run FILE --entrypoint release --version {to}` judges it and releases it",
-            )
+        to = _served(entries, version)
         latest = now.latest[to]
         if latest.state is State.APPROVED and given_by_person(latest) and ended(now, to, at) is None:
             return latest  # the command was cut off before the release began
@@ -157,6 +158,30 @@ def roll_back(
         )  # fmt: skip
 
     return until_won(write)
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """What a rollback would do: to which version, by which entry that let it through, from what serves."""
+
+    to: int
+    passed: LedgerEntry
+    serving: LedgerEntry
+
+
+def way_back(entries: Sequence[LedgerEntry], version: int | None) -> WayBack:
+    """Return the way back to a version, by default the last that was good.
+
+    Raises
+    ------
+    ConfigError
+        Nothing serves, or there is no such way.
+    """
+    serving = standing(entries).serving
+    if serving is None:
+        raise ConfigError("nothing serves, so there is nothing to go back from")
+    to = _served(entries, version)
+    return WayBack(to, _passed(entries, to), serving)
 
 
 def last_good(entries: Sequence[LedgerEntry]) -> int:
@@ -190,16 +215,46 @@ def bound(entry: LedgerEntry) -> dict[str, str]:
     return {name: str(said[name]) for name in _BOUND if said.get(name)}
 
 
+def _served(entries: Sequence[LedgerEntry], version: int | None) -> int:
+    to = last_good(entries) if version is None else version
+    if to not in {entry.version for entry in entries if entry.state is State.SERVING}:
+        raise ConfigError(
+            f"version {to} never served",
+            remedy=f"`retrain run FILE --entrypoint release --version {to}` judges it and releases it",
+        )
+    return to
+
+
+def word_on(
+    about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Verdict, reason: str
+) -> Word:  # fmt: skip
+    """Return a person's word as a cluster keeps it, bound to what `evidence` rests on: a request, or an approval."""
+    seen = {**evidence.evidence.get(APPROVAL, {}), **evidence.evidence}
+    bound_to = {name: str(seen.get(name, "")) for name in _BOUND}
+    return Word(
+        by=by, decision=decision, reason=reason, model=about.model, version=version, about=about.id, **bound_to
+    )  # fmt: skip
+
+
 def _passed(entries: Sequence[LedgerEntry], version: int) -> LedgerEntry:
     """Return the entry by which a version was let through when it served last."""
     return next(e for e in reversed(entries) if e.version == version and e.state is State.APPROVED)
+
+
+def _who(person: Person) -> dict[str, Any]:
+    return {name: value for name, value in asdict(person).items() if value != ""}
+
+
+def was_entered(entries: Sequence[LedgerEntry], word: str) -> bool:
+    """Whether a cluster's word is in the ledger: it counts once."""
+    return any(entry.evidence.get(APPROVAL, {}).get("word") == word for entry in entries)
 
 
 def _word(request: LedgerEntry, person: Person, at: datetime, holds: timedelta, state: State) -> dict[str, Any]:
     decision = Promotion.APPROVED if state is State.APPROVED else Promotion.REJECTED
     seen = {**request.evidence.get(APPROVAL, {}), **request.evidence}
     return {
-        APPROVAL: {**asdict(person), "request": request.id, **{name: seen[name] for name in _BOUND if name in seen}},
+        APPROVAL: {**_who(person), "request": request.id, **{name: seen[name] for name in _BOUND if name in seen}},
         "decision": decision.value,
         **({EXPIRES: moment_text(at + holds)} if state is State.APPROVED else {}),
     }

@@ -17,6 +17,7 @@ from contracts.pipeline import load_pipeline
 from contracts.prediction_id import PredictionId
 from contracts.references import LedgerEntry
 from contracts.settings import Settings
+from steps.approvals import request_of
 from steps.ledger import Ledger
 from steps.registry import Registry
 from steps.storage import Storage
@@ -56,6 +57,32 @@ def versions_made_of(entries: Sequence[LedgerEntry], what: str) -> list[int]:
         or what in str(entry.evidence.get("image", "")).partition("@")[2]
     }
     return sorted(found)
+
+
+def asked(settings: Settings, run: str, model: str = "") -> tuple[Archive, LedgerEntry]:
+    """Return the archive of its model, and the request for a person's word that a run made.
+
+    Parameters
+    ----------
+    run
+        The run's name, or the version's number.
+    model
+        Needed when a version is named and there are several.
+
+    Raises
+    ------
+    ConfigError
+        The ledger knows no such run, or it asked for nothing.
+    """
+    if model or run.isdigit():
+        archive = Archive.open(settings, model)
+        return archive, request_of(archive.ledger.entries(archive.model), run)
+    ledger = Ledger(settings.ledger.get_secret_value())
+    for name in ledger.models():
+        entries = ledger.entries(name)
+        if any(entry.workflow == run for entry in entries):
+            return Archive(settings, ledger, name), request_of(entries, run)
+    raise ConfigError(f"the ledger knows no run {run}", remedy="`retrain approvals` lists those that ask")
 
 
 class Archive:

@@ -18,7 +18,18 @@ from contracts.stages import Promote
 from serving.model import MANIFEST_FILE
 from steps import lifecycle
 from steps.aliases import follow
-from steps.approvals import HOLDS_SECONDS, bound, given_by_person
+from steps.approvals import (
+    HOLDS_SECONDS,
+    ROLLBACK_HOLDS,
+    Person,
+    bound,
+    decide,
+    given_by_person,
+    roll_back,
+    was_entered,
+    way_back,
+    word_on,
+)
 from steps.judging import Judged, judge, requester
 from steps.ledger import LostRace
 from steps.lifecycle import EXPIRES, moment_text
@@ -80,6 +91,7 @@ class _Decision:
             return self._outputs(Promotion.APPROVED, under_way, f"version {version} was approved and is being released")
         self._notice_alias()
         self._end_what_lapsed()
+        self._enter_word()
         if (word := self._persons_word()) is not None:
             return word
         return self._by_the_gate()
@@ -101,6 +113,31 @@ class _Decision:
             self._append(over[0], over[1], {"lapsed": latest.id})
             self._look_again()
 
+    def _enter_word(self) -> None:
+        """Enter what a person said on the cluster: on this version's request, or to go back to it."""
+        latest, serving = self.now.latest.get(self.version), self.now.serving
+        if latest is None or self.inputs.entrypoint != RELEASE:
+            return
+        asked = latest.state is State.AWAITING
+        if (about := latest if asked else serving) is None:
+            return
+        given, at = self.world.words.given(about, self.version), self.world.now()
+        if given is None or was_entered(self.entries, given.name) or (given.word.decision == "rollback") is asked:
+            return
+        if not asked and at - given.at > ROLLBACK_HOLDS:
+            return
+        word, person = given.word, Person(given.word.by, given.authenticated, given.name)
+        ledger, model = self.world.ledger, self.world.pipeline.name
+        rests_on = latest if asked else way_back(self.entries, self.version).passed
+        if word != word_on(about, rests_on, self.version, by=word.by, decision=word.decision, reason=word.reason):
+            raise ConfigError(f"the approval of version {self.version} by {word.by} is of another package or report")
+        if asked:
+            state = State.APPROVED if word.decision == "approved" else State.REJECTED
+            decide(ledger, model, str(self.version), state, person=person, reason=word.reason, at=at)
+        else:
+            roll_back(ledger, model, self.version, person=person, reason=word.reason, at=at)
+        self._look_again()
+
     def _look_again(self) -> None:
         self.entries = self.world.ledger.entries(self.world.pipeline.name)
         self.now = lifecycle.standing(self.entries)
@@ -111,6 +148,8 @@ class _Decision:
         if latest is not None and latest.state is State.APPROVED and given_by_person(latest):
             check_bound(self.world, latest)
             return self._outputs(Promotion.APPROVED, latest, f"approved by {latest.by}: {latest.reason}")
+        if latest is not None and latest.state is State.REJECTED and self._answers_a_request(latest):
+            return self._outputs(Promotion.REJECTED, latest, f"rejected by {latest.by}: {latest.reason}")
         if self.policy.decision == "automatic" and (latest is None or latest.state is not State.AWAITING):
             return None
         if self.inputs.entrypoint == RELEASE:
@@ -120,6 +159,10 @@ class _Decision:
         if latest is not None and latest.state is State.AWAITING:
             return self._outputs(Promotion.AWAITING_APPROVAL, latest, f"waits for a person since {latest.at:%F %T} UTC")
         return None
+
+    def _answers_a_request(self, latest: LedgerEntry) -> bool:
+        """Whether a person rejected it, and this is the release that was to follow."""
+        return given_by_person(latest) and self.inputs.entrypoint == RELEASE
 
     def _by_the_gate(self) -> Promote.Outputs:
         world = self.world

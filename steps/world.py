@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steps.rollout.target import Target
     from steps.storage import Storage
     from steps.tracking import Tracking
+    from steps.words import Words
 
 
 @dataclass
@@ -78,6 +79,14 @@ class World:
         from steps.ledger import Ledger
 
         return Ledger(self.settings.ledger.get_secret_value())
+
+    @cached_property
+    def words(self) -> Words:
+        """What persons said on a cluster."""
+        self._require(Need.LEDGER)
+        from steps.words import words
+
+        return words()
 
     @cached_property
     def target(self) -> Target:

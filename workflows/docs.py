@@ -102,7 +102,7 @@ def rights_page() -> str:
             ", ".join(f"`{path}`" for path in access.write),
             ", ".join(f"{permission} {resource}" for resource, permission in access.mlflow),
             {None: "", LedgerRole.READER: "reads", LedgerRole.WRITER: "reads, appends"}[access.ledger],
-            "; ".join(_rule(rule) for rule in access.serving),
+            "; ".join(_rule(rule) for rule in (*access.serving, *access.workflows)),
         )
         parts.append(f"| {name} | " + " | ".join(cells) + " |")
     parts += [

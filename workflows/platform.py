@@ -14,9 +14,16 @@ import yaml
 
 from contracts import names
 from contracts.access import ACCESS, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
+from contracts.approvals import policy_objects
 from contracts.settings import sizes, variable
 
 FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts.yaml"
+APPROVALS = FILE.parent.parent / "approvals.yaml"
+_APPROVALS_NOTE = """\
+# What makes approvals on a cluster trustworthy: its administrator runs `kubectl apply -f kind/approvals.yaml`.
+# Adapt the namespace (mlops) and the group.  Written by `python -m workflows.platform` from contracts/approvals.py; the
+# policy itself must stay as it is, else approvals are entered as unauthenticated.
+"""
 _NOTE = "# Written by `python -m workflows.platform` from contracts/; do not edit.\n"
 
 
@@ -42,7 +49,7 @@ def chart_contracts() -> str:
                 "s3": {"read": list(access.read), "write": list(access.write)},
                 "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
                 "ledger": access.ledger.value if access.ledger else "",
-                "rules": policy_rules(access.serving),
+                "rules": {"serving": policy_rules(access.serving), "workflows": policy_rules(access.workflows)},
             }
             for name, access in ACCESS.items()
         },
@@ -57,5 +64,11 @@ def policy_rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def approvals_policy() -> str:
+    """Return the text of what an administrator of the cluster installs for approvals."""
+    return _APPROVALS_NOTE + yaml.safe_dump_all(policy_objects("mlops"), sort_keys=False, width=120)
+
+
 if __name__ == "__main__":
     FILE.write_text(chart_contracts(), encoding="utf-8")
+    APPROVALS.write_text(approvals_policy(), encoding="utf-8")

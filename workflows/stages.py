@@ -95,7 +95,7 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
             run_as_non_root=True, seccomp_profile=SeccompProfile(type="RuntimeDefault")
         ),
         service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.account),
-        **executor(token=bool(ACCESS[stage.account].serving)),
+        **executor(token=ACCESS[stage.account].token),
         active_deadline_seconds=stage.deadline_seconds,
         retry_strategy=retry_strategy(passing=stage is not Preflight),
         pod_spec_patch=sizes(stage.sized),

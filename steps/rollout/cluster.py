@@ -26,6 +26,8 @@ VERSIONS = {
     "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2",
     "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
     "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1", "ResourceQuota": "v1",
+    "ValidatingAdmissionPolicy": "admissionregistration.k8s.io/v1",
+    "ValidatingAdmissionPolicyBinding": "admissionregistration.k8s.io/v1",
     "Workflow": "argoproj.io/v1alpha1", "WorkflowTemplate": "argoproj.io/v1alpha1",
     "Rollout": "argoproj.io/v1alpha1", "AnalysisTemplate": "argoproj.io/v1alpha1",
     "AnalysisRun": "argoproj.io/v1alpha1",
@@ -65,6 +67,11 @@ class Cluster:
     def of(cls, namespace: str) -> Cluster:
         """Return a namespace, by default the one this process runs in, or the kubeconfig's."""
         return cls(namespace or _own_namespace())
+
+    @classmethod
+    def inside(cls) -> Cluster | None:
+        """Return the namespace of the pod that this process runs in, None outside of a pod."""
+        return cls(_own_namespace()) if _OWN_NAMESPACE.exists() else None
 
     def apply(self, wanted: Object, *, only_ask: bool = False) -> Object:
         """Make an object as wanted, by server-side apply, and return it as it is now; or only ask whether it could be.

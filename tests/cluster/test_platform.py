@@ -16,8 +16,11 @@ from tests.cluster.conftest import Cluster, run_as
 
 IN_PODS = list(dict.fromkeys(stage.account for stage in STAGES))
 
-# What every authenticated account may do: ask about itself, and read the API's own description.
+# What every authenticated account may do: ask about itself, and read the API's own description; and, where
+# kind/approvals.yaml is installed, what promote may see of it.
 EVERYBODY = {
+    "validatingadmissionpolicies.admissionregistration.k8s.io",
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io",
     "selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessreviews.authorization.k8s.io",
     "selfsubjectrulesreviews.authorization.k8s.io",
 }  # fmt: skip
@@ -60,7 +63,7 @@ def granted(rules: tuple[Rule, ...]) -> set[tuple[str, str]]:
 def test_a_service_account_may_do_what_the_table_says_and_nothing_else(stage: str, platform: Cluster) -> None:
     account = names.STEP_SERVICE_ACCOUNT.format(stage=stage)
 
-    assert abilities(platform, account) == granted(ACCESS[stage].serving)
+    assert abilities(platform, account) == granted((*ACCESS[stage].serving, *ACCESS[stage].workflows))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from steps import lifecycle
 from steps.ledger import Ledger
 from steps.ledger_rows import UniqueViolationError, View
 from steps.rollout.target import NotHealthy, Serving
+from steps.words import NoWords
 from steps.world import World
 from tests.steps.registered import NOW
 
@@ -289,6 +290,6 @@ def world_over(step: Tape, workflow: str) -> World:
     store = Store()
     world.__dict__ |= {
         "ledger": ledger_over(step), "registry": Registry(step), "target": Target(step), "storage": store,
-        "tracking": store,
+        "tracking": store, "words": NoWords(),
     }  # fmt: skip
     return world

@@ -13,8 +13,9 @@ import yaml
 
 from contracts import names
 from contracts.access import ACCESS, LOGS, SERVING
+from contracts.approvals import vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
-from workflows.platform import FILE, chart_contracts
+from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "kind" / "platform"
@@ -57,6 +58,17 @@ def kinds(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any
 
 def test_the_chart_takes_names_and_rights_from_the_contracts() -> None:
     assert FILE.read_text(encoding="utf-8") == chart_contracts(), "run `make compile`"
+
+
+def test_the_policy_of_approvals_is_the_one_that_promote_looks_for() -> None:
+    assert APPROVALS.read_text(encoding="utf-8") == approvals_policy(), "run `make compile`"
+    written = [d for d in yaml.safe_load_all(APPROVALS.read_text(encoding="utf-8")) if d]
+    policy, binding = (
+        {**d, "metadata": {**d["metadata"], "creationTimestamp": "2026-01-01T00:00:00Z"}} for d in written[:2]
+    )
+    assert vouches(policy, binding, "mlops", made="2026-01-01T00:00:01Z")
+    promote = next(d for d in written if d["kind"] == "ClusterRoleBinding")["subjects"][0]["name"]
+    assert promote == names.STEP_SERVICE_ACCOUNT.format(stage="promote")
 
 
 @needs_helm
@@ -134,7 +146,7 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
     for stage in ACCESS:
         name = names.STEP_SERVICE_ACCOUNT.format(stage=stage)
         if stage != SERVING:
-            assert accounts[name]["automountServiceAccountToken"] is bool(ACCESS[stage].serving)
+            assert accounts[name]["automountServiceAccountToken"] is ACCESS[stage].token
             assert policies[name]["spec"]["podSelector"] == {"matchLabels": {names.LABEL_STAGE: stage}}
         if target == "local":
             data = secrets[names.STAGE_SECRET.format(stage=stage)].get("data") or {}
@@ -148,8 +160,14 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
 def test_only_those_of_the_table_and_who_talk_for_argo_have_rights(rendered: tuple[str, list[dict[str, Any]]]) -> None:
     roles = kinds(rendered[1], "Role")
 
-    assert {name for name, access in ACCESS.items() if access.serving} == {"deploy", "ask"}
-    assert set(roles) == {"retrain-deploy", "retrain-ask", names.EXECUTOR_SERVICE_ACCOUNT, names.SENSOR_SERVICE_ACCOUNT}
+    assert {name for name, access in ACCESS.items() if access.token} == {"deploy", "ask", "promote"}
+    assert set(roles) == {
+        "retrain-deploy",
+        "retrain-ask",
+        "retrain-promote",
+        names.EXECUTOR_SERVICE_ACCOUNT,
+        names.SENSOR_SERVICE_ACCOUNT,
+    }
     assert roles[names.EXECUTOR_SERVICE_ACCOUNT]["rules"] == [
         {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
     ]

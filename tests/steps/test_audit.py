@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, Finding
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.audit import Head, SignedHead, private_key, public_key, sign, verify
+from steps.audit import Head, SignedHead, private_key, public_key, sign, signed_heads
 from steps.ledger import Ledger
 from steps.ledger_chain import chained, check_chain, to_row
 from tests.steps.registered import NOW
@@ -97,6 +99,11 @@ def put(path: Path, entries: list[LedgerEntry]) -> Ledger:
     ledger = Ledger(f"sqlite:///{path}")
     ledger._rows.insert(entries)
     return ledger
+
+
+def verify(ledger: Ledger, model: str, kept: Mapping[str, bytes], key: Ed25519PublicKey | None) -> list[Finding]:
+    heads, doubtful = signed_heads(model, kept, key)
+    return [*ledger.verify(model, heads=heads), *doubtful]
 
 
 def test_a_history_that_was_cut_or_written_anew_shows_against_a_signed_head(path: Path, tmp_path: Path) -> None:

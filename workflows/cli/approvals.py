@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,30 +22,33 @@ from contracts.reports import Check
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.options import REASON, REQUIRE_PROMOTED, RESULT_AS_JSON
+from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT
 from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
-    from steps.archive import Archive
     from steps.lineage import Lineage
+    from workflows.cluster.connection import Namespace
 
 RUN = Annotated[str, typer.Argument(metavar="RUN|VERSION", help="The run that asked, or its version.")]
 MODEL = Annotated[str, typer.Option(help="Which model; needed when a version is named and there are several.")]
 
 
-def approvals(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def approvals(
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
+) -> None:
     """List the versions that wait for a person: what asked, since when, until when.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       retrain approvals
+
+      retrain approvals -n mlops
     """
-    from steps.approvals import requests
-    from steps.ledger import Ledger
     from steps.lifecycle import EXPIRES
 
-    ledger, now = Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value()), datetime.now(UTC)
-    found = [(entry, why) for model in ledger.models() for entry, why in requests(ledger.entries(model), now)]
+    found = _waiting_on_cluster(namespace, context) if namespace or context else _waiting_here()
     if json_output:
         typer.echo(json.dumps([{**entry.model_dump(mode="json"), "lapsed": why} for entry, why in found], indent=2))
         return
@@ -63,6 +65,8 @@ def review(
     model: MODEL = "",
     page: Annotated[Path | None, typer.Option(help="Write the page that MLflow keeps of it to this file.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Show what a person is asked to decide on: gate by gate, and the challenger beside the champion.
 
@@ -73,41 +77,54 @@ def review(
 
       retrain review adult-income-20261124-101500-1a2b
     """
-    from steps.lineage import lineage
-
-    archive, request = _asked(run, model)
-    if page is not None:
-        _write_page(archive, request, page)
-    challenger = lineage(archive, str(request.version))
-    before = request.evidence.get("from")
-    champion = lineage(archive, str(before)) if before is not None else None
+    request, challenger, champion = (
+        _reviewed_on_cluster(run, model, page, namespace, context)
+        if namespace or context
+        else _reviewed_here(run, model, page)
+    )
     if json_output:
         said = {"request": request, "challenger": challenger, "champion": champion}
         typer.echo(json.dumps({key: each and each.model_dump(mode="json") for key, each in said.items()}, indent=2))
         return
     console().print(_render(request, challenger, champion), soft_wrap=True)
-    if page is not None:
-        typer.echo(f"page: {page}")
-    else:
-        name = page_name(request.version)
-        typer.echo(f"page: {name} of MLflow run {request.run_id}; --page FILE writes it")
+    kept = f"{page_name(request.version)} of MLflow run {request.run_id}; --page FILE writes it"
+    typer.echo(f"page: {page if page is not None else kept}")
 
 
 def approve(
-    run: RUN, reason: REASON = "", model: MODEL = "", require_promoted: REQUIRE_PROMOTED = False,
+    run: RUN,
+    reason: REASON = "",
+    model: MODEL = "",
+    require_promoted: REQUIRE_PROMOTED = False,
     json_output: RESULT_AS_JSON = False,
-) -> None:  # fmt: skip
+    wait: WAIT = True,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
+) -> None:
     """Say yes to what a run asks for, and release it.
 
-    The ledger keeps your name as the operating system has it, and that nobody vouched for it.  The yes holds for this
-    version, its package and the report of its gate, and for one release.
+    At the desk the ledger keeps your name as the operating system has it, and that nobody vouched for it; on a cluster
+    as the API server knows you.  The yes holds for this version, its package and the report of its gate, and for one
+    release.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       retrain approve adult-income-20261124-101500-1a2b --reason "reviewed with the risk team"
-    """
-    from workflows.cli.releases import release_here
 
+      retrain approve adult-income-20261124-101500-1a2b --reason "reviewed" -n mlops
+    """
+    from workflows.cli.releases import release_here, release_there
+
+    _say_why(reason)
+    if namespace or context:
+        from workflows.cluster.approvals import decide
+
+        there = _cluster(namespace, context)
+        said = decide(there, run, model, approved=True, reason=reason)
+        release_there(
+            there, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output
+        )  # fmt: skip
+        return
     home, entry = _decide(run, model, State.APPROVED, reason)
     typer.echo(f"{entry.model} version {entry.version} approved by {entry.by}", err=json_output)
     asked = run if run != str(entry.version) else ""
@@ -116,57 +133,104 @@ def approve(
     )  # fmt: skip
 
 
-def reject(run: RUN, reason: REASON = "", model: MODEL = "") -> None:
+def reject(
+    run: RUN,
+    reason: REASON = "",
+    model: MODEL = "",
+    wait: WAIT = True,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
+) -> None:
     """Say no to what a run asks for.
 
     [bold]Example[/bold]
 
       retrain reject adult-income-20261124-101500-1a2b --reason "the sample of March is known to be wrong"
     """
+    _say_why(reason)
+    if namespace or context:
+        from workflows.cli.releases import release_there
+        from workflows.cluster.approvals import decide
+
+        there = _cluster(namespace, context)
+        said = decide(there, run, model, approved=False, reason=reason)
+        release_there(there, said, context, wait=wait, require_promoted=False, json_output=False)
+        return
     _, entry = _decide(run, model, State.REJECTED, reason)
     typer.echo(f"{entry.model} version {entry.version} rejected by {entry.by}")
 
 
-def _write_page(archive: Archive, request: LedgerEntry, file: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        kept = archive.registry.fetch(request.run_id, page_name(request.version), Path(folder))
-        if kept is None:
-            raise ConfigError(f"MLflow has no page of version {request.version}", remedy="promote it anew")
-        try:
-            shutil.copyfile(kept, file)
-        except OSError as error:
-            raise ConfigError(f"{file} can't be written: {error.strerror}") from None
+def _say_why(reason: str) -> None:
+    if not reason.strip():
+        raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
+
+
+def _cluster(namespace: str, context: str) -> Namespace:
+    from workflows.cluster.connection import Namespace
+
+    return Namespace.connect(namespace, context)
+
+
+def _waiting_here() -> list[tuple[LedgerEntry, str]]:
+    from steps.approvals import requests
+    from steps.ledger import Ledger
+
+    ledger, now = Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value()), datetime.now(UTC)
+    return [found for model in ledger.models() for found in requests(ledger.entries(model), now)]
+
+
+def _waiting_on_cluster(namespace: str, context: str) -> list[tuple[LedgerEntry, str]]:
+    from workflows.cluster.approvals import requests
+
+    return requests(_cluster(namespace, context))
+
+
+def _reviewed_here(run: str, model: str, page: Path | None) -> tuple[LedgerEntry, Lineage, Lineage | None]:
+    from steps.archive import asked
+    from steps.lineage import lineage
+
+    archive, request = asked(desk_settings(desk_home(must_exist=True)), run, model)
+    if page is not None:
+        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+            kept = archive.registry.fetch(request.run_id, page_name(request.version), Path(folder))
+            _write(page, kept.read_text(encoding="utf-8") if kept else "", request.version)
+    before = request.evidence.get("from")
+    champion = lineage(archive, str(before)) if before is not None else None
+    return request, lineage(archive, str(request.version)), champion
+
+
+def _reviewed_on_cluster(
+    run: str, model: str, page: Path | None, namespace: str, context: str
+) -> tuple[LedgerEntry, Lineage, Lineage | None]:
+    from workflows.cluster import approvals as there
+
+    place = _cluster(namespace, context)
+    found = there.review(place, run, model)
+    if page is not None:
+        _write(page, there.page(place, run, model), found[0].version)
+    return found
+
+
+def _write(file: Path, text: str, version: int) -> None:
+    if not text:
+        raise ConfigError(f"MLflow has no page of version {version}", remedy="promote it anew")
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from None
 
 
 def _decide(run: str, model: str, state: State, reason: str) -> tuple[Path, LedgerEntry]:
     from steps.approvals import Person, decide
+    from steps.archive import asked
 
-    if not reason.strip():
-        raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
-    archive, _ = _asked(run, model)
+    home = desk_home(must_exist=True)
+    archive, _ = asked(desk_settings(home), run, model)
     person = Person(operating_user())
     entry = decide(
         archive.ledger, archive.model, run, state, person=person, reason=reason, at=datetime.now(UTC)
     )  # fmt: skip
-    return desk_home(), entry
-
-
-def _asked(run: str, model: str) -> tuple[Archive, LedgerEntry]:
-    """Return the request that a run made, and the archive of its model."""
-    from steps.approvals import request_of
-    from steps.archive import Archive
-    from steps.ledger import Ledger
-
-    settings = desk_settings(desk_home(must_exist=True))
-    if model or run.isdigit():
-        archive = Archive.open(settings, model)
-        return archive, request_of(archive.ledger.entries(archive.model), run)
-    ledger = Ledger(settings.ledger.get_secret_value())
-    for name in ledger.models():
-        entries = ledger.entries(name)
-        if any(entry.workflow == run for entry in entries):
-            return Archive(settings, ledger, name), request_of(entries, run)
-    raise ConfigError(f"the ledger knows no run {run}", remedy="`retrain approvals` lists those that ask")
+    return home, entry
 
 
 def _render(request: LedgerEntry, challenger: Lineage, champion: Lineage | None) -> RenderableType:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contracts.errors import DATA, ConfigError
+from contracts.errors import DATA, ConfigError, Finding
 from workflows.cli.desk import desk_home, desk_settings
+from workflows.cli.options import CONTEXT, NAMESPACE
+
+if TYPE_CHECKING:
+    from steps.ledger import Ledger
+    from steps.storage import Storage
+    from workflows.cluster.connection import Namespace
 
 app = typer.Typer(no_args_is_help=True, help="Check the ledger, and keep what shows that it was written anew.")
 
@@ -23,7 +30,7 @@ _PUBLIC_KEY = _KEY.with_suffix(".pub")
 
 
 @app.command()
-def sign(heads: HEADS = "", key: KEY = _KEY) -> None:
+def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") -> None:
     """Sign the newest entry of each model, and keep it outside the database.
 
     [bold]Examples[/bold]
@@ -31,28 +38,25 @@ def sign(heads: HEADS = "", key: KEY = _KEY) -> None:
       retrain audit sign
 
       retrain audit sign --heads s3://audit/retrain --key /mnt/token/audit.pem
+
+      retrain audit sign -n mlops
     """
     from steps.audit import Head, fingerprint, keep, private_key
     from steps.audit import sign as signed
-    from steps.ledger import Ledger
-    from steps.storage import Storage
 
-    settings = desk_settings(desk_home(must_exist=True))
-    ledger, storage, secret = Ledger(settings.ledger.get_secret_value()), Storage(settings), private_key(_path(key))
-    for model in ledger.models():
-        entry = ledger.head(model)
-        assert entry is not None  # noqa: S101  a model is known by its entries
-        head = Head(model=model, number=entry.number, id=entry.id, signed_at=datetime.now(UTC))
+    storage, secret = _storage(must_exist=not (namespace or context)), private_key(_path(key))
+    for model, (number, entry) in _newest(namespace, context).items():
+        head = Head(model=model, number=number, id=entry, signed_at=datetime.now(UTC))
         uri = keep(storage, _folder(heads), signed(head, secret))
-        typer.echo(
-            f"{model}: entry {head.number} ({head.id[:12]}) signed by key {fingerprint(secret.public_key())}: {uri}"
-        )
+        typer.echo(f"{model}: entry {number} ({entry[:12]}) signed by key {fingerprint(secret.public_key())}: {uri}")
 
 
 @app.command()
 def verify(
     heads: HEADS = "",
     key: Annotated[Path, typer.Option(help="The public key, in PEM.")] = _PUBLIC_KEY,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Say whether each model's chain is whole, and still holds every head that was signed.  Exit code 65: it does not.
 
@@ -60,30 +64,26 @@ def verify(
 
       retrain audit verify
 
-      retrain audit verify --heads s3://audit/retrain --key audit.pub
+      retrain audit verify --heads s3://audit/retrain --key audit.pub -n mlops
     """
-    from steps.audit import public_key
-    from steps.audit import verify as check
-    from steps.ledger import Ledger
-    from steps.storage import Storage
+    from steps.audit import public_key, signed_heads
 
-    settings = desk_settings(desk_home(must_exist=True))
-    ledger, storage, folder = Ledger(settings.ledger.get_secret_value()), Storage(settings), _folder(heads)
+    storage, folder = _storage(must_exist=not (namespace or context)), _folder(heads)
     kept = {uri: storage.read(uri) for uri in storage.list(folder)}
     if heads and not kept:
         raise ConfigError(f"no signed head lies in {folder}")
     signer = public_key(_path(key)) if kept else None
-    wrong = 0
-    for model in sorted({*ledger.models(), *(uri.rsplit("/", 2)[-2] for uri in kept)}):
+    newest, wrong = _newest(namespace, context), 0
+    for model in sorted({*newest, *(uri.rsplit("/", 2)[-2] for uri in kept)}):
         own = {uri: data for uri, data in kept.items() if uri.rsplit("/", 2)[-2] == model}
-        found = check(ledger, model, own, signer)
+        signed, doubtful = signed_heads(model, own, signer)
+        found = [*_broken(model, signed, namespace, context), *doubtful]
         wrong += len(found)
         for finding in found:
             typer.echo(f"{model}: {finding}")
         if not found:
-            head = ledger.head(model)
             against = f"{len(own)} signed heads hold" if own else "no head was signed"
-            typer.echo(f"{model}: {head.number if head else 0} entries, chain intact; {against}")
+            typer.echo(f"{model}: {newest.get(model, (0, ''))[0]} entries, chain intact; {against}")
     raise typer.Exit(DATA.exit_code if wrong else 0)
 
 
@@ -92,6 +92,8 @@ def export(
     reference: Annotated[
         str, typer.Argument(metavar="[MODEL@]production|VERSION|...", help="Which version; see `retrain lineage`.")
     ] = "production",
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Print how a version was made as an in-toto statement with SLSA provenance: JSON, from the ledger alone.
 
@@ -101,6 +103,11 @@ def export(
 
       retrain audit export adult-income@12 > provenance.json
     """
+    if namespace or context:
+        from workflows.cluster import audit as there
+
+        typer.echo(json.dumps(there.export(_place(namespace, context), reference), indent=1))
+        return
     from steps.archive import Archive, Reference
     from steps.attestation import statement
 
@@ -110,6 +117,43 @@ def export(
     if not history:
         raise ConfigError(f"the ledger does not know {reference}", remedy="it was registered by other means")
     typer.echo(json.dumps(statement(archive.model, history), indent=1))
+
+
+def _newest(namespace: str, context: str) -> dict[str, tuple[int, str]]:
+    """Return the number and id of each model's newest entry."""
+    if namespace or context:
+        from workflows.cluster import audit as there
+
+        return there.heads(_place(namespace, context))
+    ledger = _ledger()
+    return {model: (entry.number, entry.id) for model in ledger.models() if (entry := ledger.head(model))}
+
+
+def _broken(model: str, signed: Mapping[int, str], namespace: str, context: str) -> list[Finding]:
+    if namespace or context:
+        from workflows.cluster import audit as there
+
+        return there.verify(_place(namespace, context), model, signed)
+    return _ledger().verify(model, heads=signed)
+
+
+def _ledger() -> Ledger:
+    from steps.ledger import Ledger
+
+    return Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value())
+
+
+def _storage(*, must_exist: bool) -> Storage:
+    """Return where signed heads are kept, by this machine's settings."""
+    from steps.storage import Storage
+
+    return Storage(desk_settings(desk_home(must_exist=must_exist)))
+
+
+def _place(namespace: str, context: str) -> Namespace:
+    from workflows.cluster.connection import Namespace
+
+    return Namespace.connect(namespace, context)
 
 
 def _path(path: Path) -> Path:

@@ -25,7 +25,6 @@ from workflows.cli.options import CONTEXT, NAMESPACE
 from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
-    from contracts.references import LedgerEntry
     from contracts.settings import Settings
     from steps.ledger import Ledger
     from steps.registry import Registry
@@ -124,6 +123,7 @@ def _unfinished(home: Path) -> Iterator[Line]:
 
 def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
     """Compare the ledger, which is the truth, with what is derived from it."""
+    from steps.approvals import unauthenticated
     from steps.ledger import Ledger
     from steps.registry import Registry
 
@@ -132,7 +132,7 @@ def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:
         broken, entries = ledger.verify(model), ledger.entries(model)
         yield _chain(model, len(entries), [str(finding) for finding in broken])
         yield _alias(settings, ledger, Registry(settings, model), mend=mend)
-        yield from _words(model, entries)
+        yield from _words(model, *unauthenticated(entries))
         if (serving := ledger.serving(model)) is not None:
             yield _server(settings, model, serving.version)
 
@@ -170,16 +170,13 @@ def _agreement(model: str, serving: int | None, alias: int | None, moves: Sequen
     )  # fmt: skip
 
 
-def _words(model: str, entries: Sequence[LedgerEntry]) -> Iterator[Line]:
+def _words(model: str, given: int, doubtful: Sequence[str]) -> Iterator[Line]:
     """Say how far the ledger's approvals and rejections by people can be believed."""
-    from steps.approvals import given_by_person, is_authenticated
-
-    given = [entry for entry in entries if given_by_person(entry)]
-    if doubtful := [entry for entry in given if not is_authenticated(entry)]:
-        names = ", ".join(sorted({entry.by.partition(" (")[0] for entry in doubtful}))
+    if doubtful:
+        names = ", ".join(sorted(set(doubtful)))
         yield Line(
             what=f"{model} approvals", state="note",
-            found=f"{len(doubtful)} of {len(given)} are by names that only the operating system says: {names}",
+            found=f"{len(doubtful)} of {given} are by names that nobody vouched for: {names}",
         )  # fmt: skip
 
 
@@ -229,7 +226,25 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         yield Line(what="controller", state="ok" if one.ready else "wrong", found=said)
     if not found:
         yield Line(what="controller", state="wrong", found="none in the cluster", remedy="kind/admin.yaml names it")
+    yield _policy(place)
     yield from _records(place)
+
+
+def _policy(place: Namespace) -> Line:
+    """Say whether the cluster vouches for the names under which people approve."""
+    from workflows.cluster.approvals import authenticates
+
+    try:
+        trusted = authenticates(place)
+    except StageError as error:
+        return Line(what="approvals", state="note", found=f"not looked for: {error.message}")
+    if trusted:
+        return Line(what="approvals", state="ok", found="an admission policy vouches for the names of who approves")
+    return Line(
+        what="approvals", state="note",
+        found="are entered as unauthenticated: no admission policy that you may see vouches for names here",
+        remedy="a cluster's administrator: kubectl apply -f kind/approvals.yaml",
+    )  # fmt: skip
 
 
 def _records(place: Namespace) -> Iterator[Line]:
@@ -246,6 +261,7 @@ def _records(place: Namespace) -> Iterator[Line]:
     under_way = {run.name for run in runs if run.finished is None}
     for one in found:
         yield _chain(one.model, one.entries, one.broken)
+        yield from _words(one.model, one.given, one.doubtful)
         if one.releasing is not None and one.releasing_in not in under_way:
             yield Line(
                 what=f"{one.model} release", state="wrong",

@@ -27,6 +27,7 @@ NAMESPACE = Annotated[
         "--namespace", "-n", envvar=variable("namespace"), help="A namespace of a cluster; that of KUBECONFIG."
     ),
 ]
+WAIT = Annotated[bool, typer.Option("--wait/--no-wait", help="On a cluster: follow the run to its end.")]
 CONTEXT = Annotated[str, typer.Option(help="A context of KUBECONFIG; the current one.")]
 
 

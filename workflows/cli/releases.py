@@ -1,6 +1,7 @@
-"""Start a `release` on this machine of a version that is there.  Called by `approve` and `rollback`.
+"""Start a `release` of a version that is there, on this machine or on a cluster.  Called by `approve` and `rollback`.
 
-It runs by the pipeline file that a run was given, which is kept with it, and by today's settings.
+Here it runs by the pipeline file that a run was given, which is kept with it, and by today's settings; on a cluster by
+the pipeline's template there.
 """
 
 from __future__ import annotations
@@ -8,11 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 
 from contracts.errors import ConfigError
 from contracts.names import PIPELINE_FILE, RELEASE
 from contracts.pipeline import load_pipeline
-from workflows.cli.request import run_parameters
+from workflows.cli.request import run_name, run_parameters
+
+if TYPE_CHECKING:
+    from workflows.cluster.approvals import Said
+    from workflows.cluster.connection import Namespace
 
 
 def release_here(
@@ -32,6 +40,24 @@ def release_here(
     execute(
         Desk.open(file, load_pipeline(file)), RELEASE, parameters, what=f"the release of version {version}", new=False,
         warm=True, require_promoted=require_promoted, json_output=json_output,
+    )  # fmt: skip
+
+
+def release_there(
+    cluster: Namespace, said: Said, context: str, *, wait: bool, require_promoted: bool, json_output: bool
+) -> None:  # fmt: skip
+    """Start the release on a cluster that enters a person's word and acts on it; follow it, leave with its code."""
+    from workflows.cli.following import follow
+    from workflows.cluster.approvals import release
+
+    word = said.word
+    how = "" if said.authenticated else "; nobody vouches for the name: kind/approvals.yaml is not installed there"
+    typer.echo(f"{word.model} version {word.version}: {word.decision} by {word.by} ({said.name}){how}", err=json_output)
+    name = run_name(word.model)
+    release(cluster, said, name)
+    follow(
+        cluster, name, context, wait=wait, require_promoted=require_promoted, json_output=json_output,
+        what=f"{word.model}: release of version {word.version}",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workflows.cli.desk import desk_home, desk_settings
-from workflows.cli.options import REASON, REQUIRE_PROMOTED, RESULT_AS_JSON
+from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT
 from workflows.cli.request import operating_user
 
 
@@ -20,6 +20,9 @@ def rollback(
     reason: REASON = "",
     require_promoted: REQUIRE_PROMOTED = False,
     json_output: RESULT_AS_JSON = False,
+    wait: WAIT = True,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
 ) -> None:
     """Let a version serve again that served before.
 
@@ -31,13 +34,23 @@ def rollback(
       retrain rollback --reason "wrong answers for new customers"
 
       retrain rollback adult-income --to 12 --reason "the last one before the move"
+
+      retrain rollback --reason "wrong answers for new customers" -n mlops
     """
     from steps.approvals import Person, roll_back
     from steps.archive import Archive
-    from workflows.cli.releases import release_here
+    from workflows.cli.releases import release_here, release_there
 
     if not reason.strip():
         raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
+    if namespace or context:
+        from workflows.cluster import approvals as there
+        from workflows.cluster.connection import Namespace
+
+        place = Namespace.connect(namespace, context)
+        said = there.roll_back(place, model, to, reason)
+        release_there(place, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output)
+        return
     home = desk_home(must_exist=True)
     archive = Archive.open(desk_settings(home), model)
     entry = roll_back(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from contracts import names
 from contracts.pipeline import load_pipeline
 from contracts.settings import find_home, variable
-from workflows.cli.display import Progress, console
+from workflows.cli.following import follow
 from workflows.cli.options import (
     AS_OF,
     CONTEXT,
@@ -21,9 +20,9 @@ from workflows.cli.options import (
     RESULT_AS_JSON,
     SOURCE,
     VERSION,
+    WAIT,
     check_options,
     pairs,
-    where,
 )
 from workflows.cli.request import packed_code, run_name, run_parameters
 from workflows.documents import documents
@@ -43,7 +42,7 @@ def submit(
         list[str] | None,
         typer.Option("--parameter", "-p", help="Another parameter of the template: train-memory=4096."),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    wait: WAIT = True,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
     json_output: RESULT_AS_JSON = False,
@@ -60,8 +59,7 @@ def submit(
 
       retrain submit churn.yaml -n mlops --entrypoint release --version 12
     """
-    from workflows.cli.summary import conclude
-    from workflows.cluster import images, runs, submission
+    from workflows.cluster import images, submission
     from workflows.cluster.connection import Namespace
     from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
 
@@ -85,19 +83,8 @@ def submit(
     ready = submission.apply(cluster, manifests.values())
     given |= submission.upload(cluster, store, data, code)
     name = run_name(pipeline.name)
-    submission.start(cluster, name, pipeline, entrypoint, given, ready)
-    options = where(namespace or cluster.namespace, context)
-    out = console(stderr=json_output)
-    if not wait:
-        out.print(f"{name}  (retrain status {options}{name})", markup=False)
-        return
-    if not json_output and not out.is_terminal:
-        print(f"{pipeline.name}: runs {file} as {name} in {cluster.namespace}", flush=True)
-    try:
-        with Progress(out, sys.stderr if json_output else sys.stdout) as progress:
-            final = runs.follow(cluster, name, progress.update)
-    except KeyboardInterrupt:
-        out.print(f"{name} goes on; `retrain status {options}{name}` shows it", markup=False)
-        raise typer.Exit(130) from None
-    left = runs.records(cluster, options)
-    conclude(final, left, out, require_promoted=require_promoted, json_output=json_output)
+    submission.start(cluster, name, pipeline.name, entrypoint, given, ready)
+    follow(
+        cluster, name, context, wait=wait, require_promoted=require_promoted, json_output=json_output,
+        what=f"{pipeline.name}: runs {file}",
+    )  # fmt: skip

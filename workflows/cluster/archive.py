@@ -40,6 +40,7 @@ _AGREEMENT = """
 import json
 from contracts.names import ALIAS_PRODUCTION
 from contracts.settings import load_settings
+from steps.approvals import unauthenticated
 from steps.ledger import Ledger
 from steps.registry import Registry
 from steps.rollout.kubernetes import serving_version
@@ -48,10 +49,13 @@ settings = load_settings()
 ledger = Ledger(settings.ledger.get_secret_value())
 
 def look(model):
-    standing = ledger.standing(model)
+    standing, entries = ledger.standing(model), ledger.entries(model)
+    given, doubtful = unauthenticated(entries)
     return {
         "model": model,
-        "entries": len(ledger.entries(model)),
+        "entries": len(entries),
+        "given": given,
+        "doubtful": doubtful,
         "broken": [str(finding) for finding in ledger.verify(model)],
         "serving": standing.serving.version if standing.serving else None,
         "releasing": standing.releasing.version if standing.releasing else None,
@@ -81,6 +85,10 @@ class Agreement:
     entries: int
     broken: list[str]
     """What is wrong with the chain of entries."""
+    given: int
+    """So many words of persons are in it."""
+    doubtful: list[str]
+    """Names of those that nobody vouched for."""
     serving: int | None
     releasing: int | None
     releasing_in: str

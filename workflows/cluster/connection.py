@@ -62,6 +62,15 @@ class Namespace(Cluster):
             )
         return dict(found.get("data", {}))
 
+    def user(self) -> str:
+        """Return as whom the API server knows this person."""
+        from kubernetes.client import AuthenticationV1Api
+
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        with self._errors("create", "SelfSubjectReview", ""):
+            answer = AuthenticationV1Api(self._client.client).create_self_subject_review(review)
+        return str(answer.status.user_info.username)
+
     def fetch(self, path: str) -> bytes:
         """Return what the API server answers to a GET."""
         with self._errors("get", path, ""):

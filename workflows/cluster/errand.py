@@ -100,7 +100,7 @@ def _pod(
         "spec": {
             "restartPolicy": "Never",
             "serviceAccountName": names.STEP_SERVICE_ACCOUNT.format(stage=duty),
-            "automountServiceAccountToken": bool(ACCESS[duty].serving),
+            "automountServiceAccountToken": ACCESS[duty].token,
             "activeDeadlineSeconds": 3600,
             "securityContext": RESTRICTED_POD,
             "containers": [container],

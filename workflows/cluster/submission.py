@@ -144,16 +144,16 @@ def put(namespace: Namespace, files: Mapping[str, Path | bytes]) -> None:
 
 
 def start(
-    namespace: Namespace, name: str, pipeline: Pipeline, entrypoint: str, given: Mapping[str, str], ready: float
+    namespace: Namespace, name: str, template: str, entrypoint: str, given: Mapping[str, str], ready: float = 0.0
 ) -> None:
-    """Create the Workflow of a run, as soon as `apply` allows."""
+    """Create the Workflow of a run of a template, which is the pipeline's name, as soon as `apply` allows."""
     time.sleep(max(0.0, ready - time.monotonic()))
     spec: dict[str, Any] = {
-        "workflowTemplateRef": {"name": pipeline.name},
+        "workflowTemplateRef": {"name": template},
         "entrypoint": entrypoint,
         "arguments": {"parameters": [{"name": key, "value": value} for key, value in given.items()]},
     }
-    metadata = {"name": name, "labels": {names.LABEL_PIPELINE: pipeline.name}}
+    metadata = {"name": name, "labels": {names.LABEL_PIPELINE: template}}
     namespace.create({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": spec})
 
 

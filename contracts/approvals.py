@@ -1,0 +1,190 @@
+"""A person's word on a cluster: an immutable ConfigMap, and the admission policy that vouches for who wrote it.
+
+The command line writes it, `promote` reads it by name and enters it in the ledger; an administrator installs the policy
+(`kind/approvals.yaml`, which `workflows.platform` writes from here).  Kubernetes' own objects as plain data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from contracts.base import Contract
+from contracts.names import STEP_SERVICE_ACCOUNT
+from contracts.stages import Promote
+
+PREFIX = "retrain-approval-"
+"""Of the names of all words: the policy tells them by it."""
+POLICY = "retrain-approvals"
+GROUP, RESOURCE = "retrain", "approvals"
+"""What a Role lets `create` who may say yes or no.  No such object exists: the policy asks what RBAC would answer."""
+APPROVERS = "retrain-approvers"
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+
+class Word(Contract):
+    """What a person said, and on what."""
+
+    by: str
+    decision: Literal["approved", "rejected", "rollback"]
+    reason: str
+    model: str
+    version: int
+    about: str
+    """The entry that it answers: the request, or of a rollback that by which what serves began to serve."""
+    artifact_sha256: str = ""
+    report: str = ""
+    report_sha256: str = ""
+
+
+def word_name(about: str, version: int) -> str:
+    """Return what the word on a version is called that answers an entry: there can be one."""
+    return PREFIX + hashlib.sha256(f"{about} {version}".encode()).hexdigest()[:40]
+
+
+def config_map(word: Word) -> dict[str, Any]:
+    """Return a word as an immutable ConfigMap."""
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
+        "metadata": {"name": word_name(word.about, word.version)},
+        "data": {name: str(value) for name, value in word.model_dump(mode="json").items()},
+    }  # fmt: skip
+
+
+_OURS = " || ".join(
+    f"(has(o.metadata.{field}) && o.metadata.{field}.startsWith('{PREFIX}'))" for field in ("name", "generateName")
+)
+_CREATED = "request.operation != 'CREATE' || "
+_REMOVER = "system:serviceaccount:kube-system:namespace-controller"
+
+SPEC: Mapping[str, Any] = {
+    "failurePolicy": "Fail",
+    "matchConstraints": {
+        "resourceRules": [{
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"],
+            "resources": ["configmaps"],
+        }],
+    },
+    "matchConditions": [
+        {"name": "is-an-approval", "expression": f"[object, oldObject].exists(o, o != null && ({_OURS}))"},
+    ],
+    "validations": [
+        {
+            "expression": (
+                "request.operation == 'CREATE' || "
+                f"(request.operation == 'DELETE' && request.userInfo.username == '{_REMOVER}')"
+            ),
+            "message": "an approval is neither changed nor removed",
+        },
+        {
+            "expression": (
+                f"{_CREATED}!request.userInfo.username"
+                ".startsWith('system:serviceaccount:' + request.namespace + ':')"
+            ),
+            "message": "an account of this namespace's pipelines approves nothing",
+        },
+        {
+            "expression": (
+                f"{_CREATED}authorizer.group('{GROUP}').resource('{RESOURCE}').namespace(request.namespace)"
+                ".check('create').allowed()"
+            ),
+            "message": f"no Role lets you create {RESOURCE}.{GROUP} in this namespace",
+        },
+        {
+            "expression": (
+                f"{_CREATED}(has(object.data) && 'by' in object.data"
+                " && object.data['by'] == request.userInfo.username)"
+            ),
+            "message": "`by` must be the name that you are authenticated as",
+        },
+        {
+            "expression": (
+                f"{_CREATED}(has(object.immutable) && object.immutable && !has(object.metadata.generateName))"
+            ),
+            "message": "an approval is immutable, and its name is given",
+        },
+    ],
+}  # fmt: skip
+"""Of the ValidatingAdmissionPolicy."""
+
+
+def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
+    """Return what an administrator of the cluster installs: the policy, who may look at it, and who may approve."""
+    admission = "admissionregistration.k8s.io"
+    rbac = "rbac.authorization.k8s.io"
+    own = {"namespace": namespace}
+    looking = [{
+        "apiGroups": [admission], "resourceNames": [name], "verbs": ["get"],
+        "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+    }]  # fmt: skip
+    approving = [
+        {"apiGroups": [GROUP], "resources": [RESOURCE], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "create"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "create", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list", "create"]},
+    ]
+    group = {"apiGroup": rbac, "kind": "Group", "name": APPROVERS}
+    promote = {
+        "kind": "ServiceAccount",
+        "name": STEP_SERVICE_ACCOUNT.format(stage=Promote.name),
+        "namespace": namespace,
+    }
+    return [
+        {
+            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": dict(SPEC),
+        },
+        {
+            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {
+                "policyName": name, "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {"matchExpressions": [
+                    {"key": NAMESPACE_LABEL, "operator": "In", "values": [namespace]},
+                ]}},
+            },
+        },
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": looking},
+        {
+            "apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": name}, "subjects": [promote, group],
+        },
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": APPROVERS, **own}, "rules": approving},
+        {
+            "apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": APPROVERS, **own},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": APPROVERS}, "subjects": [group],
+        },
+    ]  # fmt: skip
+
+
+def vouches(
+    policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None, namespace: str, made: str = ""
+) -> bool:
+    """Say whether a policy and its binding, as the API server shows them, vouched for a word when it was made.
+
+    Parameters
+    ----------
+    made
+        Creation time of the word, as Kubernetes writes it; empty: of whatever comes now.
+    """
+    if policy is None or binding is None:
+        return False
+    older = all(not made or str(each["metadata"].get("creationTimestamp", "")) < made for each in (policy, binding))
+    bound = binding["spec"]
+    selected = bound.get("matchResources", {}).get("namespaceSelector", {}).get("matchExpressions", [])
+    covered = any(
+        each.get("key") == NAMESPACE_LABEL and each.get("operator") == "In" and namespace in each.get("values", ())
+        for each in selected
+    )
+    denies = bound.get("policyName") == policy["metadata"]["name"] and "Deny" in bound.get("validationActions", ())
+    return older and covered and len(selected) == 1 and denies and _holds(policy["spec"], SPEC)
+
+
+def _holds(found: Any, wanted: Any) -> bool:
+    """Say whether something has all that is wanted; the API server adds defaults of its own."""
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(_holds(found.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(_holds, found, wanted))
+    return bool(found == wanted)

@@ -1,0 +1,131 @@
+"""Approvals of a cluster from the command line: the programs of its pods run here, against a real ledger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.approvals import word_name
+from contracts.errors import ConfigError
+from contracts.outcomes import State
+from contracts.settings import desk
+from steps.approvals import HOLDS_SECONDS
+from steps.attestation import statement
+from steps.ledger import Ledger
+from steps.lifecycle import EXPIRES, moment_text
+from steps.rollout.cluster import Conflict
+from tests.steps.registered import NOW
+from workflows.cluster import approvals, audit
+from workflows.cluster.errand import _FRAME
+
+
+class Place:
+    """A namespace whose objects lie here; `errand` below runs what its pods would."""
+
+    namespace = "mlops"
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = {**os.environ, **desk(folder, folder)}
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.me = "ann"
+
+    def user(self) -> str:
+        return self.me
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get((kind, name))
+
+    def create(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        key = (wanted["kind"], wanted["metadata"]["name"])
+        if key in self.objects:
+            raise Conflict(f"{key} is there")
+        self.objects[key] = wanted
+        return wanted
+
+
+def here(place: Place, duty: str, program: str, *arguments: str, files: Any = ()) -> str:
+    """Run an errand's program in a process of this machine."""
+    indented = "\n".join(f"    {line}" for line in program.strip().splitlines())
+    command = [sys.executable, "-c", _FRAME.replace("{program}", indented), *arguments]
+    done = subprocess.run(command, env=place.environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr)
+    return done.stdout
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(approvals, "errand", here)
+    monkeypatch.setattr(audit, "errand", here)
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    for version in (1, 2):
+        for state in (State.REGISTERED, State.APPROVED, State.RELEASING, State.SERVING):
+            enter(ledger, state, version, **({"artifact_sha256": "b" * 64} if state is State.APPROVED else {}))
+    enter(ledger, State.REGISTERED, 3)
+    enter(ledger, State.AWAITING, 3, **{EXPIRES: moment_text(NOW), HOLDS_SECONDS: 60.0, "artifact_sha256": "a" * 64})
+    return ledger
+
+
+def enter(ledger: Ledger, state: State, version: int, **evidence: Any) -> None:
+    ledger.append(
+        "churn", state, version=version, run_id=f"run-{version}", workflow=f"w-{version}", by="w", reason="why",
+        evidence=evidence, after=ledger.head("churn"), at=NOW,
+    )  # fmt: skip
+
+
+def test_what_waits_is_listed_and_a_yes_is_left_once(place: Any, ledger: Ledger) -> None:
+    ((entry, lapsed),) = approvals.requests(place)
+    assert (entry.version, entry.workflow) == (3, "w-3")
+    assert lapsed.startswith("its request held until")
+
+    said = approvals.decide(place, "w-3", "", approved=True, reason="fine")
+    kept = place.get("ConfigMap", word_name(entry.id, 3))
+    assert kept["immutable"] is True
+    assert (said.word.by, said.word.artifact_sha256, said.authenticated) == ("ann", "a" * 64, False)
+    assert kept["data"]["decision"] == "approved"
+    # said again after the command was cut off, it is the same word; another's is told whose came first
+    assert approvals.decide(place, "3", "churn", approved=True, reason="fine, as I said").name == said.name
+    place.me = "bob"
+    with pytest.raises(ConfigError, match="version 3 of churn was approved by ann"):
+        approvals.decide(place, "w-3", "", approved=False, reason="no")
+    with pytest.raises(ConfigError, match="the ledger knows no run w-9"):
+        approvals.decide(place, "w-9", "", approved=True, reason="fine")
+
+
+def test_the_word_of_a_rollback_answers_what_serves(place: Any, ledger: Ledger) -> None:
+    said = approvals.roll_back(place, "", None, "complaints")
+    serving = ledger.serving("churn")
+    assert serving is not None
+    assert (said.word.version, said.word.about, said.word.decision) == (1, serving.id, "rollback")
+    with pytest.raises(ConfigError, match="version 3 never served"):
+        approvals.roll_back(place, "churn", 3, "complaints")
+
+
+def test_a_release_that_acts_on_a_word_is_started_in_that_name(place: Any, ledger: Ledger) -> None:
+    said = approvals.decide(place, "w-3", "", approved=True, reason="fine")
+    approvals.release(place, said, "churn-1")
+    spec = place.get("Workflow", "churn-1")["spec"]
+    given = {each["name"]: each["value"] for each in spec["arguments"]["parameters"]}
+    assert (spec["workflowTemplateRef"], spec["entrypoint"]) == ({"name": "churn"}, "release")
+    assert given == {"version": "3", "requested-by": "ann"}
+
+
+def test_the_ledger_of_a_cluster_is_audited_from_outside(place: Any, ledger: Ledger) -> None:
+    head = ledger.head("churn")
+    assert head is not None
+    assert audit.heads(place) == {"churn": (head.number, head.id)}
+    assert audit.verify(place, "churn", {head.number: head.id}) == []
+    (finding,) = audit.verify(place, "churn", {head.number: "f" * 64})
+    assert str(head.number) in finding.where
+    history = ledger.history("churn", 2)
+    assert audit.export(place, "churn@2") == statement("churn", history)

@@ -1,0 +1,181 @@
+"""A person's word on a cluster: asked there what waits, said by a ConfigMap, followed by a `release`.
+
+Called by `approvals`, `review`, `approve`, `reject` and `rollback` with a namespace, and by `doctor`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from contracts.access import ASK
+from contracts.approvals import POLICY, Word, config_map, vouches, word_name
+from contracts.errors import ConfigError
+from contracts.names import RELEASE
+from contracts.references import LedgerEntry
+from steps.rollout.cluster import Conflict
+from workflows.cluster import submission
+from workflows.cluster.connection import Namespace
+from workflows.cluster.errand import errand
+
+if TYPE_CHECKING:
+    from steps.lineage import Lineage
+
+_REQUESTS = """
+import json
+from datetime import UTC, datetime
+from contracts.settings import load_settings
+from steps.approvals import requests
+from steps.ledger import Ledger
+
+ledger, now = Ledger(load_settings().ledger.get_secret_value()), datetime.now(UTC)
+ask = lambda: [found for model in ledger.models() for found in requests(ledger.entries(model), now)]
+print(json.dumps([[entry.model_dump(mode="json"), why] for entry, why in patiently(ask)]))
+"""
+_ASKED = """
+from contracts.settings import load_settings
+from steps.archive import asked
+print(patiently(lambda: asked(load_settings(), sys.argv[1], sys.argv[2]))[1].model_dump_json())
+"""
+_REVIEW = """
+import json
+from contracts.settings import load_settings
+from steps.archive import asked
+from steps.lineage import lineage
+
+def look():
+    archive, request = asked(load_settings(), sys.argv[1], sys.argv[2])
+    versions = [request.version, request.evidence.get("from")]
+    known = [each and lineage(archive, str(each)) for each in versions]
+    return [each and each.model_dump(mode="json") for each in (request, *known)]
+
+print(json.dumps(patiently(look)))
+"""
+_PAGE = """
+from pathlib import Path
+from contracts.names import page_name
+from contracts.settings import load_settings
+from steps.archive import asked
+
+def look():
+    archive, request = asked(load_settings(), sys.argv[1], sys.argv[2])
+    kept = archive.registry.fetch(request.run_id, page_name(request.version), Path("/tmp"))
+    return kept.read_text() if kept else ""
+
+print(patiently(look))
+"""
+_WAY_BACK = """
+import json
+from contracts.settings import load_settings
+from steps.approvals import way_back
+from steps.archive import Archive
+
+def look():
+    archive = Archive.open(load_settings(), sys.argv[1])
+    return way_back(archive.ledger.entries(archive.model), int(sys.argv[2]) if sys.argv[2] else None)
+
+found = patiently(look)
+print(json.dumps([found.to, found.passed.model_dump(mode="json"), found.serving.model_dump(mode="json")]))
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A word that was left, and the name of the ConfigMap that holds it."""
+
+    word: Word
+    name: str
+    authenticated: bool
+    """Whether an admission policy saw to it that the name is right."""
+
+
+def requests(namespace: Namespace) -> list[tuple[LedgerEntry, str]]:
+    """Return what waits for a person, and why it lapsed, empty while it holds; raises as `errand`."""
+    found = json.loads(_last(errand(namespace, ASK, _REQUESTS)))
+    return [(LedgerEntry.model_validate(entry), why) for entry, why in found]
+
+
+def review(namespace: Namespace, run: str, model: str) -> tuple[LedgerEntry, Lineage, Lineage | None]:
+    """Return a request, the challenger and what serves; raises as `errand`."""
+    from steps.lineage import Lineage
+
+    request, challenger, champion = json.loads(_last(errand(namespace, ASK, _REVIEW, run, model)))
+    before = Lineage.model_validate(champion) if champion else None
+    return LedgerEntry.model_validate(request), Lineage.model_validate(challenger), before
+
+
+def page(namespace: Namespace, run: str, model: str) -> str:
+    """Return the page that MLflow keeps of a request, empty where there is none; raises as `errand`."""
+    said = errand(namespace, ASK, _PAGE, run, model)
+    return said[said.find("<!doctype html>") :] if "<!doctype html>" in said else ""
+
+
+def decide(namespace: Namespace, run: str, model: str, *, approved: bool, reason: str) -> Said:
+    """Leave a yes or a no on what a run asks for.
+
+    Raises
+    ------
+    ConfigError
+        It asks for nothing, or somebody has answered already.
+    """
+    from steps.approvals import word_on
+
+    request = LedgerEntry.model_validate_json(_last(errand(namespace, ASK, _ASKED, run, model)))
+    word = word_on(
+        request, request, request.version, by=namespace.user(), decision="approved" if approved else "rejected",
+        reason=reason,
+    )  # fmt: skip
+    return _say(namespace, word)
+
+
+def roll_back(namespace: Namespace, model: str, version: int | None, reason: str) -> Said:
+    """Leave the word that a version which served is to serve again, by default the last that was good.
+
+    Raises
+    ------
+    ConfigError
+        There is no way back, or somebody has said so already.
+    """
+    from steps.approvals import word_on
+
+    found = json.loads(_last(errand(namespace, ASK, _WAY_BACK, model, str(version or ""))))
+    to, passed, serving = found[0], *map(LedgerEntry.model_validate, found[1:])
+    me = namespace.user()
+    return _say(namespace, word_on(serving, passed, to, by=me, decision="rollback", reason=reason))
+
+
+def release(namespace: Namespace, said: Said, name: str) -> None:
+    """Start the `release` that enters a word and acts on it."""
+    given = {"version": str(said.word.version), "requested-by": said.word.by}
+    submission.start(namespace, name, said.word.model, RELEASE, given)
+
+
+def authenticates(namespace: Namespace) -> bool:
+    """Say whether the policy that vouches for names is in place, as far as this person may see."""
+    found: list[dict[str, Any] | None] = []
+    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+        try:
+            found.append(namespace.get(kind, POLICY))
+        except ConfigError:
+            return False
+    return vouches(found[0], found[1], namespace.namespace)
+
+
+def _say(namespace: Namespace, word: Word) -> Said:
+    name = word_name(word.about, word.version)
+    try:
+        namespace.create(config_map(word))
+    except Conflict:
+        there = (namespace.get("ConfigMap", name) or {}).get("data", {})
+        if {**there, "reason": ""} == {**config_map(word)["data"], "reason": ""}:
+            return Said(word, name, authenticates(namespace))  # the command was cut off before the release began
+        raise ConfigError(
+            f"version {word.version} of {word.model} was {there.get('decision', 'answered')} by {there.get('by', '?')}",
+            remedy="an approval is neither changed nor removed; the next run asks anew",
+        ) from None
+    return Said(word, name, authenticates(namespace))
+
+
+def _last(said: str) -> str:
+    return said.strip().splitlines()[-1]
