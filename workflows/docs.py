@@ -182,7 +182,11 @@ RETRAIN_IMAGES='{"alpine:3.20": [], "python:3.12": ["/usr/bin/python3"]}'
 
 A run that is suspended ends with exit code 4 and the names of the nodes that wait. The same command with
 `--answer NODE`, or `--answer NODE:output=value` for each output, goes on with it; outputs that are not supplied take
-their defaults. A suspended run holds no lock meanwhile (on a cluster it does).
+their defaults. NODE is the display name, or the whole name where several nodes are called so. A suspended run holds no
+lock meanwhile (on a cluster it does), and its deadline is looked at when it is gone on with.
+
+Ctrl-C, a deadline and a workflow's end ask a step to end (SIGTERM); ten seconds later it is killed, with all of its
+process group. A second Ctrl-C kills at once.
 
 What is below is all that is supported. Anything else in a manifest is refused before the first node starts, with its
 path in the file."""

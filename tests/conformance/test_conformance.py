@@ -15,6 +15,7 @@ import pytest
 
 from contracts.errors import ConfigError
 from tests.conformance.case import Case, all_cases, normalise, read
+from tests.fates import DELETED, evicted
 from workflows.local import pods, runner, state
 from workflows.retries import retry_strategy
 
@@ -57,8 +58,8 @@ def run(case: Case, home: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     def fate(node: state.Node) -> pods.Fate | None:
         injected = case.inject.get(node.display_name)
         if injected == "evicted":
-            return pods.evicted(recorded["nodes"][node.name]["message"])  # the kubelet's words, whatever they are
-        return {"oom": pods.OOM_KILLED, "deleted": pods.DELETED}.get(injected or "")
+            return evicted(recorded["nodes"][node.name]["message"])  # the kubelet's words, whatever they are
+        return {"oom": pods.OOM_KILLED, "deleted": DELETED}.get(injected or "")
 
     ended = runner.execute(
         [case.workflow, *case.objects],
@@ -69,6 +70,7 @@ def run(case: Case, home: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
         images=IMAGES,
         grace=0.5,
         fate=fate,
-        answers={name: outputs or {} for name, outputs in case.answers.items()},
     )
+    while told := {name: case.answers[name] or {} for name in ended.suspended if name in case.answers}:
+        ended = runner.resume(home, case.name, images=IMAGES, grace=0.5, fate=fate, answers=told)
     return normalise(json.loads(state.to_json(ended)))

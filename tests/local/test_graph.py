@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from contracts.errors import ConfigError
+from tests.fates import DELETED
 from tests.local.small_manifests import Manifest, node, phases, pod, task, workflow
-from workflows.local import pods
 from workflows.local.state import RunState
 
 Execute = Callable[..., RunState]
@@ -145,7 +145,7 @@ def test_who_joins_hears_of_a_failed_attempt_and_of_a_pod_that_was_lost(execute:
 
     run = execute(
         workflow(*probes, pod("join", "true", inputs=["heard"]), tasks=[*map(task, names), joined]),
-        fate=lambda started: pods.DELETED if started.template == "lost" else None,
+        fate=lambda started: DELETED if started.template == "lost" else None,
     )
 
     assert node(run, "join").inputs == {"heard": "fine;failed;"}

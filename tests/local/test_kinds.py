@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -126,13 +127,42 @@ def test_a_suspended_run_ends_its_runner_and_goes_on_with_an_answer(
     execute: Execute, home: Path, mark: Path, answer: dict[str, str], said: str
 ) -> None:
     run = execute(approval(mark))
-    assert (run.finished, run.suspended, node(run, "approve").type) == (None, ("approve",), "Suspend")
+    assert (run.finished, list(run.suspended), node(run, "approve").type) == (None, ["approve"], "Suspend")
     assert not state.is_running(home, "wf")
     with pytest.raises(ConfigError, match="no suspended node nobody"):
         runner.resume(home, "wf", images=IMAGES, answers={"nobody": {}})
-    assert runner.resume(home, "wf", images=IMAGES).suspended == ("approve",)
+    assert runner.resume(home, "wf", images=IMAGES).suspended.keys() == {"approve"}
     end = runner.resume(home, "wf", images=IMAGES, answers={"approve": answer})
     assert (end.phase, node(end, "echo").outputs, starts(mark, "a")) == ("Succeeded", {"v": said}, 1)
+
+
+def test_an_answer_is_for_one_node_and_for_no_later_one(execute: Execute, home: Path) -> None:
+    inner = {"name": "inner", "dag": {"tasks": [task("approve")]}}
+    both = [task("one", "inner"), task("two", "inner"), task("three", "inner", depends="one")]
+    run = execute(workflow(APPROVE, inner, tasks=both))
+    assert run.suspended.keys() == {"wf.one.approve", "wf.two.approve"}
+    with pytest.raises(ConfigError, match="no suspended node approve"):
+        runner.resume(home, "wf", images=IMAGES, answers={"approve": {}})
+    run = runner.resume(home, "wf", images=IMAGES, answers={"wf.one.approve": {}})
+    assert run.suspended.keys() == {"wf.two.approve", "wf.three.approve"}
+    run = runner.resume(home, "wf", images=IMAGES, answers={"wf.three.approve": {}})
+    assert run.suspended.keys() == {"approve"}
+    assert runner.resume(home, "wf", images=IMAGES, answers={"approve": {}}).phase == "Succeeded"
+
+
+def test_a_suspended_run_with_a_deadline_waits_for_its_answer_all_the_same(execute: Execute, home: Path) -> None:
+    graph = workflow(APPROVE, tasks=[task("approve")], activeDeadlineSeconds=2)
+    run = execute(graph)
+    assert (run.finished, run.suspended.keys()) == (None, {"approve"})
+    wait_for(lambda: run.started is not None and datetime.now(UTC) > run.started + timedelta(seconds=2))
+    late = runner.resume(home, "wf", images=IMAGES, answers={"approve": {}})
+    assert (late.phase, node(late, "approve").message) == ("Failed", "Step exceeded its deadline")
+
+
+def test_a_long_chain_is_walked_to_its_end(execute: Execute) -> None:
+    never = [task(f"t{n}", "a", depends=f"t{n - 1}" if n else "approve", when="false") for n in range(1500)]
+    run = execute(workflow(APPROVE, pod("a", "true"), tasks=[task("approve"), *never]))
+    assert run.suspended.keys() == {"approve"}
 
 
 def test_a_suspension_with_a_duration_goes_on_by_itself(execute: Execute) -> None:

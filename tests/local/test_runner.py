@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ConfigError
+from tests.fates import DELETED, evicted
 from tests.local.small_manifests import (
     IMAGES,
     Manifest,
@@ -27,7 +29,8 @@ from tests.local.small_manifests import (
     waits,
     workflow,
 )
-from workflows.local import guard, pods, runner, state
+from workflows.local import guard, pods, runner, schedule, state
+from workflows.local.locks import Lock
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 Execute = Callable[..., state.RunState]
@@ -105,8 +108,8 @@ def test_a_killed_step_fails_as_argo_says_and_is_retried_only_when_the_strategy_
     ("fate", "phase", "message", "code"),
     [
         (pods.OOM_KILLED, "Failed", "main: OOMKilled (exit code 137)", "137"),
-        (pods.evicted(), "Failed", "The node was low on resource: memory.", None),
-        (pods.DELETED, "Error", "pod deleted", None),
+        (evicted(), "Failed", "The node was low on resource: memory.", None),
+        (DELETED, "Error", "pod deleted", None),
     ],
 )
 def test_an_injected_end_is_what_the_node_gets_and_a_retry_sees(
@@ -197,6 +200,8 @@ def test_the_mutex_of_a_killed_run_is_free_and_a_resume_takes_it_again(spawn: Sp
 
 CHANGES: dict[str, tuple[str, Manifest, str]] = {
     "spec.hooks": ("spec", {"hooks": {}}, "is not supported"),
+    "spec.parallelism": ("spec", {"parallelism": "many"}, "whole number"),
+    "spec.activeDeadlineSeconds": ("spec", {"activeDeadlineSeconds": "soon"}, "whole number"),
     "spec.entrypoint": ("spec", {"entrypoint": "nowhere"}, "nowhere"),
     "spec.arguments.parameters[p]": (
         "spec",
@@ -217,6 +222,15 @@ CHANGES: dict[str, tuple[str, Manifest, str]] = {
         {"retryStrategy": {"backoff": {"duration": "soon"}}},
         "'soon' is no duration",
     ),
+    "spec.templates[a].retryStrategy.limit": ("template", {"retryStrategy": {"limit": "many"}}, "no whole number"),
+    "spec.templates[a].timeout": ("template", {"timeout": "soon"}, "'soon' is no duration"),
+    "spec.templates[a].inputs.parameters[q]": (
+        "template",
+        {"inputs": {"parameters": [{"name": "q", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}},
+        "no ConfigMap 'cm'",
+    ),
+    "spec.templates[main].timeout": ("main", {"timeout": "5s"}, "is a container's"),
+    "spec.templates[main].activeDeadlineSeconds": ("main", {"activeDeadlineSeconds": 5}, "is a container's"),
     "spec.templates[a].outputs.parameters[o].valueFrom.path": (
         "template",
         {"outputs": {"parameters": [{"name": "o", "valueFrom": {"path": "/etc/passwd"}}]}},
@@ -226,6 +240,7 @@ CHANGES: dict[str, tuple[str, Manifest, str]] = {
     "spec.templates[a].container.image": ("container", {"image": "elsewhere"}, "'elsewhere'"),
     "spec.templates[a].container.command": ("container", {"command": []}, "written out"),
     "spec.templates[a].container.args[0]": ("container", {"args": ["{{inputs.parameters.q}}"]}, "inputs.parameters.q"),
+    "spec.templates[a].container.workingDir": ("container", {"workingDir": "{{worklow.name}}"}, "names nothing"),
     "spec.templates[a].container.args[1]": ("container", {"args": ["true", "{{=eval('1')}}"]}, "eval"),
     "spec.templates[a].container.env[envFrom]": (
         "container",
@@ -255,6 +270,7 @@ def test_what_is_not_known_is_refused_by_its_path_before_anything_starts(
         "container": spec["templates"][0]["container"],
         "task": spec["templates"][1]["dag"]["tasks"][0],
         "dag": spec["templates"][1]["dag"],
+        "main": spec["templates"][1],
     }
     parts[part].update(change)
     with pytest.raises(ConfigError) as caught:
@@ -262,6 +278,14 @@ def test_what_is_not_known_is_refused_by_its_path_before_anything_starts(
     assert (where, True) in [(finding.where, what in finding.what) for finding in caught.value.findings]
     assert starts(mark, "a") == 0
     assert not home.exists()
+
+
+def test_two_things_of_one_name_are_refused(execute: Execute) -> None:
+    base, twice = workflow(pod("a", "true")), {"kind": "ConfigMap", "metadata": {"name": "cm"}, "data": {}}
+    for manifests in ([workflow(pod("a", "true"), pod("a", "false"))], [base, twice, dict(twice)]):
+        with pytest.raises(ConfigError) as caught:
+            execute(*manifests)
+        assert [finding.what for finding in caught.value.findings] == ["stands twice"]
 
 
 def test_a_parameter_that_the_workflow_has_not_is_refused(execute: Execute) -> None:
@@ -312,7 +336,9 @@ def test_no_secret_is_kept_and_a_resume_asks_for_it_again(spawn: Spawn, home: Pa
         waits(mark),
         env=[{"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}}],
     )
-    secret = {"kind": "Secret", "metadata": {"name": "s"}, "data": {"p": "cGxhbnRlZC1zZWNyZXQ="}}
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": '{"stringData":{"p":"planted-secret"}}'}
+    named = {"name": "s", "annotations": applied}
+    secret = {"kind": "Secret", "metadata": named, "data": {"p": "cGxhbnRlZC1zZWNyZXQ="}}
     process = spawn(workflow(step, tasks=[task("a")]), secret)
     wait_for((mark / "child").exists)
     process.kill()
@@ -374,6 +400,83 @@ def test_a_run_is_not_resumed_twice_at_once(spawn: Spawn, home: Path, mark: Path
         runner.resume(home, "wf", images=IMAGES)
     process.send_signal(signal.SIGTERM)
     process.wait(20)
+
+
+def test_a_resume_goes_on_from_what_the_other_one_left(
+    spawn: Spawn, home: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = spawn(chain(mark, waits(mark)))
+    wait_for((mark / "child").exists)
+    process.kill()
+    process.wait()
+    (mark / "go").touch()
+    take, faster = Lock.take, [True]
+
+    def late(lock: Lock, patience: float = 0.0) -> bool:
+        if faster:
+            faster.clear()
+            assert runner.resume(home, "wf", images=IMAGES).phase == "Succeeded"
+        return take(lock, patience)
+
+    monkeypatch.setattr(Lock, "take", late)
+    before = starts(mark, "b")
+    assert runner.resume(home, "wf", images=IMAGES).phase == "Succeeded"
+    assert (faster, starts(mark, "b")) == ([], before + 1)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"suspend": {"duration": "{{inputs.parameters.x}}"}}, "'soon' is no duration"),
+        (pod("b", "false", retryStrategy={"limit": "{{inputs.parameters.x}}"}), "'soon' is no whole number"),
+        (
+            pod("b", "false", retryStrategy={"limit": 1, "backoff": {"duration": "{{inputs.parameters.x}}"}}),
+            "'soon' is no duration",
+        ),
+        (pod("b", "false", timeout="{{inputs.parameters.x}}"), "'soon' is no duration"),
+    ],
+    ids=["suspend", "limit", "backoff", "timeout"],
+)
+def test_a_value_that_cannot_be_read_ends_its_node_and_not_the_runner(
+    execute: Execute, mark: Path, broken: Manifest, message: str
+) -> None:
+    template = {**broken, "name": "b", "inputs": {"parameters": [{"name": "x", "value": "soon"}]}}
+    run = execute(workflow(counted("a", mark), template, tasks=[task("a"), task("b", depends="a")]))
+    assert (run.phase in ("Error", "Failed"), phases(run)["a"]) == (True, "Succeeded")
+    assert message in next(n.message for n in run.nodes.values() if n.display_name == "b")
+
+
+def test_what_has_ended_is_kept_even_when_the_runner_fails(
+    execute: Execute, home: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = schedule.Walk.advance
+
+    def fails(walk: schedule.Walk) -> schedule.Advance:
+        if any(n.template == "a" and n.fulfilled for n in walk.nodes.values()):
+            raise RuntimeError("a defect")
+        return advance(walk)
+
+    monkeypatch.setattr(schedule.Walk, "advance", fails)
+    with pytest.raises(RuntimeError, match="a defect"):
+        execute(workflow(counted("a", mark), pod("b", "true"), tasks=[task("a"), task("b", depends="a")]))
+    monkeypatch.undo()
+    assert runner.resume(home, "wf", images=IMAGES).phase == "Succeeded"
+    assert starts(mark, "a") == 1
+
+
+def test_who_waits_for_a_mutex_ends_with_the_workflow_s_time(
+    execute: Execute, spawn: Spawn, home: Path, mark: Path
+) -> None:
+    holds = workflow(counted("a", mark, waits(mark)), tasks=[task("a")])
+    holds["spec"]["templates"][0]["synchronization"] = {"mutexes": [{"name": "m"}]}
+    spawn(holds)
+    wait_for((mark / "child").exists)
+    late = copy.deepcopy(holds)
+    late["spec"]["activeDeadlineSeconds"] = 1
+    run = execute(late, name="late")
+    assert (run.phase, node(run, "a").message) == ("Failed", schedule.DEADLINE)
+    assert starts(mark, "a") == 1
+    assert state.is_running(home, "wf")
 
 
 def test_the_state_file_holds_all_and_refuses_another_format(execute: Execute, home: Path) -> None:

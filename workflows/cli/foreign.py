@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 import yaml
@@ -48,13 +48,14 @@ def read_manifests(file: Path) -> list[dict[str, Any]]:
 def run_manifests(
     manifests: Sequence[dict[str, Any]], *, entrypoint: str | None, parameters: Sequence[str], answers: Sequence[str],
     new: bool, json_output: bool,
-) -> None:  # fmt: skip
-    """Run the objects of one file, or go on with the run of it that was cut off or suspended.
+) -> NoReturn:  # fmt: skip
+    """Run the objects of one file, or go on with the run of it that was cut off or suspended; leave with its exit code.
 
     Raises
     ------
     ConfigError
-        Before anything starts, with a finding by its path for everything that is not supported.
+        Before anything starts, with a finding by its path for everything that is not supported; or there is an answer,
+        and no run that waits for it.
     """
     from workflows.local import runner, state
 
@@ -65,6 +66,9 @@ def run_manifests(
     facts = json.dumps([list(manifests), entrypoint, sorted(given.items())], sort_keys=True, default=str)
     digest = hashlib.sha256(facts.encode()).hexdigest()
     unfinished = None if new else state.find_unfinished(home, digest)
+    if told and not unfinished:
+        remedy = "leave --answer out to start one; a run is found by the same file and parameters"
+        raise ConfigError(f"no run waits for an answer from {', '.join(told)}", remedy=remedy)
     out = console(stderr=json_output)
     with Progress(out, sys.stderr if json_output else sys.stdout) as progress:
         if unfinished:
@@ -74,7 +78,7 @@ def run_manifests(
         else:
             final = runner.execute(
                 manifests, home=home, images=images, entrypoint=entrypoint, parameters=given, digest=digest,
-                answers=told, on_change=progress.update,
+                on_change=progress.update,
             )  # fmt: skip
     if json_output:
         typer.echo(state.to_json(final))

@@ -25,6 +25,8 @@ _READ_EARLY = (
     "OPENBLAS_", "MKL_", "MLFLOW_",
 )  # fmt: skip
 """Variables that begin so are read when the interpreter starts or a library is imported."""
+_PATIENCE = 30.0
+"""Seconds that a parent may take to fork; an import, in which it answers nobody, takes a few."""
 
 
 class _Forked:
@@ -85,7 +87,13 @@ class WarmParent:
             if len(request) > warm.REQUEST:
                 return None
             socket.send_fds(self._requests, [request], [file.fileno(), guard, theirs.fileno()])
-        pid = ours.recv(16)
+        ours.settimeout(_PATIENCE)
+        try:
+            pid = ours.recv(16)
+        except TimeoutError:  # it hangs: once it is killed, either a fork had been made, which answers, or none comes
+            self._process.kill()
+            pid = ours.recv(16)
+        ours.settimeout(None)
         if pid:
             return _Forked(int(pid), ours)
         ours.close()

@@ -8,8 +8,9 @@ from typing import Any
 
 from workflows.local.expr import compile_expression
 from workflows.local.manifest import KINDS, Images, Manifest, Program, Task, Template
+from workflows.local.parameters import missing
 from workflows.local.pratt import LanguageError
-from workflows.local.retry import POLICIES, parse_duration
+from workflows.local.retry import POLICIES, parse_duration, whole_number
 from workflows.local.supported import FIELDS
 from workflows.local.templating import Scope, paste, tags
 from workflows.local.when import holds
@@ -19,6 +20,12 @@ Problems = Iterator[tuple[str, str]]
 # what any task may be asked for besides its declared outputs
 FACTS = ("status", "id", "startedAt", "finishedAt", "exitCode", "outputs.result")
 
+# what a workflow may be asked for
+WORKFLOW = (
+    "name", "uid", "namespace", "serviceAccountName", "mainEntrypoint", "creationTimestamp", "labels", "annotations",
+    "parameters", "outputs", "status", "failures", "duration",
+)  # fmt: skip
+
 
 def problems(program: Program, images: Images) -> Problems:
     """Check all templates; images, volumes and environments of those only that may run."""
@@ -26,7 +33,7 @@ def problems(program: Program, images: Images) -> Problems:
         if (name or where == "entrypoint") and name not in program.templates:
             yield f"spec.{where}", f"there is no template {name!r}"
     for template in program.templates.values():
-        yield from _of_template(template)
+        yield from _of_template(program, template)
         for task in template.tasks.values():
             yield from _of_task(program, task)
         yield from _of_tags(program, template, template.body, template.path)
@@ -36,7 +43,7 @@ def problems(program: Program, images: Images) -> Problems:
             yield from _of_container(program, template, images, static)
 
 
-def _of_template(template: Template) -> Problems:
+def _of_template(program: Program, template: Template) -> Problems:
     path, strategy = f"{template.path}.retryStrategy", template.retry_strategy
     if sum(key in template.body for key in KINDS) != 1:
         yield template.path, f"should have one of {', '.join(KINDS)}"
@@ -48,13 +55,29 @@ def _of_template(template: Template) -> Problems:
     backoff = strategy.get("backoff") or {"duration": 0}
     if "duration" not in backoff:
         yield f"{path}.backoff", "needs a duration"
-    for key in ("duration", "cap", "maxDuration"):
-        yield from _unreadable(f"{path}.backoff.{key}", parse_duration, backoff.get(key))
+    numbers = [(f"{path}.limit", strategy.get("limit")), (f"{path}.backoff.factor", backoff.get("factor"))]
+    for where, text in numbers:
+        yield from _unreadable(where, whole_number, text)
+    durations = [(f"{path}.backoff.{key}", backoff.get(key)) for key in ("duration", "cap", "maxDuration")]
+    own = [(f"{template.path}.{key}", template.body.get(key)) for key in ("timeout", "activeDeadlineSeconds")]
+    suspension = (template.body.get("suspend") or {}).get("duration")
+    for where, text in (*durations, *own, (f"{template.path}.suspend.duration", suspension)):
+        yield from _unreadable(where, parse_duration, text)
+    for where, text in own:
+        if text is not None and template.kind != "Pod":
+            yield where, "is a container's or a script's"
+    for parameter in template.inputs:
+        if not {"value", "default"} & parameter.keys() and (problem := missing(parameter, program)):
+            yield f"{template.path}.inputs.parameters[{parameter['name']}]", problem
 
 
 def _of_task(program: Program, task: Task) -> Problems:
     template = program.templates.get(task.template)
-    given = {p.get("name") for p in (task.body.get("arguments") or {}).get("parameters") or ()}
+    arguments = (task.body.get("arguments") or {}).get("parameters") or ()
+    given = {p.get("name") for p in arguments}
+    for parameter in arguments:
+        if "value" not in parameter and (problem := missing(parameter, program)):
+            yield f"{task.path}.arguments.parameters[{parameter.get('name')}]", problem
     if template is None:
         yield f"{task.path}.template", f"there is no template {task.template!r}"
     for asked in template.inputs if template else ():
@@ -95,7 +118,9 @@ def _known(program: Program, template: Template, tag: str) -> bool:
         return task is not None and (what in {*FACTS, *declared} or listed)
     if head == "item":
         return any(task.fans_out for task in template.tasks.values())
-    return head not in ("outputs", "pod", "node") or tag in ("pod.name", "node.name")
+    if head == "workflow":
+        return rest.partition(".")[0] in WORKFLOW
+    return head in ("retries", "lastRetry") or tag in ("pod.name", "node.name", "tasks.name", "steps.name")
 
 
 def _reachable(program: Program, static: Scope) -> list[Template]:
@@ -156,9 +181,10 @@ def _missing(program: Program, path: str, source: Manifest) -> Problems:
             yield path, f"{what} has no key {reference['key']!r}"
 
 
-def _unreadable(path: str, read: Callable[[str], Any], text: str | None) -> Problems:
+def _unreadable(path: str, read: Callable[[Any], Any], text: str | int | None) -> Problems:
+    """Find a text that cannot be read; one whose tags are replaced later is read then."""
     try:
-        if text:
+        if text and "{{" not in str(text):
             read(text)
     except ValueError as error:
         yield path, str(error)

@@ -1,6 +1,7 @@
 """DAGs and steps: which of their tasks begin, are skipped, omitted or fanned out, and how the whole ends.
 
-Called by `schedule`, whose `Walk` holds the nodes.  A `when` is evaluated in `_enter`, a `depends` in `_visit`.
+Called by `schedule`, whose `Walk` holds the nodes.  `_visit` evaluates a `depends`, `_enter` a `when`; `_resolved` and
+`_expanded` look at the `when` before, for what a task names is left alone once that is false.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ class Graph:
 
     def __init__(self, walk: Walk, node: Node, template: Template, scope: Scope) -> None:
         self.walk, self.node, self.template, self.scope = walk, node, template, scope
-        self.visited: set[str] = set()
 
     def run(self) -> Node:
         """Bring all as far as it goes.
@@ -46,10 +46,10 @@ class Graph:
     # a DAG
 
     def _dag(self) -> Node:
-        for target in self.template.targets:
-            self._visit(target)
-            if self._task(target) is not None:
-                self._said_before(target)  # raises where the DAG has failed by it
+        for name in self.template.order:
+            self._visit(name)
+            if name in self.template.targets and self._task(name) is not None:
+                self._said_before(name)  # raises where the DAG has failed by it
         phase, outputs = self._assess(), dict[str, str]()
         if phase == "Running":
             return self.walk.nodes[self.node.id]
@@ -60,16 +60,13 @@ class Graph:
         return self.walk.end(self.node, phase, outbound=self._outbound(ends), outputs=outputs)
 
     def _visit(self, name: str) -> None:
-        """Bring one task as far as it goes, after those it waits for."""
+        """Bring one task as far as it goes; those it waits for have been."""
         task, node, full_name = self.template.tasks[name], self._task(name), f"{self.node.name}.{name}"
-        if name in self.visited or (node is not None and node.fulfilled):
+        if node is not None and node.fulfilled:
             return
-        self.visited.add(name)
         if node is not None and node.type != "TaskGroup":
             self._enter(task, full_name, {}, ())
             return
-        for needed in task.depends.tasks:
-            self._visit(needed)
         before = {needed: self._task(needed) for needed in task.depends.tasks}
         ended = {needed: other for needed, other in before.items() if other is not None and other.fulfilled}
         if len(ended) < len(before):
@@ -213,7 +210,7 @@ class Graph:
                     return self._never(task, name, "Skipped", f"when '{condition}' evaluated false", parents)
             except LanguageError as error:
                 return self._never(task, name, "Error", str(error), parents)
-        given = parameters.given(body.get("arguments") or {}, self.walk.program.config_maps)
+        given = parameters.given(body.get("arguments") or {}, self.walk.program.parameter_maps)
         try:
             return self.walk.execute(name, task.template, given, boundary=self.node.id, parents=parents)
         except Broken as error:

@@ -59,7 +59,7 @@ class Template:
         self.inputs: Sequence[Manifest] = (body.get("inputs") or {}).get("parameters") or ()
         self.outputs: Sequence[Manifest] = (body.get("outputs") or {}).get("parameters") or ()
         self.mutexes = mutexes(body)
-        self.parallelism = None if body.get("parallelism") is None else int(body["parallelism"])
+        self.parallelism = _whole(body, "parallelism", self.path, found)
         groups = body.get("steps") or [(body.get("dag") or {}).get("tasks") or ()]
         path = f"{self.path}.{'steps' if 'steps' in body else 'dag.tasks'}"
         self.groups = [[Task(raw, owner, f"{path}[{raw.get('name')}]", found) for raw in group] for group in groups]
@@ -86,6 +86,20 @@ class Template:
     def targets(self) -> list[str]:
         """Tasks that a DAG is judged by: those that no other one waits for."""
         return sorted(self.tasks.keys() - {name for task in self.tasks.values() for name in task.depends.tasks})
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The tasks of a DAG, each after all that it waits for: in the order in which its targets come to need them."""
+        found: dict[str, None] = {}
+        stack = self.targets[::-1]
+        while stack:
+            name = stack[-1]
+            missing = [n for n in self.tasks[name].depends.tasks if n not in found]
+            if missing and name not in found:
+                stack.append(missing[0])
+            else:
+                found.setdefault(stack.pop())
+        return list(found)
 
     @cached_property
     def ancestors(self) -> dict[str, set[str]]:
@@ -118,22 +132,31 @@ class Program:
             both = [p for spec in (base, self.spec) for p in (spec.get("arguments") or {}).get("parameters") or ()]
             self.spec = {**base, **self.spec, "arguments": {"parameters": list({p["name"]: p for p in both}.values())}}
         self.entrypoint = entrypoint or self.spec.get("entrypoint", "")
-        # the workflow's parameters; tags in them are not replaced yet
-        self.arguments = parameters.arguments(self.spec, given, objects["ConfigMap"], found)
         specs = {"": self.spec, **beside}
         templates = [Template(raw, name, found) for name, spec in specs.items() for raw in spec.get("templates") or ()]
-        self.templates = {template.name: template for template in templates}
+        self.templates: dict[str, Template] = {}
+        for template in templates:
+            if self.templates.setdefault(template.name, template) is not template:
+                found.refuse(template.path, "stands twice")
         self.config_maps = {
             name: {key: str(text) for key, text in (m.get("data") or {}).items()}
             for name, m in objects["ConfigMap"].items()
         }
+        self.parameter_maps = {  # those that may be parameters
+            name: self.config_maps[name]
+            for name, m in objects["ConfigMap"].items()
+            if ((m.get("metadata") or {}).get("labels") or {}).get(parameters.LABEL) == "Parameter"
+        }
+        # the workflow's parameters; tags in them are not replaced yet
+        self.arguments = parameters.arguments(self, given, found)
         self.secrets = {name: dict(_secret(name, m, found)) for name, m in objects["Secret"].items()}
         self.mutexes = mutexes(self.spec)
+        self.parallelism = _whole(self.spec, "parallelism", "spec", found)
+        self._seconds = _whole(self.spec, "activeDeadlineSeconds", "spec", found)
 
     def deadline(self, started: datetime | None) -> datetime | None:
         """Return when the workflow must have ended, its exit handler apart."""
-        seconds = self.spec.get("activeDeadlineSeconds")
-        return None if seconds is None or started is None else started + timedelta(seconds=int(seconds))
+        return None if self._seconds is None or started is None else started + timedelta(seconds=self._seconds)
 
     def volumes(self, template: Template) -> dict[str, Manifest]:
         """Return the volumes that a template may mount, by name."""
@@ -163,8 +186,10 @@ def load(
     objects: dict[str, dict[str, Manifest]] = {"Workflow": {}, "WorkflowTemplate": {}, "ConfigMap": {}, "Secret": {}}
     for manifest in manifests:
         kind, metadata = str(manifest.get("kind")), manifest.get("metadata") or {}
+        name = str(metadata.get("name") or metadata.get("generateName", "workflow-"))
         if kind in objects:
-            objects[kind][str(metadata.get("name") or metadata.get("generateName", "workflow-"))] = manifest
+            if objects[kind].setdefault(name, manifest) is not manifest:
+                found.refuse(f"{kind} {name}", "stands twice")
         else:
             found.refuse(kind, "is no object that the local runner knows")
     runnable = list((objects["Workflow"] or objects["WorkflowTemplate"]).values())
@@ -198,6 +223,14 @@ def root(owner: str) -> str:
 def mutexes(owner: Manifest) -> list[str]:
     """Return the names of the locks that a workflow or a template holds while it runs."""
     return [mutex["name"] for mutex in (owner.get("synchronization") or {}).get("mutexes") or ()]
+
+
+def _whole(body: Manifest, field: str, path: str, found: Found) -> int | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, int):
+        found.refuse(f"{path}.{field}", "should be a whole number")
+        return None
+    return value
 
 
 def _key(owner: str, name: str | None) -> str:

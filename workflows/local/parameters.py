@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflows.local.supported import Found
+
+if TYPE_CHECKING:
+    from workflows.local.manifest import Program
 
 LABEL = "workflows.argoproj.io/configmap-type"  # of ConfigMaps whose keys may be parameters; says ``Parameter``
 ConfigMaps = Mapping[str, Mapping[str, str]]
@@ -19,11 +22,9 @@ class Unsupplied(ValueError):  # noqa: N818  named for what it tells
     """A template's input got no value; the message is Argo's."""
 
 
-def arguments(
-    spec: Mapping[str, Any], given: Mapping[str, str], objects: Mapping[str, Mapping[str, Any]], found: Found
-) -> dict[str, str]:
+def arguments(program: Program, given: Mapping[str, str], found: Found) -> dict[str, str]:
     """Return the workflow's parameters: what was given, else the value, else the key of the ConfigMap object."""
-    declared = {p.get("name", ""): p for p in (spec.get("arguments") or {}).get("parameters") or ()}
+    declared = {p.get("name", ""): p for p in (program.spec.get("arguments") or {}).get("parameters") or ()}
     for name in given.keys() - declared.keys():
         found.refuse(name, f"is no parameter of this workflow; it has {', '.join(declared) or 'none'}")
     values = {}
@@ -34,18 +35,29 @@ def arguments(
             values[name] = given[name] if name in given else text_of(parameter["value"])
         elif reference is None:
             found.refuse(path, "has no value and none was given")
-        elif (config_map := objects.get(reference["name"])) is None:
-            found.refuse(path, f"there is no ConfigMap {reference['name']!r}")
-        elif (config_map["metadata"].get("labels") or {}).get(LABEL) != "Parameter":
-            found.refuse(path, f"ConfigMap {reference['name']!r} needs the label {LABEL}: Parameter")
-        elif reference["key"] not in (config_map.get("data") or {}):
-            found.refuse(path, f"ConfigMap {reference['name']!r} has no key {reference['key']!r}")
+        elif problem := missing(parameter, program):
+            found.refuse(path, problem)
         else:
-            values[name] = str(config_map["data"][reference["key"]])
+            values[name] = program.parameter_maps[reference["name"]][reference["key"]]
         choices = [text_of(choice) for choice in parameter.get("enum") or ()]
         if choices and values.get(name, choices[0]) not in choices:
             found.refuse(path, f"{values[name]!r} is none of {', '.join(choices)}")
     return values
+
+
+def missing(parameter: Mapping[str, Any], program: Program) -> str:
+    """Say why the ConfigMap's key that a parameter is taken from is not there; empty where it is, or none is named."""
+    source = parameter.get("valueFrom") or {}
+    reference = source.get("configMapKeyRef")
+    if reference is None or "default" in source or reference.get("optional"):
+        return ""
+    what = f"ConfigMap {reference['name']!r}"
+    if reference["name"] not in program.config_maps:
+        return f"there is no {what}"
+    if reference["name"] not in program.parameter_maps:
+        return f"{what} needs the label {LABEL}: Parameter"
+    known = reference["key"] in program.parameter_maps[reference["name"]]
+    return "" if known else f"{what} has no key {reference['key']!r}"
 
 
 def given(block: Mapping[str, Any], config_maps: ConfigMaps) -> dict[str, str]:

@@ -48,12 +48,6 @@ class Fate(NamedTuple):
 
 OOM_KILLED = Fate("main: OOMKilled (exit code 137)", exit_code="137")
 OUT_OF_TIME = Fate("Pod was active on the node longer than the specified deadline", exit_code=None)
-DELETED = Fate("pod deleted", "Error", None)
-
-
-def evicted(message: str = "The node was low on resource: memory.") -> Fate:
-    """Return the end of a pod that the kubelet evicted, with its message."""
-    return Fate(message, exit_code=None)
 
 
 class Launch(NamedTuple):
@@ -148,8 +142,13 @@ class Pod:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all its processes."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
-            os.killpg(self.process.pid, number)
+        kill_group(self.process.pid, number)
+
+
+def kill_group(head: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if there is one any more."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+        os.killpg(head, number)
 
 
 def parse_quantity(text: str | int) -> int:
@@ -281,7 +280,7 @@ class Pods:
 
     def _wait(self, pod: Pod) -> None:
         code = pod.process.wait()
-        pod.signal(signal.SIGKILL)  # what it left running, before its id can be another's
+        pod.signal(signal.SIGKILL)  # what it left running: a group keeps its id while anybody is in it
         pod.code = code if code >= 0 else 128 - code
         self._ended(pod.node)
 

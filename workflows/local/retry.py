@@ -35,9 +35,9 @@ def decide(
 ) -> Decision:
     """Decide after the last of `attempts`, which have all ended, failed; `strategy` has its tags replaced.
 
-    Raises `LanguageError` where its expression cannot be evaluated.
+    Raises `LanguageError` where its expression cannot be evaluated, or a number or duration in it cannot be read.
     """
-    last, limit = attempts[-1], None if strategy.get("limit") is None else int(strategy["limit"])
+    last, limit = attempts[-1], None if strategy.get("limit") is None else whole_number(strategy["limit"])
     if deadline is not None and now > deadline:
         return Decision(last.phase, f"retry exceeded workflow deadline {deadline:%Y-%m-%d %H:%M:%S +0000 UTC}")
     if (backoff := strategy.get("backoff")) is not None:
@@ -80,17 +80,25 @@ def variables(retries: int, last: Node | None) -> dict[str, str]:
     }
 
 
+def whole_number(text: str | int) -> int:
+    """Read a number that may have come as text; raises `LanguageError` for another text."""
+    try:
+        return int(text)
+    except ValueError:
+        raise LanguageError(f"{text!r} is no whole number") from None
+
+
 def parse_duration(text: str | int) -> timedelta:
-    """Read Go's durations (``90s``, ``1h30m``) and a plain number of seconds; raises ValueError for another text."""
+    """Read Go's durations (``90s``, ``1h30m``) and plain numbers of seconds; raises `LanguageError` for other texts."""
     parts = list(re.finditer(_DURATION, str(text)))
     if not parts or "".join(part[0] for part in parts) != str(text):
-        raise ValueError(f"{text!r} is no duration")
+        raise LanguageError(f"{text!r} is no duration")
     return timedelta(seconds=sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
 
 
 def _backoff_wait(backoff: Mapping[str, Any], attempts: int) -> timedelta:
     """Return duration x factor^(attempts - 1), at most the cap."""
-    wait, factor = parse_duration(backoff["duration"]), int(backoff.get("factor") or 0)
+    wait, factor = parse_duration(backoff["duration"]), whole_number(backoff.get("factor") or 0)
     cap = parse_duration(backoff["cap"]) if backoff.get("cap") else timedelta.max
     try:
         return min(wait * factor ** (attempts - 1) if factor > 0 else wait, cap)

@@ -2,7 +2,8 @@
 
 One loop: advance the state, write it, do what it asks for, wait for what happens next (a process ended, a time was
 reached, Ctrl-C).  Called by the command line.  When nothing is left to wait for but somebody's answer to a suspended
-node, the loop ends too: `RunState.suspended` names the nodes, and `resume` takes the `answers`.
+node, the loop ends too: `RunState.suspended` names the nodes, and `resume` takes the `answers`.  A run's lock is held
+from before its state is read until after it was last written.
 
 Two seams.  `fate` is asked about each pod as it starts, by its Node, and may answer with the `pods.Fate` that the pod
 comes to (conformance tests inject faults so).  `spawn` starts a step's process; another one may fork it.
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 from workflows.local import manifest, parameters, pods, schedule, state
@@ -39,14 +41,12 @@ class Options(TypedDict, total=False):
 
     `environment` is what steps inherit (this process's own when left out); `on_change` is called with the state after
     each transition; `grace` are the seconds a step may take to end when asked to (SIGTERM) before it is killed;
-    `answers` are what suspended nodes go on with, display name to output parameters; `at_once` says how much of a DAG
-    or steps may run at once here, by its template, where the manifest allows more.
+    `at_once` says how much of a DAG or steps may run at once here, by its template, where the manifest allows more.
     """
 
     environment: Mapping[str, str]
     on_change: Callable[[RunState], None] | None
     grace: float
-    answers: schedule.Answers
     fate: Callable[[Node], pods.Fate | None] | None
     spawn: pods.Spawn
     at_once: Mapping[str, int]
@@ -77,34 +77,50 @@ def execute(
         raise _refusal(f"there is a run {run.name} already", "resume it, or take another name") from None
     # Kept beside the state, so that a resume runs what was started.  Of a Secret its name only; a credential in a
     # ConfigMap or a parameter would be kept, hence the file's mode.
+    named = ("apiVersion", "kind")
     kept = [
-        {key: value for key, value in m.items() if m.get("kind") != "Secret" or key not in ("data", "stringData")}
+        {**{key: m[key] for key in named if key in m}, "metadata": {"name": m["metadata"]["name"]}}
+        if m.get("kind") == "Secret" else m
         for m in manifests
-    ]
+    ]  # fmt: skip
     state.write_private(folder / FROZEN, json.dumps(kept, indent=1, default=str))
-    return _run(program, run, home, images, options)
+    with _held(home, run.name):
+        return _run(program, run, home, images, options)
 
 
 def resume(
-    home: Path, name: str, *, images: Images, secrets: Sequence[Mapping[str, Any]] = (), **options: Unpack[Options]
-) -> RunState:
+    home: Path, name: str, *, images: Images, secrets: Sequence[Mapping[str, Any]] = (),
+    answers: schedule.Answers | None = None, **options: Unpack[Options],
+) -> RunState:  # fmt: skip
     """Go on with a run that was cut off: finished nodes stay, leftovers are ended, what was running starts again.
 
-    `secrets` are the Secrets of the run once more: their data is not kept with it.  Raises `ConfigError` where there is
-    no such run, its runner is still at work, a Secret is missing, or an answer's node is not suspended.
+    `secrets` are the Secrets of the run once more: their data is not kept with it.  `answers` are what suspended nodes
+    go on with: its display name, or its name where several are called so, to output parameters.  Raises `ConfigError`
+    where there is no such run, its runner is still at work, a Secret is missing, or an answer's node is not suspended.
     """
-    run = state.load(home, name)
-    if run.finished is not None:
-        return run
-    for node in options.get("answers", {}).keys() - set(run.suspended):
-        raise _refusal(f"{name} has no suspended node {node}", f"suspended: {', '.join(run.suspended) or 'none'}")
-    kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
-    needed = {m["metadata"]["name"] for m in kept if m["kind"] == "Secret"}
-    for missing in sorted(needed - {secret["metadata"]["name"] for secret in secrets}):
-        raise _refusal(f"{name} needs its Secret {missing} again", "secrets are not kept with a run")
-    manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
-    program, _ = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
-    return _run(program, run, home, images, options)
+    state.load(home, name)  # of a run that is not there it says so, before a lock would make its folder
+    with _held(home, name):
+        run = state.load(home, name)
+        if run.finished is not None:
+            return run
+        told = _answered(run, answers or {})
+        kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
+        needed = {m["metadata"]["name"] for m in kept if m["kind"] == "Secret"}
+        for missing in sorted(needed - {secret["metadata"]["name"] for secret in secrets}):
+            raise _refusal(f"{name} needs its Secret {missing} again", "secrets are not kept with a run")
+        manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
+        program, _ = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
+        return _run(program, run, home, images, options, told)
+
+
+def _answered(run: RunState, answers: schedule.Answers) -> schedule.Answers:
+    """Return the answers by the ids of the nodes that they are for, one each."""
+    waiting, found = run.suspended, {}
+    for given, outputs in answers.items():
+        if given not in waiting:
+            raise _refusal(f"{run.name} has no suspended node {given}", f"suspended: {', '.join(waiting) or 'none'}")
+        found[waiting[given]] = outputs
+    return found
 
 
 def _refusal(message: str, remedy: str) -> Exception:
@@ -113,19 +129,27 @@ def _refusal(message: str, remedy: str) -> Exception:
     return ConfigError(message, remedy=remedy)
 
 
-def _run(program: Program, run: RunState, home: Path, images: Images, options: Options) -> RunState:
-    own = Lock(state.run_folder(home, run.name) / "lock")
+@contextlib.contextmanager
+def _held(home: Path, name: str) -> Iterator[None]:
+    own = Lock(state.run_folder(home, name) / "lock")
     if not own.take(patience=0.2):  # who looks whether it is held holds it for a moment
-        raise _refusal(f"{run.name} is running already", "`retrain status` shows it")
+        raise _refusal(f"{name} is running already", "`retrain status` shows it")
     try:
-        for name in options.get("at_once", {}).keys() & program.templates.keys():
-            here, there = options["at_once"][name], program.templates[name].parallelism
-            program.templates[name].parallelism = min(here, there or here)
-        nodes = {key: _set_back(node) for key, node in run.nodes.items()}
-        run = run._replace(interrupted=False, message="", nodes=nodes)
-        return _Runner(program, run, home, images, options).loop()
+        yield
     finally:
         own.free()
+
+
+def _run(
+    program: Program, run: RunState, home: Path, images: Images, options: Options,
+    answers: schedule.Answers = MappingProxyType({}),
+) -> RunState:  # fmt: skip
+    for name in options.get("at_once", {}).keys() & program.templates.keys():
+        here, there = options["at_once"][name], program.templates[name].parallelism
+        program.templates[name].parallelism = min(here, there or here)
+    nodes = {key: _set_back(node) for key, node in run.nodes.items()}
+    run = run._replace(interrupted=False, message="", nodes=nodes)
+    return _Runner(program, run, home, images, options, answers).loop()
 
 
 def _set_back(node: Node) -> Node:
@@ -133,16 +157,18 @@ def _set_back(node: Node) -> Node:
     if node.type != "Pod" or node.fulfilled:
         return node
     if node.pid is not None and node.pid_started and process_start(node.pid) == node.pid_started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
+        pods.kill_group(node.pid, signal.SIGKILL)
     return node._replace(phase="Pending", started=None, message="", pid=None, pid_started="")
 
 
 class _Runner:
     """What one call of `execute` or `resume` holds: processes, locks, and the queue of what happened."""
 
-    def __init__(self, program: Program, run: RunState, home: Path, images: Images, options: Options) -> None:
+    def __init__(
+        self, program: Program, run: RunState, home: Path, images: Images, options: Options, answers: schedule.Answers
+    ) -> None:
         self.program, self.run, self.home, self.images, self.options = program, run, home, images, options
+        self.answers = answers
         self.known = schedule.global_values(program, run)
         # nodes whose process has ended; empty for Ctrl-C (it may be put to in a signal handler)
         self.happened: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -160,14 +186,17 @@ class _Runner:
         """Go on until the workflow has ended, waits for an answer, or was asked to stop."""
         try:
             with self._signals():
+                self.file.write(self.run)  # a resume finds it whatever comes
                 while True:
                     wake = None if self.interrupts else self._advance()
                     self._write()
-                    waits = bool(self.run.suspended) and wake is None
+                    waits = bool(self.run.suspended) and wake in (None, self.program.deadline(self.run.started))
                     if self.run.finished is not None or (not self.pods.running and (waits or self.interrupts)):
                         return self.run
                     self._wait(wake)
         finally:
+            with contextlib.suppress(OSError):  # what raised says more
+                self._write()
             self.pods.close()
             for node in list(self.locks):
                 self._unlock(node)
@@ -182,11 +211,10 @@ class _Runner:
 
     def _advance(self) -> datetime | None:
         """Take the state as far as it goes now; return when to look again."""
-        answers = self.options.get("answers", {})
         while True:
             now = datetime.now(UTC)
             step = schedule.Walk(
-                self.program, self.run, self.known, held=self.locks, now=now, answers=answers
+                self.program, self.run, self.known, held=self.locks, now=now, answers=self.answers
             ).advance()
             if step.run != self.run:
                 self.run = step.run

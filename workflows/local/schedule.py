@@ -23,7 +23,7 @@ from workflows.local.templating import Scope, paste, substitute
 NAMESPACE = "default"
 DEADLINE = "Step exceeded its deadline"
 Answers = Mapping[str, Mapping[str, str]]
-"""Display name of a suspended node to its output parameters."""
+"""Id of a suspended node to its output parameters."""
 
 
 class Start(NamedTuple):
@@ -164,7 +164,7 @@ class Walk:
             if self._is_full(boundary):
                 return None
             try:
-                given = parameters.inputs(template.inputs, arguments, self.program.config_maps)
+                given = parameters.inputs(template.inputs, arguments, self.program.parameter_maps)
             except parameters.Unsupplied as error:
                 self.create(name, "Skipped", "Error", key, boundary, parents, message=str(error))
                 raise Broken(str(error)) from None
@@ -176,6 +176,8 @@ class Walk:
         own = {f"inputs.parameters.{parameter}": value for parameter, value in node.inputs.items()}
         scope = Scope({**self.globals, "node.name": name, **own})
         if template.mutexes and node.id not in self.held:
+            if self._late():
+                return self.end(node, "Failed", DEADLINE)
             return self.set(node, message=self._want(node.id, template.mutexes, scope))
         return self._retry(node, template, scope) if node.type == "Retry" else self._attempt(node, template, scope)
 
@@ -239,8 +241,11 @@ class Walk:
         """Wait for the duration, or for an answer; then outputs have the values supplied, else their defaults."""
         node = self._begun(node)
         duration = paste(str((template.body["suspend"] or {}).get("duration") or ""), scope)
-        until = (node.started or self.now) + retry.parse_duration(duration) if duration else None
-        answer = self.answers.get(node.display_name)
+        try:
+            until = (node.started or self.now) + retry.parse_duration(duration) if duration else None
+        except LanguageError as error:
+            raise self._broken(node, str(error)) from None
+        answer = self.answers.get(node.id)
         if answer is None and (until is None or self.now < until):
             self.wakes += [until] if until else []
             return node
@@ -262,14 +267,14 @@ class Walk:
 
     def _is_full(self, boundary: str) -> bool:
         """Tell whether as much runs as the workflow, or the DAG or steps around, may run at once."""
-        limit = self.program.spec.get("parallelism")
+        limit = self.program.parallelism
         own = self._template_of(boundary).parallelism if boundary else None
         if limit is None and own is None:
             return False
         active = [node for node in self.nodes.values() if node.phase in ("Pending", "Running")]
         pods = [node for node in active if node.type == "Pod" and node.id not in self.wanted]
         siblings = [node for node in active if node.boundary == boundary and node.type in ("Pod", "Steps", "DAG")]
-        return (limit is not None and len(pods) >= int(limit)) or (own is not None and len(siblings) >= own)
+        return (limit is not None and len(pods) >= limit) or (own is not None and len(siblings) >= own)
 
     def _template_of(self, key: str) -> Template:
         return self.program.templates[self.nodes[key].template]

@@ -79,9 +79,11 @@ class RunState(NamedTuple):
         return self.workflow_template
 
     @property
-    def suspended(self) -> tuple[str, ...]:
-        """Display names of the nodes that wait for somebody's answer or for their time."""
-        return tuple(n.display_name for n in self.nodes.values() if n.type == "Suspend" and n.phase == "Running")
+    def suspended(self) -> dict[str, str]:
+        """Nodes that wait for somebody's answer or for their time: display name, or name if several bear it, to id."""
+        waiting = [node for node in self.nodes.values() if node.type == "Suspend" and node.phase == "Running"]
+        shown = [node.display_name for node in waiting]
+        return {n.display_name if shown.count(n.display_name) == 1 else n.name: n.id for n in waiting}
 
     def node_id(self, name: str) -> str:
         """Return the id that Argo gives a node of this name."""
@@ -139,7 +141,7 @@ def list_runs(home: Path) -> list[RunState]:
 
 
 def find_unfinished(home: Path, digest: str) -> str | None:
-    """Return the newest run known by `digest` that no runner is at work on and that has not ended."""
+    """Return the newest run known by `digest`, if it has not ended and no runner is at work on it."""
     for run in list_runs(home):
         if run.digest == digest:
             return run.name if run.finished is None and not is_running(home, run.name) else None
