@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +24,8 @@ GOOD, COUNT = "good", "count"
 """Arguments: measurements that must be good one after the other, and how many there are at most."""
 _ROUTE = f'route="{PREDICT}"'
 _LATENCY = 0.95
+_STEP = "step-index"
+"""Label by which Argo Rollouts says which of its steps an AnalysisRun is of."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Failed:
-    """A metric that ended a release: `value` is what was measured last, None where nothing could be."""
+    """A metric that ended a release: `value` is what was measured last, None where nothing could be.
+
+    `step` counts the Rollout's steps from 0, None where the run was of none.
+    """
 
     metric: str
     value: float | None
     at_most: float | None
     reason: str
     measurements: tuple[str, ...] = ()
+    step: int | None = None
 
 
 def metrics(analysis: Analysis, task: Task, namespace: str, name: str) -> list[Metric]:
@@ -90,7 +96,9 @@ def failed(runs: Sequence[Object], measured: Sequence[Metric]) -> Failed | None:
     for run in runs:
         for result in (run.get("status") or {}).get("metricResults") or ():
             if (phase := result.get("phase")) in ("Failed", "Error", "Inconclusive"):
-                return _failed(result, phase, limits.get(result["name"]))
+                step = (run["metadata"].get("labels") or {}).get(_STEP, "")
+                found = _failed(result, phase, limits.get(result["name"]))
+                return replace(found, step=int(step)) if step.isdigit() else found
     return None
 
 

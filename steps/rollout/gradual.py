@@ -21,7 +21,7 @@ from contracts.names import LABEL_STAGE
 from steps.rollout import analysis, diagnosis, shadow
 from steps.rollout.cluster import Conflict, Object
 from steps.rollout.gradual_objects import HASH
-from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes, version_on
+from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes, version_of, version_on
 from steps.rollout.objects import selector
 from steps.rollout.target import NotHealthy, Serving
 
@@ -62,7 +62,7 @@ class Gradual(Kubernetes):
     def _beside(self, version: int, wanted: Sequence[Object]) -> dict[str, Any]:
         """Let a new version answer a copy of the requests, and return what that showed, for the ledger."""
         how, champion = self.world.pipeline.release.shadow, version_on(self.cluster, self.name)
-        if how is None or champion in (None, version):
+        if how is None or champion is None or champion == version or self._served_before(version, champion):
             return {}
         began, plain = datetime.now(UTC), next(o for o in wanted if o["kind"] == "IngressRoute")
         made = shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent)
@@ -89,6 +89,14 @@ class Gradual(Kubernetes):
             reason = f"shadow: {changed} of its labels differ from those of version {champion}, {limit:.2%} may"
             raise NotHealthy(reason, evidence={"metric": "shadow", "shadow": evidence})
         return {"shadow": evidence}
+
+    def _served_before(self, version: int, champion: int) -> bool:
+        """Say whether this is the way back: to a version whose template is older than that of what serves."""
+        made = {
+            version_of(replicaset): str(replicaset["metadata"].get("creationTimestamp", ""))
+            for replicaset in self.cluster.select("ReplicaSet", selector(self.name))
+        }
+        return version in made and champion in made and made[version] < made[champion]
 
     def _await_shadow(self) -> None:
         deadline = time.monotonic() + self.world.pipeline.release.ready_timeout.total_seconds()
@@ -186,8 +194,9 @@ class Gradual(Kubernetes):
         self, rollout: Object, replicaset: Object | None, pods: list[Object], events: list[Object], runs: list[Object]
     ) -> NotHealthy:
         if failed := analysis.failed(runs, self._measured):
-            weight = ((rollout["status"].get("canary") or {}).get("weights") or {}).get("canary", {}).get("weight")
-            evidence = {"metric": failed.metric, "value": failed.value, "at_most": failed.at_most, "weight": weight}
+            evidence = {"metric": failed.metric, "value": failed.value, "at_most": failed.at_most}
+            if failed.step is not None:  # each weight is two steps of the Rollout: to set it, and to judge
+                evidence["weight"] = self.world.pipeline.release.canary_steps[failed.step // 2].weight
             return NotHealthy(failed.reason, evidence={**evidence, "measurements": list(failed.measurements)})
         if pods:
             return self._not_healthy(replicaset, pods, events)

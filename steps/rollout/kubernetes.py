@@ -291,7 +291,7 @@ def version_on(cluster: Cluster, name: str) -> int | None:
     if deployment is None:
         return None
     if deployment.get("status", {}).get("availableReplicas", 0):
-        return _version(deployment)
+        return version_of(deployment)
     return None if deployment["spec"].get("replicas") else _stable(cluster, name)
 
 
@@ -305,7 +305,7 @@ def _stable(cluster: Cluster, name: str) -> int | None:
     if not status.get("availableReplicas", 0):
         return None
     found = cluster.select("ReplicaSet", selector(name) | {HASH: status.get("stableRS", "")})
-    return _version(found[0]) if found else None
+    return version_of(found[0]) if found else None
 
 
 def _revision(replicaset: Object) -> int:
@@ -313,7 +313,8 @@ def _revision(replicaset: Object) -> int:
     return int(said.get(diagnosis.REVISION) or said.get(diagnosis.ROLLOUT_REVISION) or 0)
 
 
-def _version(holder: Object) -> int | None:
+def version_of(holder: Object) -> int | None:
+    """Return the version of which a Deployment or ReplicaSet has the pods' template."""
     version = _said(holder["spec"]["template"], "version")
     return int(version) if version else None
 

@@ -31,8 +31,9 @@ HASHES = {NEW: "7b9f", OLD: "55cd"}
 MEASURED = [Metric("error-rate", "q", 0.01, "share of its answers with status 5xx"), Metric("latency", "q", 3, "slow")]
 
 
-def run(*results: dict[str, Any], created: str = "2026-11-28T12:00:00Z") -> dict[str, Any]:
-    return {"metadata": {"creationTimestamp": created}, "status": {"metricResults": list(results)}}
+def run(*results: dict[str, Any], created: str = "2026-11-28T12:00:00Z", step: str = "") -> dict[str, Any]:
+    labels = {"step-index": step} if step else {}
+    return {"metadata": {"creationTimestamp": created, "labels": labels}, "status": {"metricResults": list(results)}}
 
 
 def result(name: str, phase: str, *taken: tuple[str, str], message: str = "") -> dict[str, Any]:
@@ -43,9 +44,9 @@ def result(name: str, phase: str, *taken: tuple[str, str], message: str = "") ->
 def test_the_metric_that_did_it_is_named_with_value_and_limit() -> None:
     good = result("latency", "Successful", ("[1.1]", "Successful"))
     bad = result("error-rate", "Failed", ("[0.001]", "Successful"), ("[0.43]", "Failed"))
-    found = failed([run(good, bad)], MEASURED)
+    found = failed([run(good, bad, step="3")], MEASURED)
     assert found is not None
-    assert (found.metric, found.value, found.at_most) == ("error-rate", 0.43, 0.01)
+    assert (found.metric, found.value, found.at_most, found.step) == ("error-rate", 0.43, 0.01, 3)
     assert found.reason == "error-rate is 0.43, at most 0.01 is allowed (share of its answers with status 5xx)"
     assert found.measurements == ("error-rate: [0.001] Successful", "error-rate: [0.43] Failed")
 

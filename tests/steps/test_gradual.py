@@ -502,7 +502,14 @@ def test_the_records_of_two_servers_of_the_same_requests_are_joined(place: Place
     assert shadow.records(place.base.storage, "tiny", 1, datetime.now(UTC)).num_rows == 0, "of before"
 
 
-def test_what_serves_is_no_shadow_of_itself(shadowed: Place) -> None:
+def test_neither_what_serves_nor_the_way_back_is_put_into_the_shadow(shadowed: Place) -> None:
+    assert "shadow" not in shadow_release(shadowed, 1).evidence
+    keep(shadowed, 1, ["yes"])
+    keep(shadowed, 2, ["yes"])
+    assert "shadow" in shadow_release(shadowed, 2).evidence
+    for (kind, name), thing in shadowed.cluster.things.items():
+        if kind == "ReplicaSet":
+            thing["metadata"]["creationTimestamp"] = f"2026-11-28T12:00:0{name[-1]}Z"
     assert "shadow" not in shadow_release(shadowed, 1).evidence
 
 
