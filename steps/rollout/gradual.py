@@ -134,15 +134,13 @@ class Gradual(Kubernetes):
         now = self.cluster.get("Deployment", self.name)
         status = (now or {}).get("status") or {}
         own = int((now or {}).get("spec", {}).get("replicas", 0))
-        held = self.cluster.get("Rollout", self.name)
-        if held is None and not status.get("availableReplicas"):
+        if self.cluster.get("Rollout", self.name) is None and not status.get("availableReplicas"):
             self._publish(deployment)
             own = 1
         self._publish(rollout)
-        if not ((held or {}).get("status") or {}).get("stableRS"):
+        if own:  # not adopted yet, or not to the end
             self.cluster.scale("Rollout", self.name, max(own, self.world.settings.serving_min_replicas))
             self._watch_rollout()
-        if own:
             self.cluster.scale("Deployment", self.name, 0)
 
     def _watch_rollout(self) -> list[Object]:

@@ -111,6 +111,8 @@ class Kubernetes:
         tracking = self.world.tracking
         package = tracking.package_uri(entry.run_id)
         content = self.world.storage.read(f"{package}/{MANIFEST_FILE}")
+        # pods reach a bucket only: where the store is a folder, none are kept
+        records, records_uri = self.world.pipeline.records, self.world.storage.uri(PREDICTIONS, self.name)
         manifest = ModelManifest.model_validate_json(content)
         fetches = not entry.evidence.get(_HOLDS_MODEL)
         version = Version(
@@ -119,8 +121,8 @@ class Kubernetes:
             commit=tracking.record(entry.run_id).tags.get(tag("code_commit"), ""),
             package=package if fetches else "",
             package_sha256=hashlib.sha256(content).hexdigest() if fetches else "",
-            record_share=self.world.pipeline.records.share, record_inputs=self.world.pipeline.records.inputs,
-            task=manifest.task, records_uri=self.world.storage.uri(PREDICTIONS, self.name),
+            record_share=records.share if records_uri.startswith("s3://") else 0.0, record_inputs=records.inputs,
+            task=manifest.task, records_uri=records_uri,
         )  # fmt: skip
         return objects(
             version, self.world.pipeline.release, self.world.settings, self.cluster.namespace,
