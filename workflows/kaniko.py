@@ -26,6 +26,10 @@ from contracts.stages import Build
 from workflows.retries import retry_strategy
 from workflows.stages import BRACE, argument, executor, sizes
 
+NOT_UNPACKED = "--ignore-path="
+"""Kaniko unpacks the whole base for a COPY.  A model is copied beside it, so these folders, nearly all of it, need not
+be written; who runs a program of the base needs them."""
+
 
 def kaniko() -> Container:
     """Return the template; Hera adds it to the workflow template that is open."""
@@ -44,6 +48,7 @@ def kaniko() -> Container:
             # Neither --reproducible nor --single-snapshot: the base's layers stay as they are, so that nodes have them
             # already, and only what is copied is looked at.
             "--push-retry=3",
+            *(f"{NOT_UNPACKED}{folder}" for folder in ("/opt", "/usr", "/var")),
         ],
         inputs=[
             Parameter(name="context", description="URI of the packed build context."),

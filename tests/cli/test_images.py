@@ -142,7 +142,11 @@ def test_kaniko_runs_alone_as_the_compiled_template_has_it() -> None:
     made = workflow("retrain-packages-x", template, {"context": "s3://c", "destination": "r:t", "plain-http": ""})
 
     assert made["spec"]["entrypoint"] == made["spec"]["templates"][0]["name"] == "kaniko"
-    assert made["spec"]["templates"][0] in template["spec"]["templates"]
+    [built], [compiled] = made["spec"]["templates"], [t for t in template["spec"]["templates"] if t["name"] == "kaniko"]
+    words = built["container"].pop("args")
+    missing = [word for word in compiled["container"].pop("args") if word not in words]
+    assert built == compiled
+    assert [word.partition("=")[0] for word in missing] == ["--ignore-path"] * 3, "a program of the base is run"
     assert "onExit" not in made["spec"]
     given = {p["name"]: p.get("value") for p in made["spec"]["arguments"]["parameters"]}
     assert given.keys() == {"kaniko-image", "build-cpu", "build-memory", "context", "destination", "plain-http"}

@@ -36,6 +36,7 @@ from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 from workflows.cluster.submission import put
+from workflows.kaniko import NOT_UNPACKED
 
 BASES = {"steps-image": LOCK_FILE, "serving-image": SERVING_LOCK}
 """Workflow parameter of an image, and the lock of what it holds."""
@@ -261,7 +262,8 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
 def workflow(name: str, template: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """Return the Workflow that runs the compiled template's Kaniko alone."""
     spec = template["spec"]
-    container = next(each for each in spec["templates"] if each["name"] == KANIKO)
+    kaniko = next(each for each in spec["templates"] if each["name"] == KANIKO)
+    arguments = [each for each in kaniko["container"]["args"] if not each.startswith(NOT_UNPACKED)]
     own = {"kaniko-image", *(f"{Build.name}-{what}" for what in ("cpu", "memory"))}
     parameters = [each for each in spec["arguments"]["parameters"] if each["name"] in own - {f"{Build.name}-memory"}]
     parameters.append({"name": f"{Build.name}-memory", "value": str(_MEMORY_MIB)})
@@ -274,7 +276,7 @@ def workflow(name: str, template: Mapping[str, Any], given: Mapping[str, str]) -
             "entrypoint": KANIKO,
             "arguments": {"parameters": parameters},
             "podSpecPatch": spec["podSpecPatch"],
-            "templates": [container],
+            "templates": [{**kaniko, "container": {**kaniko["container"], "args": arguments}}],
             "ttlStrategy": {"secondsAfterCompletion": 86400},
         },
     }
