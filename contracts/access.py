@@ -131,7 +131,6 @@ GRADUAL_RULES: tuple[Rule, ...] = (
     Rule(("argoproj.io",), ("rollouts", "analysistemplates"), (*_APPLY, "delete")),
     Rule(("argoproj.io",), ("analysisruns",), _READ),
     Rule(("traefik.io",), ("traefikservices", "ingressroutes"), (*_APPLY, "delete")),
-    Rule(("apps",), ("replicasets",), ("delete",)),
     Rule(("",), ("services",), ("delete",)),
     Rule(("networking.k8s.io",), ("networkpolicies",), ("delete",)),
 )

@@ -43,6 +43,9 @@ class Analysis(Contract):
     max_latency_ratio: float | None = Field(
         3.0, gt=0, description="95th percentile of its seconds to that of the version that serves."
     )
+    latency_floor_ms: float = Field(
+        20.0, ge=0, description="A percentile below this counts as this: what nobody notices is no reason to go back."
+    )
     max_score_distance: float | None = Field(
         0.25, ge=0, le=1, description="Kolmogorov-Smirnov distance of its scores to those of the version that serves."
     )

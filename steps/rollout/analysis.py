@@ -182,7 +182,8 @@ def _metrics(analysis: Analysis, task: Task, ask: _Queries) -> Iterator[Metric]:
         query = ask.enough(f"(sum({errors}) or vector(0)) / {ask.requests(NEW)}", NEW)
         yield Metric("error-rate", query, limit, "share of its answers with status 5xx")
     if (limit := analysis.max_latency_ratio) is not None:
-        query = ask.enough(f"{ask.latency(NEW)} / {ask.latency(OLD)}", NEW, OLD)
+        usual = f"clamp_min({ask.latency(OLD)}, {analysis.latency_floor_ms / 1000})"
+        query = ask.enough(f"{ask.latency(NEW)} / {usual}", NEW, OLD)
         yield Metric("latency", query, limit, "95th percentile of its seconds to that of the version that serves")
     if (limit := analysis.max_score_distance) is not None:
         distance = ask.differences("retrain_score_bucket", "retrain_score_count", "le")

@@ -171,11 +171,10 @@ class Cluster:
             ),
         )  # fmt: skip
 
-    def delete(self, kind: str, name: str, *, orphan: bool = False) -> None:
-        """Remove an object and what belongs to it, or let that go on by itself; one that is not there is no error."""
-        policy = {"propagation_policy": "Orphan"} if orphan else {}
+    def delete(self, kind: str, name: str) -> None:
+        """Remove an object and what belongs to it; one that is not there is no error."""
         with contextlib.suppress(NotThere):
-            self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace, **policy))
+            self._call("delete", kind, name, lambda api: api.delete(name=name, namespace=self.namespace))
 
     def log(self, pod: str, container: str, *, previous: bool, lines: int = 12) -> list[str]:
         """Return the last lines of a container, or of the one before it in the same pod; none when gone."""

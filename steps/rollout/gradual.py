@@ -153,6 +153,7 @@ class Gradual(Kubernetes):
         """
         release = self.world.pipeline.release
         told: set[str] = set()
+        self._tell(self._look_at_rollout()[-1], told, quietly=True)  # a Rollout's events of releases before
         deadline = time.monotonic() + release.longest.total_seconds() + _MARGIN_SECONDS
         while True:
             deployment, rollout, replicaset, pods, events = self._look_at_rollout()
@@ -163,7 +164,7 @@ class Gradual(Kubernetes):
                     return runs
                 case "Degraded" | "Undecided":
                     raise self._taken_back(rollout, replicaset, pods, events, runs)
-            if is_new(rollout) and any(crashed(pod) for pod in pods):
+            if seen(rollout, deployment) and is_new(rollout) and any(crashed(pod) for pod in pods):
                 raise self._not_healthy(replicaset, pods, events)
             if time.monotonic() > deadline:
                 raise NotHealthy(f"its rollout does not end: {(rollout.get('status') or {}).get('message', '')}")
@@ -211,15 +212,20 @@ def stands(rollout: Object, deployment: Object) -> str:
 
     A pause that only a person could end, since too little was measured, is *Undecided*.
     """
-    status, metadata = rollout.get("status") or {}, rollout["metadata"]
-    if str(status.get("observedGeneration", "")) != str(metadata["generation"]):
-        return "Progressing"
-    template = str(deployment["metadata"]["generation"])
-    if {_annotation(rollout, _GENERATION), str(status.get("workloadObservedGeneration", ""))} != {template}:
+    status = rollout.get("status") or {}
+    if not seen(rollout, deployment):
         return "Progressing"
     if any(pause.get("reason") == _UNDECIDED for pause in status.get("pauseConditions") or ()):
         return "Undecided"
     return str(status.get("phase") or "Progressing")
+
+
+def seen(rollout: Object, deployment: Object) -> bool:
+    """Say whether what a Rollout says of itself is of its spec, and of the Deployment's template, as they are now."""
+    status, template = rollout.get("status") or {}, str(deployment["metadata"]["generation"])
+    return str(status.get("observedGeneration", "")) == str(rollout["metadata"]["generation"]) and str(
+        status.get("workloadObservedGeneration", "")
+    ) == template == _annotation(rollout, _GENERATION)
 
 
 def is_new(rollout: Object) -> bool:

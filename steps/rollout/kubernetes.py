@@ -148,52 +148,41 @@ class Kubernetes:
     def _roll_out(self, version: int, wanted: Sequence[Object]) -> Serving:
         ready = self.world.pipeline.release.ready_timeout.total_seconds()
         if not self.exports:
-            self._leave_rollout()
+            self._leave_rollout(wanted, ready)
         for each in wanted:
             self._publish(each)
         if self.exports:
             self._await_sync(next(o for o in wanted if o["kind"] == "Deployment"))
-            self._watch(ready)
         else:
-            left = self._left_by_rollout()
-            self._scale_up(left)
-            self._watch(ready)
-            self._remove(left)
+            self._scale_up(self.world.settings.serving_min_replicas)
+        self._watch(ready)
         return Serving(self._url, version)
 
-    def _leave_rollout(self) -> None:
-        """Let the Deployment serve where a Rollout did; its pods answer on until the Deployment's do."""
+    def _leave_rollout(self, wanted: Sequence[Object], ready: float) -> None:
+        """Let the Deployment serve where a Rollout did: it has pods of what serves before the Rollout's go."""
         try:
             rollout = self.cluster.get("Rollout", self.name)
         except ConfigError:  # no such kind, or no such right: then there is none of ours
             return
-        if rollout is not None:
-            LOG.info("the Deployment %s serves by itself again", self.name)
-            self.cluster.apply(route_to_service(self.name, self.cluster.namespace))
-            self.cluster.delete("Rollout", self.name, orphan=True)
-            while self.cluster.get("Rollout", self.name) is not None:  # gone once its ReplicaSets are nobody's
-                time.sleep(LOOK_SECONDS)
+        if rollout is None:
+            return
+        LOG.info("the Deployment %s is to serve by itself again", self.name)
+        self._scale_up(int(rollout["spec"].get("replicas", 1)))
+        self._watch(ready)
+        self.cluster.apply(route_to_service(self.name, self.cluster.namespace))
+        self.cluster.delete("Rollout", self.name)
+        # its pods still take connections for a while, but a Service that chooses them only would soon have none
+        self.cluster.apply(next(o for o in wanted if o["kind"] == "Service"))
+        for kind, name in (
+            ("TraefikService", self.name), ("AnalysisTemplate", self.name), ("Service", next_service(self.name)),
+        ):  # fmt: skip
+            self.cluster.delete(kind, name)
 
-    def _left_by_rollout(self) -> list[Object]:
-        """Return the ReplicaSets of a Rollout that is no more."""
-        found = self.cluster.select("ReplicaSet", selector(self.name))
-        return [r for r in found if HASH in r["metadata"]["labels"] and not r["metadata"].get("ownerReferences")]
-
-    def _scale_up(self, left: Sequence[Object]) -> None:
-        """Give a Deployment without pods as many as serve in its place: an autoscaler lets none be none."""
+    def _scale_up(self, replicas: int) -> None:
+        """Give a Deployment that has no pods so many; what has some is its autoscaler's, which lets none be none."""
         deployment = self.cluster.get("Deployment", self.name)
         if deployment is not None and deployment["spec"].get("replicas") == 0:
-            serving = sum(int(replicaset["spec"].get("replicas", 0)) for replicaset in left)
-            self.cluster.scale("Deployment", self.name, max(serving, self.world.settings.serving_min_replicas))
-
-    def _remove(self, left: Sequence[Object]) -> None:
-        for replicaset in left:
-            self.cluster.delete("ReplicaSet", replicaset["metadata"]["name"])
-        if left:
-            for kind, name in (
-                ("TraefikService", self.name), ("AnalysisTemplate", self.name), ("Service", next_service(self.name)),
-            ):  # fmt: skip
-                self.cluster.delete(kind, name)
+            self.cluster.scale("Deployment", self.name, replicas)
 
     def _publish(self, wanted: Object) -> None:
         if self.lost.is_set():
@@ -244,11 +233,12 @@ class Kubernetes:
                 raise self._not_healthy(seen.replicaset, seen.pods, seen.events)
             time.sleep(LOOK_SECONDS)
 
-    def _tell(self, events: Sequence[Object], told: set[str]) -> None:
+    def _tell(self, events: Sequence[Object], told: set[str], *, quietly: bool = False) -> None:
         for event in events:
             if (key := f"{event['metadata']['uid']} {event.get('count')}") not in told:
                 told.add(key)
-                LOG.info("%s", diagnosis.describe(event))
+                if not quietly:
+                    LOG.info("%s", diagnosis.describe(event))
 
     def _look(self) -> _Seen:
         deployment = self.cluster.get("Deployment", self.name)

@@ -98,6 +98,7 @@ FULL: dict[str, Any] = {
         "steps": [{"weight": 5, "hold": "1m"}, {"weight": 40, "hold": "2m"}],
         "analysis": {
             "interval": "10s", "window": "30s", "min_requests": 50, "patience": "5m", "failures": 1, "hold": "3m",
+            "latency_floor_ms": 5,
             "max_error_rate": 0.02, "max_latency_ratio": 2, "max_score_distance": 0.3, "max_label_distance": 0.1,
         },
     },

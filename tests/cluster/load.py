@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import uuid
 from collections import Counter
 from types import TracebackType
 
@@ -19,7 +20,7 @@ class Load:
     """``with Load(host) as load: ...``; then `load.seen` counts what was answered, and `load.rate` how often a second.
 
     It never asks again: whatever goes wrong on a connection is counted as such.  `via` is where to ask for the host,
-    such as a proxy, where it is not the host itself.
+    such as a proxy, where it is not the host itself.  Each request has an id of its own.
     """
 
     def __init__(self, host: str, *, rate: float = 96.0, rows: int = 1, via: str = "") -> None:
@@ -28,7 +29,7 @@ class Load:
         self._address, self._pause = via or host, CLIENTS / rate
         body = BODY if rows == 1 else json.dumps({"instances": [ROW] * rows}).encode()
         head = f"POST /v1/predict HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-        self._request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+        self._head, self._body = f"{head}content-length: {len(body)}\r\nx-request-id: ", body
         self._until = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -56,7 +57,7 @@ class Load:
             try:
                 reader, writer = kept or await asyncio.open_connection(self._address, 80)
                 kept = None
-                writer.write(self._request)
+                writer.write(f"{self._head}{uuid.uuid4()}\r\n\r\n".encode() + self._body)
                 async with asyncio.timeout(30):
                     head = (await reader.readuntil(b"\r\n\r\n")).lower()
                     body = await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))

@@ -15,6 +15,7 @@ import pytest
 
 from contracts.names import ALIAS_PRODUCTION
 from contracts.outcomes import Outcome, State
+from contracts.pipeline.operation import Records
 from contracts.stages import Deploy
 from steps.deploy import deploy
 from steps.probes.release import release_findings
@@ -28,7 +29,14 @@ NAMESPACE = os.environ.get("CANARY_NAMESPACE", "canary-test")
 TRAEFIK = os.environ.get("TRAEFIK_ADDRESS", "traefik.traefik")
 CANARY = {
     "steps": [{"weight": 30, "hold": "15s"}],
-    "analysis": {"interval": "5s", "window": "20s", "min_requests": 30, "patience": "3m", "hold": "15s"},
+    "analysis": {
+        "interval": "5s",
+        "window": "20s",
+        "min_requests": 30,
+        "patience": "3m",
+        "hold": "15s",
+        "max_latency_ratio": 6,
+    },
 }
 
 
@@ -38,7 +46,8 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         if cluster.run("kubectl", "get", "crd", kind).returncode != 0:
             pytest.skip(f"the cluster has no {kind}")
     url = f"http://prometheus.{NAMESPACE}:9090"
-    with prepared(cluster, NAMESPACE, tmp_path_factory.mktemp("canary"), prometheus_url=url) as made:
+    store = "s3://models/store"
+    with prepared(cluster, NAMESPACE, tmp_path_factory.mktemp("canary"), prometheus_url=url, store=store) as made:
         made.cluster.kubectl("apply", "-f", "-", stdin=prometheus(cluster))
         done = made.cluster.run(
             "kubectl", "-n", NAMESPACE, "rollout", "status", "deployment/prometheus", "--timeout=120s", timeout=130
@@ -60,9 +69,10 @@ def prometheus(cluster: Cluster) -> str:
     return done.stdout
 
 
-def release(place: Place, kind: str, strategy: str = "canary", **settings: Any) -> Deploy.Outputs:
-    how = CANARY if strategy == "canary" else {"analysis": CANARY["analysis"]}
-    world = place.world(strategy=strategy, how=how, **settings)
+def release(place: Place, kind: str, strategy: str = "canary", **more: Any) -> Deploy.Outputs:
+    how = {**(CANARY if strategy == "canary" else {"analysis": CANARY["analysis"]}), **more}
+    world = place.world(strategy=strategy, how=how)
+    world.pipeline = world.pipeline.model_copy(update={"records": Records(share=1 if "shadow" in more else 0)})
     folder = odd_package(world.scratch / "package", kind, place.runs)
     return deploy(place.approve_package(world, folder), world=world)
 
@@ -173,3 +183,23 @@ def test_from_one_strategy_to_another_no_request_fails(place: Place, strategy: s
     assert not direct.failed
     agree(place, place.runs)
     assert len(place.get("rollouts.argoproj.io")) == (1 if strategy == "canary" else 0)
+
+
+def test_a_shadow_answers_copies_that_no_caller_sees_and_one_that_differs_is_taken_back(place: Place) -> None:
+    assert release(place, "good", shadow={"hold": "1s"}).outcome is Outcome.PROMOTED, "it keeps records from here on"
+    champion = place.runs
+    with through_traefik(place) as load:
+        time.sleep(3)
+        done = release(place, "good", shadow={"hold": "20s", "max_label_changes": 0.2})
+        time.sleep(2)
+    last = place.base.ledger.entries(place.base.pipeline.name)[-1]
+
+    print(f"shadow: {done.summary}\n{dict(load.seen)}\n{dict(last.evidence)}")
+    assert done.outcome is Outcome.ROLLED_BACK
+    assert "shadow: " in done.summary
+    assert set(load.seen) == {f"200 version {champion}"}
+    assert last.evidence["shadow"]["rows"] > 100
+    assert 0.3 < last.evidence["shadow"]["label_changes"] < 0.7, "both draw at random"
+    agree(place, champion)
+    left = place.cluster.kubectl("get", "deploy,svc,traefikservices.traefik.io,networkpolicy", "-o", "name")
+    assert "shadow" not in left

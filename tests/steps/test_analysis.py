@@ -227,7 +227,7 @@ def test_a_version_like_the_one_that_serves_keeps_to_every_limit(watched: Watche
     watched.ask(watched.new, 120)
     _until(lambda: watched.says("latency"), "enough requests are seen")
     limits = {metric.name: metric.at_most for metric in watched.measured}
-    for name in ("restarts", "error-rate", "score-distribution", "positive-share"):
+    for name in ("restarts", "error-rate", "latency", "score-distribution", "positive-share"):
         assert watched.says(name)[0] <= limits[name], name
 
 
@@ -236,7 +236,7 @@ def test_errors_slowness_and_shifted_scores_each_show_in_their_own_metric(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Odd, "flips", True)
-    monkeypatch.setattr(Odd, "sleeps", 0.02)
+    monkeypatch.setattr(Odd, "sleeps", 0.15)
     watched.ask(watched.old, 80)
     watched.ask(watched.new, 80)
     _until(lambda: watched.says("latency"), "enough requests are seen")
