@@ -109,11 +109,23 @@ class Archive:
             raise ConfigError(f"the ledger does not know a model {model!r}", remedy=known)
         if not model and len(models) != 1:
             if models:
-                raise ConfigError(
-                    "there are several models", remedy=f"say which: {', '.join(f'{m}@...' for m in models)}"
-                )
+                raise ConfigError("there are several models", remedy=f"say which: {' or '.join(models)}")
             raise ConfigError("no version was registered yet", remedy="`retrain run FILE` makes one")
         return cls(settings, ledger, model or models[0])
+
+    @classmethod
+    def named(cls, settings: Settings, reference: str) -> tuple[Archive, str]:
+        """Open the archive that a reference names, and return what it asks of it; a model alone asks for production.
+
+        Raises
+        ------
+        ConfigError
+            See `open`.
+        """
+        asked = Reference.parse(reference)
+        if not asked.model and asked.name in Ledger(settings.ledger.get_secret_value()).models():
+            asked = Reference(asked.name, ALIAS_PRODUCTION)
+        return cls.open(settings, asked.model), asked.name
 
     @cached_property
     def registry(self) -> Registry:

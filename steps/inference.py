@@ -24,7 +24,7 @@ from contracts.errors import DataError
 from contracts.pipeline.source import CsvOptions
 from contracts.pipeline.table import Column, ColumnType, Schema
 from steps.dominant_types import Tally, dominant_types, wider
-from steps.table.arrow_reader import ParquetFile
+from steps.table.arrow_reader import ParquetFile, is_parquet
 from steps.table.cells import fit_text
 from steps.table.csv_reader import CsvFile
 
@@ -82,8 +82,7 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
     ConfigError
         When it may not be read.
     """
-    with path.open("rb") as file:
-        parquet = file.read(4) == b"PAR1"
+    parquet = is_parquet(path)
     with tempfile.TemporaryDirectory(prefix="retrain-infer-") as folder:
         source = path if parquet else _as_text(path, options or CsvOptions(), Path(folder) / "text.parquet")
         names = ParquetFile(source, str(path)).columns()

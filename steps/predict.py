@@ -29,6 +29,7 @@ from serving.transform import unseen_in
 from steps.archive import Archive
 from steps.own_packages import activate, bring
 from steps.sources import open_source
+from steps.table.arrow_reader import is_parquet
 from steps.table.assembly import assemble
 from steps.table.rules import judge, violation_findings
 from steps.world import World
@@ -99,6 +100,10 @@ def request_schema(pipeline: Pipeline, columns: tuple[ColumnSpec, ...]) -> Schem
 
 
 def _read(source: str, model: PackagedModel, world: World) -> Path:
+    if Path(source).suffix == ".parquet" and Path(source).is_file() and not is_parquet(Path(source)):
+        raise DataError(
+            f"{source} is not a Parquet file", remedy="name another file, or give it the ending of its format"
+        )
     schema = request_schema(world.pipeline, model.manifest.columns)
     uri = source if "://" in source else Path(source).absolute().as_uri()
     opened = open_source(Source(uri=uri, csv=world.pipeline.source.csv), "", world.now(), "", world=world)
@@ -124,11 +129,11 @@ def _score(model: PackagedModel, table: pa.Table, done: int, version: int, unsee
 
 def _out_schema(model: PackagedModel) -> pa.Schema:
     manifest = model.manifest
-    label = {"integer": pa.int64(), "boolean": pa.bool_(), "string": pa.string()}[manifest.class_type]
+    label = {"integer": pa.int64(), "boolean": pa.bool_(), "string": pa.string()}
     return pa.schema(
         [
             ("row", pa.int64()),
-            ("prediction", label if manifest.classes else pa.float64()),
+            ("prediction", label[manifest.class_type] if manifest.classes else pa.float64()),
             *((f"probability_{text}", pa.float64()) for text in manifest.classes),
             ("version", pa.int64()),
         ]
@@ -171,4 +176,5 @@ def _sink(out: Path | None, schema: pa.Schema) -> Iterator[Sink]:
             f"cannot write {out}: {error.strerror}", remedy="check folder, permissions and disk"
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            part.unlink(missing_ok=True)

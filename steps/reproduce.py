@@ -32,7 +32,7 @@ from contracts.references import ModelManifest
 from contracts.settings import load_settings, variable
 from serving.model import PackagedModel, Predictions, read_manifest
 from serving.user_code import pack, unpack
-from steps.archive import Archive, Reference
+from steps.archive import Archive
 from steps.assessment import References, references
 from steps.dataset import read_table
 from steps.own_environment import score
@@ -302,12 +302,11 @@ def _not_restored(recorded: _Recorded, code: Code, environment: Environment, reb
 def main(reference: str) -> int:
     """Build a version again here; leave the answer, as JSON, where the manifest reads it; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    asked = Reference.parse(reference)
     try:
         settings = load_settings()
-        archive = Archive.open(settings, asked.model)
+        archive, name = Archive.named(settings, reference)
         with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-            found = reproduce(archive, asked.name, Path(folder), here=True)
+            found = reproduce(archive, name, Path(folder), here=True)
     except StageError as error:
         for finding in error.findings:
             LOG.error("  %s", finding)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
+from datetime import date
 from typing import Any
 
 import yaml
@@ -167,15 +168,23 @@ def _split(table: Inferred, learning: Learning) -> str:
         "# A row's side depends on seed and content alone, so it stays where it is in later data.",
         f"split: {{method: {method}, validation: 0.2, test: 0.2, seed: 7}}",
     ]
-    if dated := next((c for c in table.columns if c.type in TIMES), None):
+    dated = next((c for c in table.columns if c.type in TIMES and c.minimum != c.maximum), None)
+    if dated:
+        validation, test = _late_parts(dated)
         lines += [
             "# When tomorrow's rows are to be predicted, split by time instead; move the bounds forward only:",
             "# split:",
             "#   method: time",
-            f"#   time: {{column: {_flow(dated.name)}, validation: 2026-01-01, test: 2026-02-01}}",
+            f"#   time: {{column: {_flow(dated.name)}, validation: {validation}, test: {test}}}",
         ]
     lines.append("# When rows belong together (a customer's, a patient's): {method: group, group: COLUMN}")
     return "\n".join(lines) + "\n"
+
+
+def _late_parts(column: InferredColumn) -> tuple[date, date]:
+    """Return where the last two fifths of a column's time begin, and where the last one does."""
+    first, last = (date.fromisoformat(str(end)[:10]) for end in (column.minimum, column.maximum))
+    return first + (last - first) * 3 / 5, first + (last - first) * 4 / 5
 
 
 def _gates(table: Inferred, learning: Learning) -> str:

@@ -18,7 +18,7 @@ from contracts.pipeline.table import Schema
 from steps.sources.files import LocalFile, ask, local_files, local_paths, object_names
 from steps.sources.function import Function
 from steps.sources.uris import Kind, fill, kind, shown
-from steps.table.arrow_reader import ParquetFile, Stream
+from steps.table.arrow_reader import ParquetFile, Stream, is_parquet
 from steps.table.chunk import Task
 from steps.table.csv_reader import CsvFile
 from steps.world import World
@@ -183,8 +183,7 @@ def _query(source: Source, as_of: datetime) -> Query:
 def _file(file: LocalFile, source: Source) -> TableSource:
     declared = source.format
     if declared == "auto":
-        with file.path.open("rb") as opened:
-            declared = "parquet" if opened.read(4) == b"PAR1" else "csv"
+        declared = "parquet" if is_parquet(file.path) else "csv"
     return ParquetFile(file.path, file.uri) if declared == "parquet" else CsvFile(file.path, file.uri, source.csv)
 
 

@@ -18,6 +18,12 @@ from steps.table.chunk import Chunk, Task, fitted_chunk
 BATCH_ROWS = 32_768
 
 
+def is_parquet(path: Path) -> bool:
+    """Tell by its first bytes whether a file is Parquet."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 @dataclass(frozen=True)
 class ParquetFile:
     """One Parquet file."""

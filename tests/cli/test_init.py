@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_identifiers_are_left_out_and_dates_get_no_upper_bound(tmp_path: Path, t
 
     assert [p.column for p in pipeline.features.columns if p.drop] == ["customer"]
     assert pipeline.table.column("since").max is None
+    first, last = table["since"].min(), table["since"].max()
+    comment = next(
+        line for line in (tmp_path / "customers.yaml").read_text().splitlines() if "time: {column: since" in line
+    )
+    bounds = re.findall(r"\d{4}-\d\d-\d\d", comment)
+    assert str(first)[:10] < bounds[0] < bounds[1] < str(last)[:10]
 
 
 def test_several_classes_are_multiclass_with_a_gate_above_chance(tmp_path: Path, table: pd.DataFrame) -> None:

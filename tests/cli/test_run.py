@@ -230,8 +230,13 @@ def test_a_wrong_file_names_line_and_key(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run"], ["run", "churn.yaml", "--colour"], ["fly"], ["run", "churn.yaml", "--entrypoint", "release"]]
-)
+    "words",
+    [
+        ["run"], ["run", "churn.yaml", "--colour"], ["fly"], ["run", "churn.yaml", "--entrypoint", "release"],
+        ["run", "churn.yaml", "--as-of", "2024"], ["run", "churn.yaml", "--as-of", "2024-01-01T00:00:00"],
+        ["rollback", "7", "--reason", "why"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_is_64(desk: Desk, words: list[str]) -> None:
     desk(*words, code=64)
 

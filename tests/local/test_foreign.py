@@ -59,6 +59,9 @@ def test_a_manifest_runs_suspends_and_goes_on_with_an_answer(file: Path) -> None
     assert suspended.exit_code == 4
     assert "approve is suspended; the same command with --answer approve" in suspended.output
 
+    assert "waits for approve" in retrain("status").output
+    assert "waits for approve" in retrain("doctor").output
+
     ended = retrain("run", file, "-p", "word=given", "--answer", "approve:v=yes")
 
     assert ended.exit_code == 75  # what the step left with

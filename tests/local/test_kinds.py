@@ -132,6 +132,9 @@ def test_a_suspended_run_ends_its_runner_and_goes_on_with_an_answer(
     with pytest.raises(ConfigError, match="no suspended node nobody"):
         runner.resume(home, "wf", images=IMAGES, answers={"nobody": {}})
     assert runner.resume(home, "wf", images=IMAGES).suspended.keys() == {"approve"}
+    with pytest.raises(ConfigError, match="approve has no output w") as caught:
+        runner.resume(home, "wf", images=IMAGES, answers={"approve": {"w": "yes"}})
+    assert caught.value.remedy == "it has v"
     end = runner.resume(home, "wf", images=IMAGES, answers={"approve": answer})
     assert (end.phase, node(end, "echo").outputs, starts(mark, "a")) == ("Succeeded", {"v": said}, 1)
 

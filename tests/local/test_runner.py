@@ -251,6 +251,7 @@ CHANGES: dict[str, tuple[str, Manifest, str]] = {
     "spec.templates[main].dag.tasks[a].hooks": ("task", {"hooks": {}}, "is not supported"),
     "spec.templates[main].dag.target": ("dag", {"target": "a"}, "is not supported"),
     "spec.templates[main].dag.tasks[a].depends": ("task", {"depends": "b"}, "no task b"),
+    "spec.templates[main].dag.tasks[a].withItems": ("task", {"withItems": "none"}, "should be a list"),
     "spec.templates[main].dag.tasks[a].template": ("task", {"template": "zz"}, "zz"),
     "spec.templates[main].dag.tasks[a].when": ("task", {"when": "'a' = 'b'"}, "Invalid token"),
 }

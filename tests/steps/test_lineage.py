@@ -224,7 +224,7 @@ def test_of_several_models_one_must_be_named(world: World) -> None:
     )
     with pytest.raises(ConfigError, match="several models") as caught:
         ask(world, "1")
-    assert "churn@" in caught.value.remedy
+    assert caught.value.remedy == "say which: adult-income or churn"
 
 
 def test_people_read_the_same_answer(world: World) -> None:
@@ -293,6 +293,14 @@ def test_on_a_cluster_the_deployment_says_what_answers(
     assert found.serving is not None
     assert found.serving.answers is answers
     assert note in " ".join(found.notes)
+
+
+def test_a_model_alone_means_its_production(world: World) -> None:
+    release(world)
+    model = world.pipeline.name
+    for reference, name in ((model, "production"), (f"{model}@1", "1"), ("production", "production"), ("1", "1")):
+        archive, asked = Archive.named(world.settings, reference)
+        assert (archive.model, asked) == (model, name)
 
 
 def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest(

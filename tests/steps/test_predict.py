@@ -14,7 +14,7 @@ from serving.model import PackagedModel
 from steps import predict as predicting
 from steps.dataset import read_table
 from steps.predict import predict
-from tests.steps.trained import Trained, make_version, rows
+from tests.steps.trained import PIPELINE, Trained, make_version, rows
 
 COLUMNS = ["row", "prediction", "probability_no", "probability_yes", "version"]
 
@@ -46,6 +46,19 @@ def test_scores_are_the_model_s_own_one_line_a_row(trained: Trained, tmp_path: P
     assert expected.scores is not None
     assert out.column("probability_yes").to_pylist() == expected.scores[:, 1].tolist()
     assert set(out.column("version").to_pylist()) == {1}
+
+
+def test_a_number_is_predicted_as_one(tmp_path: Path) -> None:
+    target = PIPELINE.replace('{column: churned, task: binary, positive: "yes"}', "{column: spend, task: regression}")
+    estimator = (
+        target.replace("roc_auc", "rmse").replace('"my_model:make"', "linear").replace("accuracy, min", "mae, max")
+    )
+    version = make_version(tmp_path, estimator.replace("max: 0.1", "max: 1000"))
+    (tmp_path / "new.csv").write_text(rows(5, seed=9))
+    predict(version.archive(), "1", str(tmp_path / "new.csv"), tmp_path / "out.parquet", tmp_path)
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.column_names == ["row", "prediction", "version"]
+    assert len(set(out.column("prediction").to_pylist())) == 5
 
 
 def test_batches_do_not_change_the_scores(
@@ -89,6 +102,11 @@ def test_an_unknown_format_and_an_unwritable_place_are_told(trained: Trained, fi
         predict(trained.archive(), "1", str(file), tmp_path / "out.xlsx", tmp_path)
     with pytest.raises(ConfigError, match="cannot write"):
         predict(trained.archive(), "1", str(file), tmp_path / "no" / "out.csv", tmp_path)
+    with pytest.raises(ConfigError, match="cannot write"):
+        predict(trained.archive(), "1", str(file), file / "out.csv", tmp_path)  # a file is no folder
+    named = file.rename(tmp_path / "new.parquet")
+    with pytest.raises(DataError, match="is not a Parquet file"):
+        predict(trained.archive(), "1", str(named), tmp_path / "out.csv", tmp_path)
 
 
 def test_the_command_prints_csv_and_warns_beside_it(

@@ -74,9 +74,9 @@ def rows(count: int, seed: int = 1) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_version(folder: Path) -> Trained:
+def make_version(folder: Path, pipeline: str = PIPELINE) -> Trained:
     (folder / "churn.csv").write_text(rows(600))
-    (folder / "churn.yaml").write_text(PIPELINE)
+    (folder / "churn.yaml").write_text(pipeline)
     (folder / "my_model.py").write_text(MODULE)
     make_world(folder)  # MLflow's database
     world = World(

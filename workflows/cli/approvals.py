@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from steps.lineage import Lineage
     from workflows.cluster.connection import Namespace
 
-RUN = Annotated[str, typer.Argument(metavar="RUN|VERSION", help="The run that asked, or its version.")]
+RUN = Annotated[str, typer.Argument(metavar="RUN|[MODEL@]VERSION", help="The run that asked, or its version.")]
 MODEL = Annotated[str, typer.Option(help="Which model; needed when a version is named and there are several.")]
 
 
@@ -77,6 +77,7 @@ def review(
 
       retrain review adult-income-20261124-101500-1a2b
     """
+    run, model = _named(run, model)
     request, challenger, champion = (
         _reviewed_on_cluster(run, model, page, namespace, context)
         if namespace or context
@@ -116,6 +117,7 @@ def approve(
     from workflows.cli.releases import release_here, release_there
 
     _say_why(reason)
+    run, model = _named(run, model)
     if namespace or context:
         from workflows.cluster.approvals import decide
 
@@ -148,6 +150,7 @@ def reject(
       retrain reject adult-income-20261124-101500-1a2b --reason "the sample of March is known to be wrong"
     """
     _say_why(reason)
+    run, model = _named(run, model)
     if namespace or context:
         from workflows.cli.releases import release_there
         from workflows.cluster.approvals import decide
@@ -158,6 +161,12 @@ def reject(
         return
     _, entry = _decide(run, model, State.REJECTED, reason)
     typer.echo(f"{entry.model} version {entry.version} rejected by {entry.by}")
+
+
+def _named(run: str, model: str) -> tuple[str, str]:
+    """Take MODEL@VERSION apart."""
+    before, mark, version = run.rpartition("@")
+    return (version, before) if mark else (run, model)
 
 
 def _say_why(reason: str) -> None:

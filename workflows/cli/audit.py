@@ -108,12 +108,11 @@ def export(
 
         typer.echo(json.dumps(there.export(_place(namespace, context), reference), indent=1))
         return
-    from steps.archive import Archive, Reference
+    from steps.archive import Archive
     from steps.attestation import statement
 
-    asked = Reference.parse(reference)
-    archive = Archive.open(desk_settings(desk_home(must_exist=True)), asked.model)
-    history = archive.ledger.history(archive.model, archive.version(asked.name))
+    archive, name = Archive.named(desk_settings(desk_home(must_exist=True)), reference)
+    history = archive.ledger.history(archive.model, archive.version(name))
     if not history:
         raise ConfigError(f"the ledger does not know {reference}", remedy="it was registered by other means")
     typer.echo(json.dumps(statement(archive.model, history), indent=1))

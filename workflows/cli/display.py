@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
@@ -150,7 +151,10 @@ def table(state: RunState, now: datetime) -> Table:
 
 
 class Progress:
-    """Shows a run while it goes on.  Use as a context manager and hand `update` to the runner."""
+    """Shows a run while it goes on.  Use as a context manager and hand `update` to the runner.
+
+    When nobody reads any more (``retrain run ... | head``) the run goes on in silence.
+    """
 
     def __init__(self, console: Console, file: TextIO) -> None:
         self._console = console
@@ -175,7 +179,8 @@ class Progress:
         with self._lock:
             self._state = state
         if self._live is None:
-            self._print_changes(state)
+            with contextlib.suppress(BrokenPipeError):
+                self._print_changes(state)
 
     def _render(self) -> RenderableType:
         with self._lock:

@@ -113,12 +113,13 @@ def _unfinished(home: Path) -> Iterator[Line]:
 
     for run in state.list_runs(home):
         if run.finished is None and not state.is_running(home, run.name):
+            waits = ", ".join(run.suspended)
+            how = f" and --answer {next(iter(run.suspended))}" if waits else ""
             yield Line(
-                what="run",
-                state="note",
-                found=f"{run.name} was cut off",
-                remedy="`retrain run` of the same file goes on with it",
-            )
+                what="run", state="note",
+                found=f"{run.name} waits for {waits}" if waits else f"{run.name} was cut off",
+                remedy=f"`retrain run` of the same file{how} goes on with it",
+            )  # fmt: skip
 
 
 def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.options import CONTEXT, NAMESPACE
+from workflows.cli.options import CONTEXT, NAMESPACE, rfc3339
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -47,7 +47,7 @@ def lineage(
 
       retrain lineage adult-income@12 -n mlops
     """
-    moment = _moment(at)
+    moment = rfc3339(at, "--at")
     found = _on_cluster(reference, moment, namespace, context) if namespace or context else _at_desk(reference, moment)
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
@@ -55,23 +55,12 @@ def lineage(
     console().print(render(found), soft_wrap=True)
 
 
-def _moment(at: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(at) if at else None
-    except ValueError:
-        raise typer.BadParameter("is no RFC 3339 moment", param_hint="--at") from None
-    if moment is not None and moment.tzinfo is None:
-        raise typer.BadParameter("says no time zone: end it with Z for UTC", param_hint="--at")
-    return moment
-
-
 def _at_desk(reference: str, at: datetime | None) -> Lineage:
-    from steps.archive import Archive, Reference
+    from steps.archive import Archive
     from steps.lineage import lineage as answer
 
-    asked = Reference.parse(reference)
-    settings = desk_settings(desk_home(must_exist=True))
-    return answer(Archive.open(settings, asked.model), asked.name, at)
+    archive, name = Archive.named(desk_settings(desk_home(must_exist=True)), reference)
+    return answer(archive, name, at)
 
 
 def _on_cluster(reference: str, at: datetime | None, namespace: str, context: str) -> Lineage:

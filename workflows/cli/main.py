@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import typer
@@ -65,17 +66,24 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be said goes nowhere
         sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        full = ConfigError(f"no room: {error}", remedy="make room on that disk; the same command goes on from there")
-        show_error(full)
-        sys.exit(full.row.exit_code)
+        told = _of_a_place(error)
+        show_error(told)
+        sys.exit(told.row.exit_code)
     except SystemExit as leaving:
         # Typer's own code for wrong usage is 2; sysexits.h, which the error table follows, has 64.
         sys.exit(EXIT_USAGE if leaving.code == 2 else leaving.code)
+
+
+def _of_a_place(error: OSError) -> ConfigError:
+    """Return what a full disk, or a place where nothing may be written or read, means to who gave it; else raise."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigError(f"no room: {error}", remedy="make room on that disk; the same command goes on from there")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR) and error.filename:
+        return ConfigError(f"{error.filename}: {error.strerror}", remedy="name another place, or mend its permissions")
+    raise error
 
 
 def show_error(error: StageError) -> None:

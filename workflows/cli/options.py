@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -31,6 +32,17 @@ WAIT = Annotated[bool, typer.Option("--wait/--no-wait", help="On a cluster: foll
 CONTEXT = Annotated[str, typer.Option(help="A context of KUBECONFIG; the current one.")]
 
 
+def rfc3339(text: str, option: str) -> datetime | None:
+    """Read a moment with its time zone; None for an empty text."""
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no RFC 3339 moment", param_hint=option) from None
+    if moment is not None and moment.tzinfo is None:
+        raise typer.BadParameter("says no time zone: end it with Z for UTC", param_hint=option)
+    return moment
+
+
 def check_options(entrypoint: str, *, source: str, as_of: str, version: int | None, no_cache: bool) -> None:
     """Refuse options that do not go together.
 
@@ -45,6 +57,7 @@ def check_options(entrypoint: str, *, source: str, as_of: str, version: int | No
         raise typer.BadParameter("--entrypoint release needs --version", param_hint="--version")
     if entrypoint == RETRAIN and version is not None:
         raise typer.BadParameter("goes with --entrypoint release; a retraining makes its own", param_hint="--version")
+    rfc3339(as_of, "--as-of")
     if entrypoint == RELEASE and (source or as_of or no_cache):
         raise typer.BadParameter("release reads no data", param_hint="--source, --as-of, --no-cache")
     if what := credential_in(source):

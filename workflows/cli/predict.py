@@ -32,15 +32,14 @@ def predict(
 
       retrain predict s3://bucket/day.parquet --model churn@12 --out scores.parquet
     """
-    from steps.archive import Archive, Reference
+    from steps.archive import Archive
     from steps.predict import predict as score
 
     if json_output and out is None:
         raise typer.BadParameter("standard output holds the scores", param_hint="--json")
-    asked = Reference.parse(model)
-    settings = desk_settings(desk_home(must_exist=True), Path.cwd())
+    archive, name = Archive.named(desk_settings(desk_home(must_exist=True), Path.cwd()), model)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        scored = score(Archive.open(settings, asked.model), asked.name, file, out, Path(folder))
+        scored = score(archive, name, file, out, Path(folder))
     for column, rows in scored.unseen.items():
         typer.echo(f"warning: {rows:,} rows hold a value of {column} that training did not see", err=True)
     if json_output:

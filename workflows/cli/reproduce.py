@@ -61,13 +61,12 @@ def reproduce(
 
 
 def _at_desk(reference: str, *, here: bool) -> Reproduction:
-    from steps.archive import Archive, Reference
+    from steps.archive import Archive
     from steps.reproduce import reproduce as rebuild
 
-    asked = Reference.parse(reference)
-    archive = Archive.open(desk_settings(desk_home(must_exist=True)), asked.model)
+    archive, name = Archive.named(desk_settings(desk_home(must_exist=True)), reference)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        return rebuild(archive, asked.name, Path(folder), here=here, tell=_tell)
+        return rebuild(archive, name, Path(folder), here=here, tell=_tell)
 
 
 def _on_cluster(reference: str, namespace: str, context: str) -> Reproduction:

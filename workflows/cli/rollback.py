@@ -41,6 +41,8 @@ def rollback(
     from steps.archive import Archive
     from workflows.cli.releases import release_here, release_there
 
+    if model.isdigit():
+        raise typer.BadParameter(f"a version goes with --to: --to {model}", param_hint="MODEL")
     if not reason.strip():
         raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
     if namespace or context:

@@ -114,8 +114,22 @@ def _at_desk() -> _Look:
     from workflows.local import state
 
     home = find_home()
+
+    def said(run: RunState) -> RunState:
+        """Say of a run that nobody works on why it goes no further."""
+        if run.finished is not None or run.message or state.is_running(home, run.name):
+            return run
+        why = (
+            f"waits for {', '.join(run.suspended)}"
+            if run.suspended
+            else "was cut off; the same command goes on with it"
+        )
+        return run._replace(message=why)
+
     return _Look(
-        lambda: state.list_runs(home), lambda name: state.load(home, name or newest(home)), lambda: at_desk(home)
+        lambda: [said(run) for run in state.list_runs(home)],
+        lambda name: said(state.load(home, name or newest(home))),
+        lambda: at_desk(home),
     )
 
 

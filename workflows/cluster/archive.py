@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 _LINEAGE = """
 from datetime import datetime
 from contracts.settings import load_settings
-from steps.archive import Archive, Reference
+from steps.archive import Archive
 from steps.lineage import lineage
-asked = Reference.parse(sys.argv[1])
 moment = map(datetime.fromisoformat, sys.argv[2:])
-print(patiently(lambda: lineage(Archive.open(load_settings(), asked.model), asked.name, *moment)).model_dump_json())
+print(patiently(lambda: lineage(*Archive.named(load_settings(), sys.argv[1]), *moment)).model_dump_json())
 """
 _AGREEMENT = """
 import json

@@ -37,14 +37,12 @@ _EXPORT = """
 import json
 from contracts.errors import ConfigError
 from contracts.settings import load_settings
-from steps.archive import Archive, Reference
+from steps.archive import Archive
 from steps.attestation import statement
 
-asked = Reference.parse(sys.argv[1])
-
 def look():
-    archive = Archive.open(load_settings(), asked.model)
-    history = archive.ledger.history(archive.model, archive.version(asked.name))
+    archive, name = Archive.named(load_settings(), sys.argv[1])
+    history = archive.ledger.history(archive.model, archive.version(name))
     if not history:
         raise ConfigError(f"the ledger does not know {sys.argv[1]}", remedy="it was registered by other means")
     return statement(archive.model, history)

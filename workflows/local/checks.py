@@ -80,6 +80,8 @@ def _of_task(program: Program, task: Task) -> Problems:
             yield f"{task.path}.arguments.parameters[{parameter.get('name')}]", problem
     if template is None:
         yield f"{task.path}.template", f"there is no template {task.template!r}"
+    if not isinstance(task.body.get("withItems", []), list):
+        yield f"{task.path}.withItems", "should be a list"
     for asked in template.inputs if template else ():
         if asked["name"] not in given and not {"value", "default", "valueFrom"} & asked.keys():
             yield task.path, f"inputs.parameters.{asked['name']} was not supplied"
@@ -145,7 +147,7 @@ def _of_container(program: Program, template: Template, images: Images, static: 
     container, path = template.container, f"{template.path}.{'container' if 'container' in template.body else 'script'}"
     image = paste(container.get("image", ""), static)
     if image and image not in images:  # an environment that has no such image leaves it empty; only its use is an error
-        yield f"{path}.image", f"no local command stands for the image {image!r}"
+        yield f"{path}.image", f"no local command stands for the image {image!r} (RETRAIN_IMAGES says which)"
     if not container.get("command"):
         yield f"{path}.command", "must be written out: a local run knows no image's own entrypoint"
     volumes, mounts = program.volumes(template), container.get("volumeMounts") or []

@@ -103,22 +103,24 @@ def resume(
         run = state.load(home, name)
         if run.finished is not None:
             return run
-        told = _answered(run, answers or {})
         kept = json.loads((state.run_folder(home, name) / FROZEN).read_text(encoding="utf-8"))
         needed = {m["metadata"]["name"] for m in kept if m["kind"] == "Secret"}
         for missing in sorted(needed - {secret["metadata"]["name"] for secret in secrets}):
             raise _refusal(f"{name} needs its Secret {missing} again", "secrets are not kept with a run")
         manifests = [*(m for m in kept if m["kind"] != "Secret"), *secrets]
         program, _ = manifest.load(manifests, entrypoint=run.entrypoint, given=run.parameters, images=images)
-        return _run(program, run, home, images, options, told)
+        return _run(program, run, home, images, options, _answered(program, run, answers or {}))
 
 
-def _answered(run: RunState, answers: schedule.Answers) -> schedule.Answers:
+def _answered(program: Program, run: RunState, answers: schedule.Answers) -> schedule.Answers:
     """Return the answers by the ids of the nodes that they are for, one each."""
     waiting, found = run.suspended, {}
     for given, outputs in answers.items():
         if given not in waiting:
             raise _refusal(f"{run.name} has no suspended node {given}", f"suspended: {', '.join(waiting) or 'none'}")
+        known = [output["name"] for output in program.templates[run.nodes[waiting[given]].template].outputs]
+        for name in outputs.keys() - set(known):
+            raise _refusal(f"{given} has no output {name}", f"it has {', '.join(known) or 'none'}")
         found[waiting[given]] = outputs
     return found
 
