@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hera.workflows import DAG, Container, Parameter, Task, WorkflowTemplate
+from hera.workflows import DAG, Container, Parameter, Step, Steps, Task, WorkflowTemplate
 from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, ValueFrom, Volume, WorkflowMetadata
 from pydantic.fields import FieldInfo
 
@@ -188,15 +188,19 @@ def _finish(templates: dict[str, Container]) -> None:
     )
     # The version that was registered, else the one that a release was asked for.
     version = "{{=workflow.outputs?.parameters?.version ?? workflow.parameters.version}}"
-    with DAG(name=FINISH):
-        run(
-            templates,
-            Notify,
-            status="{{workflow.status}}",
-            failures="{{workflow.failures}}",
-            version=version,
-            reports=reports,
-            **{name.replace("-", "_"): text for name, text in told.items()},
+    given = {
+        "status": "{{workflow.status}}",
+        "failures": "{{workflow.failures}}",
+        "version": version,
+        "reports": reports,
+    }
+    given |= {name.replace("-", "_"): text for name, text in told.items()}
+    # Steps, since a DAG that is an exit handler counts as failed as soon as the workflow is stopped, before its end.
+    with Steps(name=FINISH):
+        Step(
+            name=Notify.name,
+            template=templates[Notify.name],
+            arguments=inputs_of(Notify.name, Notify.Inputs.model_fields, **given),
         )
 
 

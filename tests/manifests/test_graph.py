@@ -27,7 +27,8 @@ Template = dict[str, Any]
 
 
 def tasks(template: Template) -> dict[str, Any]:
-    return {task["name"]: task for task in template["dag"]["tasks"]}
+    listed = template["dag"]["tasks"] if "dag" in template else [step for group in template["steps"] for step in group]
+    return {task["name"]: task for task in listed}
 
 
 def arguments(task: dict[str, Any]) -> dict[str, str]:
