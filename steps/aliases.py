@@ -50,9 +50,11 @@ def follow(
     """
     for attempt in range(RACES):
         head, now = ledger.look(aliases.name)
+        if alias_is_to_follow(now) and not may_set:
+            return
         observed = aliases.alias(ALIAS_PRODUCTION)
         act = judge_alias(now, observed)
-        if act is AliasAct.NOTHING or (alias_is_to_follow(now) and not may_set):
+        if act is AliasAct.NOTHING:
             return
         if act is AliasAct.SET and now.serving is not None:
             aliases.set_alias(ALIAS_PRODUCTION, now.serving.version)

@@ -256,5 +256,4 @@ class Ledger:
         return check_chain(self._rows.rows(model), head=head, heads=heads)
 
     def _lost(self, model: str, after: LedgerEntry | None) -> LostRace:
-        before = after.id if after else GENESIS
-        return LostRace(model, next((entry for entry in self.entries(model) if entry.previous == before), None))
+        return LostRace(model, self._rows.after(model, after.id if after else GENESIS))

@@ -71,6 +71,9 @@ class Rows(Protocol):
     def rows(self, model: str) -> list[Row]:
         """Return all entries of a model as they are stored, oldest first: what was tampered with included."""
 
+    def after(self, model: str, previous: str) -> LedgerEntry | None:
+        """Return the entry that follows another, by that one's id; None while there is none."""
+
     def until(self, model: str, moment: str) -> int:
         """Return the number of the last entry of that moment or before, 0 when there is none."""
 
@@ -119,6 +122,13 @@ class SqlRows:
         with self._database.read() as connection:
             found = connection.execute(select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.number))
             return [dict(row) for row in found.mappings()]
+
+    def after(self, model: str, previous: str) -> LedgerEntry | None:
+        """Return the entry that follows another, by that one's id; None while there is none."""
+        query = select(ENTRIES).where(ENTRIES.c.model == model, ENTRIES.c.previous == previous)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return from_row(dict(row)) if row else None
 
     def until(self, model: str, moment: str) -> int:
         """Return the number of the last entry of that moment or before, 0 when there is none."""

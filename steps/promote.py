@@ -54,6 +54,7 @@ def promote(inputs: Promote.Inputs, *, world: World, judge: Judge = judge) -> Pr
     ConfigError, DataError
         When the version, its run, model, dataset or split is not there or not whole, or is not what was approved.
     """
+    _notice_alias(world)
     for _ in range(ATTEMPTS - 1):
         try:
             return _Decision(world, inputs, judge).make()
@@ -65,6 +66,14 @@ def promote(inputs: Promote.Inputs, *, world: World, judge: Judge = judge) -> Pr
 def report_uri(world: World, run_id: str, version: int) -> str:
     """Return where the promotion report of a version lies."""
     return world.storage.uri("reports", run_id, f"promotion-{version}.json")
+
+
+def _notice_alias(world: World) -> None:
+    """Enter what somebody else did to the alias, before the ledger is read for the decision."""
+    for line in follow(
+        world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=False
+    ):
+        world.log.warning("%s", line)
 
 
 class _Decision:
@@ -89,21 +98,11 @@ class _Decision:
             return self._outputs(Promotion.UNCHANGED, serving, f"version {version} serves already")
         if under_way := _released_elsewhere(self.entries, version):
             return self._outputs(Promotion.APPROVED, under_way, f"version {version} was approved and is being released")
-        self._notice_alias()
         self._end_what_lapsed()
         self._enter_word()
         if (word := self._persons_word()) is not None:
             return word
         return self._by_the_gate()
-
-    def _notice_alias(self) -> None:
-        world = self.world
-        moves = follow(
-            world.ledger, world.registry, by=world.workflow, workflow=world.workflow, at=world.now(), may_set=False
-        )
-        for line in moves:
-            world.log.warning("%s", line)
-            self._look_again()
 
     def _end_what_lapsed(self) -> None:
         """Enter that this version's request or approval holds no more."""

@@ -98,7 +98,8 @@ def two_inserts(patch: pytest.MonkeyPatch) -> None:
     def append(self: Ledger, *a: Any, **k: Any) -> LedgerEntry:
         rows = self._rows
         self._rows = SimpleNamespace(  # type: ignore[assignment]
-            look=rows.look, entries=rows.entries, insert=lambda entries: [rows.insert([each]) for each in entries]
+            look=rows.look, entries=rows.entries, after=rows.after,
+            insert=lambda entries: [rows.insert([each]) for each in entries],
         )  # fmt: skip
         try:
             return real(self, *a, **k)

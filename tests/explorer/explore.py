@@ -6,13 +6,13 @@ kept as the answers that its steps were given; it is run again from its start to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from contracts.errors import StageError
-from tests.explorer.standing_still import fingerprint
+from tests.explorer.standing_still import fingerprint, value_of
 from tests.explorer.world import Blocked, Chain, Op, Outside, Rules, Stop, Tape, apply
 
 Stage = Callable[[Tape, Any], Any]
@@ -57,7 +57,7 @@ class Point:
         except Stop as reached:
             self.op = reached.op
             trace = reached.__traceback__
-            self.stands = fingerprint(trace.tb_next if trace else None)
+            self.stands = reached.op.name, value_of(reached.op.arguments), fingerprint(trace.tb_next if trace else None)
         except StageError as error:
             self.ended = error
 
@@ -102,8 +102,9 @@ MOST_STEPS = 120
 ALIKE: dict[Any, Point] | None = {}
 """Points by what they go on by; None where each is to be taken for itself."""
 BEGUN: dict[tuple[Program, int, str], Point] = {}
-COMMUTES = ("tag", "free")
-"""Steps after which the others can do nothing that they could not before, in any order: taken at once."""
+COMMUTES = ("tag", "free", "after")
+"""Steps that others' steps change nothing for, nor they for others', whatever the order: taken at once.  So is an entry
+that the ledger must refuse, since another follows the same one already: no later step lets it in."""
 
 
 def forget() -> None:
@@ -139,14 +140,6 @@ class Dead(NamedTuple):
     start: Point
 
 
-class State(NamedTuple):
-    """The world, where each program stands (None: ended), and how often one may still crash."""
-
-    outside: Outside
-    slots: tuple[Point | Dead | None, ...]
-    crashes: int
-
-
 Look = Callable[[Outside, Outside, Op, Point], str]
 """World before and after a step, the step and who takes it -> what is wrong, empty when nothing is."""
 Finish = Callable[[Outside, bool], str]
@@ -155,18 +148,47 @@ End = Callable[[Outside, Point], str]
 """The world at the moment when a program's stage ended, and how it ended -> what is wrong."""
 
 
+State = int
+"""The number of a world, how often a program may still crash, and the number of where each program stands, packed."""
+_OUTSIDE_BITS, _CRASH_BITS, _SLOT_BITS = 24, 4, 20
+_SLOTS_FROM = _OUTSIDE_BITS + _CRASH_BITS
+_OUTSIDE, _SLOT = (1 << _OUTSIDE_BITS) - 1, (1 << _SLOT_BITS) - 1
+_ONE_CRASH = 1 << _OUTSIDE_BITS
+
+
+class Move(NamedTuple):
+    """What one program can do next, in one world."""
+
+    says: str
+    outside: int
+    slot: int
+    crash: bool = False
+
+
 @dataclass
 class Explorer:
-    """Explores from one world.  `trail` holds how each state was reached, for the reader of a failure."""
+    """Explores from one world.
+
+    Worlds and places of programs are numbered, and what a program does in a world is worked out once: where the others
+    stand does not matter to it.  A state is then one number, and going on from it is arithmetic.
+    """
 
     rules: Rules
     look: Look
     end: End
     finish: Finish
+    at_once: bool = True
+    """Whether steps that commute with all others are taken at once."""
     states: int = 0
     finals: set[Outside] = field(default_factory=set)
     """The worlds in which nobody had anything left to do."""
-    taken: dict[tuple[Point, Outside], tuple[str, Outside, Point | None] | None] = field(default_factory=dict)
+    _outsides: list[Outside] = field(default_factory=list)
+    _slots: list[Point | Dead | None] = field(default_factory=list)
+    """Where a program may stand; None: it ended."""
+    _numbers: dict[Any, int] = field(default_factory=dict)
+    _moves: dict[int, tuple[Move, ...]] = field(default_factory=dict)
+    _at_once: dict[int, bool] = field(default_factory=dict)
+    _finished: set[tuple[int, bool]] = field(default_factory=set)
 
     def run(self, outside: Outside, programs: Sequence[Program], *, crashes: int) -> None:
         """Visit every state.
@@ -176,68 +198,102 @@ class Explorer:
         Broken
             With the steps that led there.
         """
-        first = State(outside, tuple(begin(program) for program in programs), crashes)
-        came: dict[State, tuple[State, str] | None] = {first: None}
-        waiting = [first]
+        first = self._number(outside, self._outsides) | crashes << _OUTSIDE_BITS
+        for k, program in enumerate(programs):
+            first |= self._number(begin(program), self._slots) << _SLOTS_FROM + k * _SLOT_BITS
+        try:
+            self._visit(first, len(programs), crashes, None)
+        except Broken:  # once more, keeping how each state was reached
+            came: dict[State, tuple[State, str]] = {}
+            self.states = 0
+            self._finished.clear()
+            self._visit(first, len(programs), crashes, came)
+
+    def _visit(self, first: State, programs: int, crashes: int, came: dict[State, tuple[State, str]] | None) -> None:
+        shifts = [_SLOTS_FROM + k * _SLOT_BITS for k in range(programs)]
+        seen, waiting = {first}, [first]
         while waiting:
             state = waiting.pop()
-            self.states += 1
-            nothing_left = True
+            outside, left = state & _OUTSIDE, state >> _OUTSIDE_BITS & (1 << _CRASH_BITS) - 1
+            slots = [state >> shift & _SLOT for shift in shifts]
+            alone = next((k for k, slot in enumerate(slots) if self._is_at_once(slot, outside)), None)
+            self.states += alone is None
+            stuck = True
             try:
-                for says, following in self._steps(state):
-                    nothing_left = False
-                    if following not in came:
-                        came[following] = (state, says)
-                        waiting.append(following)
-                if nothing_left and any(isinstance(slot, Point) for slot in state.slots):
+                for k in range(programs) if alone is None else (alone,):
+                    slot = slots[k]
+                    key = slot << _OUTSIDE_BITS | outside
+                    moves = self._moves.get(key)
+                    if moves is None:
+                        moves = self._moves[key] = tuple(self._worked_out(slot, outside))
+                    for move in moves:
+                        if move.crash and not left:
+                            continue
+                        stuck = False
+                        following = state + (move.outside - outside) + (move.slot - slot << shifts[k])
+                        following -= _ONE_CRASH * move.crash
+                        if following not in seen:
+                            seen.add(following)
+                            waiting.append(following)
+                            if came is not None:
+                                came[following] = (state, move.says)
+                live = any(isinstance(self._slots[slot], Point) for slot in slots)
+                if stuck and live:
                     raise Broken("nobody can go on, and not all have ended")
-                if nothing_left or all(not isinstance(slot, Point) for slot in state.slots):
-                    self.finals.add(state.outside)
-                    self._say(self.finish(state.outside, state.crashes == crashes), "at the end")
+                if not live:
+                    self._finish(outside, nobody_crashed=left == crashes)
             except Broken as broken:
-                raise Broken("\n  ".join([*_trail(came, state), str(broken)])) from None
+                raise Broken("\n  ".join([*_trail(came or {}, state), str(broken)])) from None
 
-    def _steps(self, state: State) -> Iterator[tuple[str, State]]:
-        live = [k for k, slot in enumerate(state.slots) if isinstance(slot, Point)]
-        alone = next((k for k in live if getattr(_point(state, k).op, "name", "") in COMMUTES), None)
-        for k in [alone] if alone is not None else live:
-            yield from self._step(state, k)
-        for k, slot in enumerate(state.slots):
-            if isinstance(slot, Dead) and alone is None:
-                yield f"{slot.start.program.name} is begun again", _with(state, k, slot.start)
+    def _number(self, value: Any, among: list[Any]) -> int:
+        key = (id(among), value)
+        if key not in self._numbers:
+            self._numbers[key] = len(among)
+            among.append(value)
+        return self._numbers[key]
 
-    def _step(self, state: State, k: int) -> Iterator[tuple[str, State]]:
-        point = _point(state, k)
-        taken = self._take(point, state.outside)
-        if taken is None:
+    def _is_at_once(self, slot: int, outside: int) -> bool:
+        key = slot << _OUTSIDE_BITS | outside
+        if key not in self._at_once:
+            self._at_once[key] = self._commutes(self._slots[slot], self._outsides[outside])
+        return self._at_once[key]
+
+    def _commutes(self, slot: Point | Dead | None, outside: Outside) -> bool:
+        if not self.at_once or not isinstance(slot, Point) or slot.op is None:
+            return False
+        refused = slot.op.name == "insert" and self.rules.unique
+        return slot.op.name in COMMUTES or (refused and outside.chain.refuses(slot.op.arguments))
+
+    def _worked_out(self, number: int, at: int) -> Iterator[Move]:
+        slot, outside = self._slots[number], self._outsides[at]
+        if isinstance(slot, Dead):
+            yield Move(f"{slot.start.program.name} is begun again", at, self._number(slot.start, self._slots))
             return
-        says, outside, following = taken
-        yield says, _with(state._replace(outside=outside), k, following)
-        if outside is not state.outside and state.crashes and point.program.may_crash:
-            freed = outside._replace(turn="") if outside.turn == point.program.name else outside
-            crashed = state._replace(outside=freed, crashes=state.crashes - 1)
-            yield f"{says}, and crashes", _with(crashed, k, Dead(point.start))
-
-    def _take(self, point: Point, outside: Outside) -> tuple[str, Outside, Point | None] | None:
-        """Take a program's step in a world; None while it has to wait.  Others' whereabouts do not matter to it."""
-        if (point, outside) in self.taken:
-            return self.taken[point, outside]
-        op = point.op
-        assert op is not None, "who has no step left is not live"
-        name = point.program.name
+        if slot is None:
+            return
+        assert slot.op is not None, "who has no step left does not stand anywhere"
+        name = slot.program.name
         try:
-            after, key, answer = apply(op, outside, name, self.rules)
+            after, key, answer = apply(slot.op, outside, name, self.rules)
         except Blocked:
-            self.taken[point, outside] = None
-            return None
-        says = f"{name}: {_said(op)}" + (f" -> {type(answer).__name__}" if isinstance(answer, Exception) else "")
-        self._say(self.look(outside, after, op, point), says)
-        following: Point | None = point.go(key, answer)
+            return
+        says = f"{name}: {_said(slot.op)}" + (f" -> {type(answer).__name__}" if isinstance(answer, Exception) else "")
+        self._say(self.look(outside, after, slot.op, slot), says)
+        following: Point | None = slot.go(key, answer)
         while following is not None and following.op is None:
             self._say(self.end(after, following), f"{says}, and its stage ends with {following.ended!r}")
             following = following.next()
-        self.taken[point, outside] = says, after, following
-        return says, after, following
+        yield Move(says, self._number(after, self._outsides), self._number(following, self._slots))
+        if after is not outside and slot.program.may_crash:
+            freed = after._replace(turn="") if after.turn == name else after
+            dead = self._number(Dead(slot.start), self._slots)
+            yield Move(f"{says}, and crashes", self._number(freed, self._outsides), dead, crash=True)
+
+    def _finish(self, outside: int, *, nobody_crashed: bool) -> None:
+        if (outside, nobody_crashed) not in self._finished:
+            self._finished.add((outside, nobody_crashed))
+            self.finals.add(self._outsides[outside])
+            self._say(self.finish(self._outsides[outside], nobody_crashed), "at the end")
 
     @staticmethod
     def _say(wrong: str, where: str) -> None:
@@ -260,25 +316,15 @@ def run_alone(program: Program, outside: Outside, rules: Rules) -> tuple[Outside
     return outside, ended, effects
 
 
-def _point(state: State, k: int) -> Point:
-    slot = state.slots[k]
-    assert isinstance(slot, Point)
-    return slot
-
-
-def _with(state: State, k: int, slot: Point | Dead | None) -> State:
-    return state._replace(slots=(*state.slots[:k], slot, *state.slots[k + 1 :]))
-
-
 def _said(op: Op) -> str:
     if op.name == "insert":
         return "enters " + ", ".join(f"{entry.state.value} of version {entry.version}" for entry in op.arguments)
     return " ".join([op.name, *map(str, op.arguments)])
 
 
-def _trail(came: dict[State, tuple[State, str] | None], state: State) -> list[str]:
+def _trail(came: Mapping[State, tuple[State, str]], state: State) -> list[str]:
     steps: list[str] = []
-    while (before := came[state]) is not None:
-        state, says = before
+    while state in came:
+        state, says = came[state]
         steps.append(says)
     return ["", *steps[::-1]]

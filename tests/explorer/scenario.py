@@ -256,10 +256,11 @@ def _moves(outside: Outside) -> str:
 
 
 def explore(
-    programs: Sequence[Program], rules: Rules = PLAIN, *, crashes: int = 0, merge: bool = True
+    programs: Sequence[Program], rules: Rules = PLAIN, *, crashes: int = 0, merge: bool = True,
+    at_once: bool = True,
 ) -> Explorer:  # fmt: skip
     """Explore from `before`; raises `Broken`."""
-    explorer = Explorer(rules, look, end, partial(finish, rules))
+    explorer = Explorer(rules, look, end, partial(finish, rules), at_once)
     forget()
     wrong_with_chain.cache_clear()
     with merging(merge):

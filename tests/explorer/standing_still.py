@@ -5,11 +5,13 @@ Two programs that stand alike go on alike, whatever they were answered before, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dis
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
-from types import TracebackType
+from functools import cache
+from types import CodeType, TracebackType
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,15 +30,94 @@ def fingerprint(trace: TracebackType | None) -> tuple[Any, ...]:
     """Return where the frames of a traceback stand; equal for programs that go on alike."""
     found: list[Any] = []
     while trace is not None:
-        frame = trace.tb_frame
+        frame, at = trace.tb_frame, trace.tb_lasti
         if not isinstance(frame.f_locals.get("self"), Tape):
-            values = tuple((name, _value(value)) for name, value in sorted(frame.f_locals.items()))
-            found.append((frame.f_code, frame.f_lasti, values))
+            live = _live_after(frame.f_code)[at]
+            values = tuple((name, value_of(value)) for name, value in sorted(frame.f_locals.items()) if name in live)
+            found.append((frame.f_code, at, values))
         trace = trace.tb_next
     return tuple(found)
 
 
-def _value(value: Any) -> Any:
+@cache
+def _live_after(code: CodeType) -> dict[int, frozenset[str]]:
+    """Return, by an offset in the bytecode, the variables that are read after it before they are set: all that counts.
+
+    The usual backward analysis (Aho and others, Compilers, 1986, section 10.6) over the bytecode, exceptions included.
+    """
+    steps = list(dis.get_instructions(code))
+    place = {step.offset: k for k, step in enumerate(steps)}
+    following: list[set[int]] = [set() for _ in steps]
+    for k, step in enumerate(steps):
+        if step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
+            following[k].add(place[step.argval])
+        if step.opname not in _LEAVES and k + 1 < len(steps):
+            following[k].add(k + 1)
+        for entry in dis.Bytecode(code).exception_entries:
+            if entry.start <= step.offset < entry.end:
+                following[k].add(place[entry.target])
+    always = frozenset((*code.co_cellvars, *code.co_freevars))
+    reads, sets = zip(*map(_reads_and_sets, steps), strict=True)
+    before: list[frozenset[str]] = [frozenset()] * len(steps)
+    after = list(before)
+    changed = True
+    while changed:
+        changed = False
+        for k in range(len(steps) - 1, -1, -1):
+            after[k] = always.union(*(before[f] for f in following[k]))
+            wanted = (after[k] - sets[k]) | reads[k]
+            changed, before[k] = changed or wanted != before[k], wanted
+    after = [wanted.union(*_pushed(steps, reads, k)) for k, wanted in enumerate(after)]
+    ends = [*(step.offset for step in steps[1:]), len(code.co_code)]  # caches follow an instruction, and count as it
+    return {at: after[k] for k, step in enumerate(steps) for at in range(step.offset, ends[k])}
+
+
+def _pushed(steps: Sequence[dis.Instruction], reads: Sequence[frozenset[str]], k: int) -> Iterator[frozenset[str]]:
+    """Yield what the expression around an instruction has read so far: the interpreter's stack may still hold it."""
+    inner = _span(steps[k])
+    around = max((span for step in steps[k:] if _within(inner, span := _span(step))), key=_size, default=inner)
+    return (reads[j] for j in range(k) if reads[j] and _within(_span(steps[j]), around))
+
+
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""First and last line and column of a piece of the source."""
+
+
+def _span(step: dis.Instruction) -> Span:
+    at = step.positions
+    assert at is not None
+    return (at.lineno or 0, at.col_offset or 0), (at.end_lineno or 0, at.end_col_offset or 0)
+
+
+def _within(inner: Span, outer: Span) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _size(span: Span) -> tuple[int, int]:
+    return span[1][0] - span[0][0], span[1][1] - span[0][1]
+
+
+_LEAVES = (
+    "RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD",
+    "JUMP_BACKWARD_NO_INTERRUPT",
+)  # fmt: skip
+"""Instructions after which the next one does not come."""
+
+
+def _reads_and_sets(step: dis.Instruction) -> tuple[frozenset[str], frozenset[str]]:
+    names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+    match step.opname:
+        case "STORE_FAST" | "STORE_FAST_STORE_FAST" | "STORE_FAST_MAYBE_NULL":
+            return frozenset(), frozenset(names)
+        case "STORE_FAST_LOAD_FAST":
+            return frozenset(names[1:]), frozenset(names[:1])
+        case name if "FAST" in name:  # LOAD_FAST in all its forms, and DELETE_FAST
+            return frozenset(names), frozenset()
+    return frozenset(), frozenset()
+
+
+def value_of(value: Any) -> Any:
+    """Return what makes one value unlike another, as something that can be hashed."""
     if value is None or isinstance(value, (str, int, float, bool, Enum, datetime, bytes)):
         return value
     if isinstance(value, LedgerEntry):
@@ -47,15 +128,15 @@ def _value(value: Any) -> Any:
     if isinstance(value, _SAME_FOR_ALL) or callable(value):
         return type(value).__name__
     if isinstance(value, Mapping):
-        return tuple(sorted((repr(key), _value(each)) for key, each in value.items()))
+        return tuple(sorted((repr(key), value_of(each)) for key, each in value.items()))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return tuple(map(_value, value))
+        return tuple(map(value_of, value))
     if isinstance(value, BaseModel):
         return value.model_dump_json()
     if is_dataclass(value):
-        return tuple(_value(getattr(value, field.name)) for field in fields(value))
+        return tuple(value_of(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, BaseException):
         return type(value).__name__, str(value)
     if hasattr(value, "__dict__"):
-        return type(value).__name__, _value(vars(value))
+        return type(value).__name__, value_of(vars(value))
     return type(value).__name__  # an iterator or generator: its frame is in the traceback, or it has ended

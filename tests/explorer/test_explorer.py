@@ -50,6 +50,7 @@ def test_whatever_the_order_the_ledger_is_right_and_the_rest_follows(
         ([release(4), mover(1, 2), approval()], Rules(), 2),
         ([release(4), rollback(), mover(1)], Rules(), 1),
         ([release(3), release(4), approval(), rollback()], Rules(), 0),
+        ([release(3), release(4), approval(), rollback(), mover(1)], Rules(), 0),
     ],
     ids=[
         "two and a mover",
@@ -60,6 +61,7 @@ def test_whatever_the_order_the_ledger_is_right_and_the_rest_follows(
         "moves",
         "rollback and a mover",
         "three releases",
+        "all five",
     ],
 )
 def test_the_full_product(programs: list[Program], rules: Rules, crashes: int) -> None:
@@ -90,6 +92,14 @@ def test_taking_programs_that_stand_alike_for_one_loses_no_end() -> None:
     merged, each = explore(programs, crashes=2), explore(programs, crashes=2, merge=False)
     assert _told(merged) == _told(each)
     assert merged.states < each.states
+
+
+@pytest.mark.parametrize("rules", [Rules(), STOLEN])
+def test_taking_steps_at_once_that_commute_with_all_others_loses_no_end(rules: Rules) -> None:
+    programs = [release(3), release(4), approval()]
+    fewer, every = explore(programs, rules), explore(programs, rules, at_once=False)
+    assert _told(fewer) == _told(every)
+    assert fewer.states < every.states / 2
 
 
 def _told(explored: Explorer) -> set[tuple[object, ...]]:

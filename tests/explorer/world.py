@@ -56,6 +56,10 @@ class Chain:
             cls.known[key] = cls(tuple(entries))
         return cls.known[key]
 
+    def refuses(self, entries: Sequence[LedgerEntry]) -> bool:
+        """Whether another entry follows the one that one of these is to follow."""
+        return any(entry.previous in self.followed for entry in entries)
+
     @property
     def head(self) -> LedgerEntry | None:
         return self.entries[-1] if self.entries else None
@@ -85,7 +89,7 @@ class Op(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        return self.name not in ("look", "entries", "alias")
+        return self.name not in ("look", "entries", "after", "alias")
 
 
 class Blocked(Exception):  # noqa: N818  a state, no error
@@ -118,8 +122,11 @@ def apply(op: Op, outside: Outside, actor: str, rules: Rules) -> tuple[Outside, 
             return outside, chain, (chain.head, chain.standing)
         case "entries":
             return outside, chain, list(chain.entries)
+        case "after":
+            found = next((entry for entry in chain.entries if entry.previous == first), None)
+            return outside, found and found.id, found
         case "insert":
-            if rules.unique and any(entry.previous in chain.followed for entry in op.arguments):
+            if rules.unique and chain.refuses(op.arguments):
                 return outside, "refused", UniqueViolationError()
             return outside._replace(chain=Chain.of((*chain.entries, *op.arguments))), "", None
         case "alias":
@@ -183,6 +190,10 @@ class Rows:
 
     def look(self, model: str, version: int | None = None) -> View:
         found: View = self.step("look")
+        return found
+
+    def after(self, model: str, previous: str) -> LedgerEntry | None:
+        found: LedgerEntry | None = self.step("after", previous)
         return found
 
     def insert(self, entries: Sequence[LedgerEntry]) -> None:
