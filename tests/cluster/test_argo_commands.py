@@ -105,7 +105,8 @@ def test_runs_that_are_terminated_at_one_stage_after_the_other_tell_nothing_and_
         small.pod(stage, workflow=name)
         argo(small, "terminate", name)
         assert "notify" not in phases(small.ended(name)), stage
-    assert small.doctor() == {"ledger": "ok", "release": "wrong"}  # what `deploy` was at
+    cut_off = small.records()["chain"][-1][0] == "releasing"  # else `deploy` was faster
+    assert small.doctor().get("release", "ok") == ("wrong" if cut_off else "ok")
     with small.followed():
         pass
     ended_well(small)
