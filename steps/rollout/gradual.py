@@ -30,6 +30,8 @@ LOG = logging.getLogger("retrain")
 _GENERATION = "rollout.argoproj.io/workload-generation"
 _UNDECIDED = "InconclusiveAnalysisRun"
 _MARGIN_SECONDS = 300
+_HEARD_SECONDS = 5.0
+"""Until Traefik, which takes changes together, has heard of a new route."""
 _SETTLE_SECONDS = 60.0
 """Until the records of a shadow are in the store: its servers drain, and both versions write what they have."""
 
@@ -46,12 +48,13 @@ class Gradual(Kubernetes):
     def _roll_out(self, version: int, wanted: Sequence[Object]) -> Serving:
         kinds = {each["kind"]: each for each in wanted}
         deployment, rollout = kinds.pop("Deployment"), kinds.pop("Rollout")
-        autoscaler = kinds.pop("HorizontalPodAutoscaler")
+        autoscaler, route = kinds.pop("HorizontalPodAutoscaler"), kinds.pop("IngressRoute")
         for each in wanted:
             if each["kind"] in kinds:
                 self._publish(each)
         self._adopt(deployment, rollout)
         self._publish(autoscaler)
+        self._publish(route)  # by now Traefik has heard of what it leads to
         beside = self._beside(version, wanted)
         self._publish(deployment)
         runs = self._watch_rollout()
@@ -75,6 +78,7 @@ class Gradual(Kubernetes):
             self._wait(how.hold.total_seconds())
         finally:
             self.cluster.apply(plain)
+            time.sleep(_HEARD_SECONDS)
             for each in made:
                 self.cluster.delete(each["kind"], each["metadata"]["name"])
         self._wait(_SETTLE_SECONDS)

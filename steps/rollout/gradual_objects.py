@@ -50,13 +50,26 @@ def rollout(name: str, release: Release, labels: dict[str, str], ready_seconds: 
 def weights(name: str) -> dict[str, Any]:
     """Return the TraefikService's spec as it begins; from then on Argo Rollouts sets the weights."""
     shared = ((name, 100), (next_service(name), 0))
-    return {"weighted": {"services": [{"name": each, "port": 80, "weight": weight} for each, weight in shared]}}
+    return {"weighted": {"services": [{**service(each), "weight": weight} for each, weight in shared]}}
 
 
-def route(name: str, namespace: str, *, weighted: bool) -> dict[str, Any]:
-    """Return the IngressRoute's spec: to the TraefikService that shares requests out, or to the Service."""
+def service(name: str) -> dict[str, Any]:
+    """Return a Service as Traefik is to ask it: by its own address.
+
+    Traefik would else look up pods, drop the whole route while a canary that crashed has none, and ask pods that went.
+    """
+    return {"name": name, "port": 80, "nativeLB": True}
+
+
+def route(name: str, namespace: str, strategy: str) -> dict[str, Any]:
+    """Return the IngressRoute's spec: to the TraefikService that shares requests out, or to the Service.
+
+    With blue-green Traefik looks up pods: connections that it keeps to the Service's address would lead to those of
+    before, and nothing be measured of the new ones.
+    """
     hosts = (f"{name}.{namespace}", f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local")
-    to = {"kind": "TraefikService", "name": name} if weighted else {"name": name, "port": 80}
+    by_pods = {"name": name, "port": 80}
+    to = {"canary": {"kind": "TraefikService", "name": name}, "blue-green": by_pods}.get(strategy, service(name))
     return {"routes": [{"kind": "Rule", "match": " || ".join(f"Host(`{host}`)" for host in hosts), "services": [to]}]}
 
 

@@ -167,9 +167,10 @@ class Kubernetes:
         if rollout is None:
             return
         LOG.info("the Deployment %s is to serve by itself again", self.name)
+        # while the pods come up, Traefik hears that weights are no more
+        self.cluster.apply(route_to_service(self.name, self.cluster.namespace))
         self._scale_up(int(rollout["spec"].get("replicas", 1)))
         self._watch(ready)
-        self.cluster.apply(route_to_service(self.name, self.cluster.namespace))
         self.cluster.delete("Rollout", self.name)
         # its pods still take connections for a while, but a Service that chooses them only would soon have none
         self.cluster.apply(next(o for o in wanted if o["kind"] == "Service"))

@@ -102,7 +102,7 @@ def objects(
 
 def route_to_service(model: str, namespace: str) -> Object:
     """Return the IngressRoute of a pipeline whose Service, and no weights, share requests out."""
-    return named("IngressRoute", model, namespace, gradual_objects.route(model, namespace, weighted=False))
+    return named("IngressRoute", model, namespace, gradual_objects.route(model, namespace, "rolling"))
 
 
 def _gradual(version: Version, release: Release, settings: Settings, namespace: str) -> list[Object]:
@@ -113,7 +113,7 @@ def _gradual(version: Version, release: Release, settings: Settings, namespace: 
     specs = {
         "AnalysisTemplate": analysis.template(measured, release.analysis, settings.prometheus_url),
         **({"TraefikService": gradual_objects.weights(name)} if canary else {}),
-        "IngressRoute": gradual_objects.route(name, namespace, weighted=canary),
+        "IngressRoute": gradual_objects.route(name, namespace, release.strategy),
         "Rollout": gradual_objects.rollout(name, release, selector(name), _READY_SECONDS),
     }
     return [following, *(_object(version, kind, namespace, spec) for kind, spec in specs.items())]

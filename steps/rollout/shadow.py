@@ -17,6 +17,7 @@ from contracts import names
 from contracts.names import PREDICTIONS
 from contracts.prediction_id import PredictionId
 from steps.rollout.cluster import VERSIONS, Object
+from steps.rollout.gradual_objects import service
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +66,7 @@ def objects(wanted: Sequence[Object], replicas: int, percent: int) -> list[Objec
         "metadata": {**deployment["template"]["metadata"], "labels": labels},
         "spec": {**deployment["template"]["spec"], "topologySpreadConstraints": []},
     }
-    copied = {"name": shadow_name(name), "port": 80, "percent": percent}
+    copied = {**service(shadow_name(name)), "percent": percent}
     return [
         _named("NetworkPolicy", name, kinds, {
             **kinds["NetworkPolicy"]["spec"], "podSelector": {"matchLabels": labels},
@@ -74,7 +75,7 @@ def objects(wanted: Sequence[Object], replicas: int, percent: int) -> list[Objec
         _named("Deployment", name, kinds, {
             **deployment, "replicas": replicas, "selector": {"matchLabels": labels}, "template": template,
         }),
-        _named("TraefikService", name, kinds, {"mirroring": {"name": name, "port": 80, "mirrors": [copied]}}),
+        _named("TraefikService", name, kinds, {"mirroring": {**service(name), "mirrors": [copied]}}),
     ]  # fmt: skip
 
 

@@ -186,7 +186,10 @@ def test_from_one_strategy_to_another_no_request_fails(place: Place, strategy: s
 
 
 def test_a_shadow_answers_copies_that_no_caller_sees_and_one_that_differs_is_taken_back(place: Place) -> None:
-    assert release(place, "good", shadow={"hold": "1s"}).outcome is Outcome.PROMOTED, "it keeps records from here on"
+    with through_traefik(place):
+        assert release(place, "good", shadow={"hold": "1s"}).outcome is Outcome.PROMOTED, (
+            "from here on it keeps records"
+        )
     champion = place.runs
     with through_traefik(place) as load:
         time.sleep(3)

@@ -401,7 +401,9 @@ def test_back_to_a_deployment_it_has_pods_of_what_serves_before_the_rollouts_go(
     assert HASH not in place.cluster.things["Service", NAME]["spec"]["selector"]
     left = {kind for kind, _ in place.cluster.things}
     assert not left & {"Rollout", "TraefikService", "AnalysisTemplate"}
-    assert place.cluster.things["IngressRoute", NAME]["spec"]["routes"][0]["services"] == [{"name": NAME, "port": 80}]
+    assert place.cluster.things["IngressRoute", NAME]["spec"]["routes"][0]["services"] == [
+        {"name": NAME, "port": 80, "nativeLB": True}
+    ]
     assert (place.version(), place.cluster.serving()) == (2, {"2"})
 
 
@@ -423,6 +425,7 @@ def test_the_strategy_chooses_the_target(place: Place, monkeypatch: pytest.Monke
 def shadowed(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place where version 1 serves, a shadow is wanted, and any wait is over at once."""
     monkeypatch.setattr(gradual, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(gradual, "_HEARD_SECONDS", 0)
     place.release("canary", 1)
     place.cluster.done.clear()
     return place
@@ -526,7 +529,7 @@ def test_a_shadows_pods_are_the_new_versions_and_no_service_that_serves_finds_th
         chosen = made[kind]["spec"][key]
         assert (chosen if kind == "Service" else chosen["matchLabels"]) == pods["metadata"]["labels"]
     assert made["TraefikService"]["spec"]["mirroring"]["mirrors"] == [
-        {"name": f"{NAME}-shadow", "port": 80, "percent": 50}
+        {"name": f"{NAME}-shadow", "port": 80, "nativeLB": True, "percent": 50}
     ]
     assert {each["metadata"]["name"] for each in made.values()} == {f"{NAME}-shadow"}
 
