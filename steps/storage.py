@@ -76,7 +76,7 @@ class Storage:
     def write(self, uri: str, data: bytes) -> str:
         """Write an object whole and return its URI."""
         if path := local_path(uri):
-            with _os_errors(uri), _atomic(path) as part:
+            with _os_errors(uri), _atomic(path, self._place(path)) as part:
                 part.write_bytes(data)
             return uri
         bucket, key = _split(uri)
@@ -90,7 +90,7 @@ class Storage:
         On the same file system nothing is copied: the object is another name of the file.
         """
         if path := local_path(uri):
-            with _os_errors(uri), _atomic(path) as part:
+            with _os_errors(uri), _atomic(path, self._place(path)) as part:
                 _link_or_copy(source, part)
             return uri
         bucket, key = _split(uri)
@@ -106,7 +106,7 @@ class Storage:
             return path
         bucket, key = _split(uri)
         target = folder / key.replace("/", "_")
-        with self._s3_errors(uri), _atomic(target) as part:
+        with self._s3_errors(uri), _atomic(target, folder) as part:
             self._s3().download_file(bucket, key, str(part))
         return target
 
@@ -128,6 +128,11 @@ class Storage:
         with self._s3_errors(uri):
             pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
             return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ()))
+
+    def _place(self, path: Path) -> Path:
+        """Return where a file is written first: one place for all, so any writer removes what a killed one left."""
+        root = local_path(self.root)
+        return root if root and path.is_relative_to(root) else path.parent
 
     def _s3(self) -> Any:
         if self._client is None:
@@ -230,10 +235,10 @@ def _link_or_copy(source: Path, part: Path) -> None:
 
 
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Yield where to write what then becomes `path`, whole."""
+def _atomic(path: Path, place: Path) -> Iterator[Path]:
+    """Yield where to write, in a folder below `place`, what then becomes `path`, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _workplace(path.parent) as folder:
+    with _workplace(place) as folder:
         part = folder / path.name
         yield part
         with part.open("rb+") as file:

@@ -32,7 +32,7 @@ WRITES_AND_IS_KILLED = """
 import os, signal, sys
 from pathlib import Path
 from steps.storage import _atomic
-with _atomic(Path(sys.argv[1])) as part:
+with _atomic(Path(sys.argv[1]), Path(sys.argv[2])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -109,12 +109,12 @@ def test_no_room_for_what_is_fetched_is_no_matter_of_the_network(
 
 def test_what_a_killed_writer_left_is_no_object_and_goes_with_the_next_write(tmp_path: Path) -> None:
     storage = Storage(Settings(store=tmp_path.as_uri(), tracking_uri="sqlite:///none"))
-    killed = subprocess.run([sys.executable, "-c", WRITES_AND_IS_KILLED, str(tmp_path / "reports" / "a")], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    [left] = (tmp_path / "reports").iterdir()
+    words = [sys.executable, "-c", WRITES_AND_IS_KILLED, str(tmp_path / "fits" / "a"), str(tmp_path)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    [left] = tmp_path.glob(".part-*")
     assert storage.list(tmp_path.as_uri()) == []
 
-    with module._atomic(tmp_path / "reports" / "b") as part:
+    with module._atomic(tmp_path / "reports" / "b", tmp_path) as part:
         part.write_bytes(b"slowly")
         storage.write(storage.uri("reports", "a"), b"whole")
         assert part.read_bytes() == b"slowly", "the part of a writer that lives stays"
