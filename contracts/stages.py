@@ -325,6 +325,7 @@ class Deploy(Stage):
     name = "deploy"
     duty = "ledger: releasing; rollout watched; healthy: ledger serving, alias production follows; else rolled back"
     needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER, Need.SERVER})
+    deadline_seconds = 1800
 
     class Inputs(Contract):
         """The approved version, the entry that approved it, its image."""

@@ -28,7 +28,7 @@ from contracts.access import ACCESS
 from contracts.base import Contract
 from contracts.pipeline import Pipeline
 from contracts.settings import variable
-from contracts.stages import Need, Preflight, Stage, choices, contract, encode
+from contracts.stages import Deploy, Need, Preflight, Stage, choices, contract, encode
 from workflows.retries import memory, retry_strategy
 
 NO_PRIVILEGES = SecurityContext(
@@ -96,10 +96,15 @@ def container(stage: type[Stage], pipeline: Pipeline) -> Container:
         ),
         service_account_name=names.STEP_SERVICE_ACCOUNT.format(stage=stage.account),
         **executor(token=ACCESS[stage.account].token),
-        active_deadline_seconds=stage.deadline_seconds,
+        active_deadline_seconds=_deadline_seconds(stage, pipeline),
         retry_strategy=retry_strategy(passing=stage is not Preflight),
         pod_spec_patch=sizes(stage.sized),
     )
+
+
+def _deadline_seconds(stage: type[Stage], pipeline: Pipeline) -> int:
+    """Return how long a stage's pod may take; a gradual release goes on for as long as its steps say."""
+    return Stage.deadline_seconds if stage is Deploy and pipeline.release.gradual else stage.deadline_seconds
 
 
 def argument(name: str, of: str = "inputs") -> str:

@@ -80,6 +80,16 @@ def test_candidates_are_a_pod_each_as_many_at_once_as_the_file_says(templates: d
     assert next(template for template in compiled if template["name"] == CANDIDATES)["parallelism"] == 2
 
 
+def test_a_deploy_ends_within_half_an_hour_unless_its_release_is_gradual(templates: dict[str, Template]) -> None:
+    canary = parse_pipeline(ADULT + "release: {strategy: canary}\n")
+    gradual = {each["name"]: each for each in workflow_template(canary, "c").to_dict()["spec"]["templates"]}
+    assert templates["deploy"]["activeDeadlineSeconds"] == 1800
+    assert gradual["deploy"]["activeDeadlineSeconds"] == 6 * 3600
+    assert {name for name, each in gradual.items() if each.get("activeDeadlineSeconds") == 6 * 3600} == {
+        name for name, each in templates.items() if each.get("activeDeadlineSeconds") == 6 * 3600
+    } | {"deploy"}
+
+
 def test_only_a_passed_model_is_registered_and_only_a_registered_one_released(templates: dict[str, Template]) -> None:
     register, release = tasks(templates[RETRAIN])["register"], tasks(templates[RETRAIN])[RELEASE]
 
