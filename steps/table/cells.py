@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from contracts.pipeline.table import ColumnType
 from serving.transform import ARROW_TYPES
-from steps.table.constants import EMPTY, null, numbers, texts
+from steps.table.constants import EMPTY, flags, null, numbers, texts
 
 TRUE = ("true", "t", "yes", "y", "1")
 FALSE = ("false", "f", "no", "n", "0")
@@ -142,7 +142,7 @@ def _fit_typed(values: pa.Array, to: ColumnType) -> Fitted:
         return Fitted(values.cast(target), NONE)
     if to in (ColumnType.DATE, ColumnType.TIMESTAMP) and pa.types.is_temporal(kind) and not _is_span(kind):
         return _fit_times(values, to)
-    return Fitted(pa.nulls(len(values), target), np.flatnonzero(_mask(values.is_valid())))
+    return Fitted(pa.nulls(len(values), target), np.flatnonzero(flags(values.is_valid())))
 
 
 def _fit_times(values: pa.Array, to: ColumnType) -> Fitted:
@@ -196,12 +196,7 @@ def _with_misfits(before: pa.Array, after: pa.Array) -> Fitted:
     """Mark the cells that held something before and hold nothing now."""
     if after.null_count == before.null_count:
         return Fitted(after, NONE)
-    return Fitted(after, np.flatnonzero(_mask(pc.and_(before.is_valid(), after.is_null()))))
-
-
-def _mask(values: pa.Array) -> npt.NDArray[np.bool_]:
-    mask: npt.NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
-    return mask
+    return Fitted(after, np.flatnonzero(flags(pc.and_(before.is_valid(), after.is_null()))))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,6 +1,7 @@
-"""Arrow constants made from buffers.  Used by the modules beside it.
+"""Arrow constants made from buffers, and flags read from them.  Used by the modules beside it.
 
-`pa.array` and `pa.scalar` import pandas to look for its types, which costs more time than ingesting a small file.
+`pa.array`, `pa.scalar` and `to_numpy` import pandas to look for its types, which costs more time than ingesting a small
+file.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -28,6 +30,14 @@ def booleans(values: Sequence[bool]) -> pa.Array:
     """Return a boolean array."""
     bits = np.packbits(np.array(values, dtype=bool), bitorder="little")
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
+
+
+def flags(values: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return booleans of which none is null as NumPy's."""
+    if not len(values):
+        return np.zeros(0, dtype=np.bool_)
+    bytewise = values.cast(pa.uint8())
+    return np.frombuffer(bytewise.buffers()[1], dtype=np.bool_, count=len(bytewise), offset=bytewise.offset)
 
 
 def null(kind: pa.DataType) -> pa.Scalar:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.pipeline.table import ColumnType, Schema
-from steps.table.constants import EMPTY, ZERO, numbers
+from steps.table.constants import EMPTY, ZERO, flags, numbers
 
 MAGIC = b"retrain-dataset-1\n"
 
@@ -116,6 +116,6 @@ _PLAIN = {
 
 def _update_validity(digest: Any, values: pa.Array) -> None:
     if values.null_count:
-        digest.update(values.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False))
+        digest.update(flags(values.is_valid()).data)
     else:
         digest.update(np.ones(len(values), dtype="u1"))

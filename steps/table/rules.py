@@ -22,7 +22,7 @@ from contracts.pipeline.table import Column, ColumnType, Level, Rule, Schema
 from contracts.references import Violation
 from serving.transform import ARROW_TYPES
 from steps.table.chunk import EXAMPLES, Chunk
-from steps.table.constants import FALSE, booleans, numbers, texts
+from steps.table.constants import FALSE, booleans, flags, numbers, texts
 
 MASK = "***"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -105,7 +105,7 @@ class RowRules:
         if misfits is not None:
             yield "type", len(misfits.positions), misfits.positions[:EXAMPLES], misfits.texts
         if values.null_count:
-            nulls = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
+            nulls = np.flatnonzero(flags(values.is_null()))
             if misfits is not None:
                 nulls = np.setdiff1d(nulls, misfits.positions, assume_unique=True)
             if len(nulls):
@@ -113,7 +113,7 @@ class RowRules:
         for rule, broken in self._masks(column, values):
             count = pc.sum(broken).as_py() or 0
             if count:
-                mask = pc.fill_null(broken, FALSE).to_numpy(zero_copy_only=False)
+                mask = flags(pc.fill_null(broken, FALSE))
                 yield rule, count, np.flatnonzero(mask)[:EXAMPLES], None
 
     def _masks(self, column: Column, values: pa.Array) -> Iterable[tuple[str, pa.Array]]:
