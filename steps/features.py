@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ def _prepare(pipeline: Pipeline, file: Any, dataset_sha256: str) -> tuple[SplitR
     labels = _labels(pipeline, tallies)
     if findings := class_findings(pipeline, tallies, labels):
         raise DataError("the target's classes do not allow training and judging", findings=findings)
+    del target  # it may be long
     recipe = fit(pipeline, lambda name: _column(file, name), sides == 0)
     manifest = SplitManifest(
         sha256="0" * 64,
@@ -165,7 +167,10 @@ def _labels(pipeline: Pipeline, tallies: dict[Any, tuple[int, ...]]) -> dict[Any
 
 
 def _keys(file: Any, columns: list[Column], scheme: str) -> Keys:
-    return row_keys(file.iter_batches(batch_size=BATCH_ROWS, columns=[c.name for c in columns]), columns, scheme)
+    names = [column.name for column in columns]
+    # group by group, since a reader keeps the buffers of all the groups that it has come to
+    groups = (file.iter_batches(BATCH_ROWS, row_groups=[n], columns=names) for n in range(file.num_row_groups))
+    return row_keys(chain.from_iterable(groups), columns, scheme)
 
 
 def _sides(pipeline: Pipeline, file: Any, keys: Keys) -> Sides:
@@ -192,7 +197,8 @@ def _require_whole(role: str, name: str, cells: Any) -> None:
 
 
 def _column(file: Any, name: str) -> Any:
-    return file.read(columns=[name]).column(0)
+    parts = [file.read_row_group(n, columns=[name]).column(0) for n in range(file.num_row_groups)]
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks])
 
 
 @contextmanager

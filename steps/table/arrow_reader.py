@@ -51,8 +51,10 @@ class ParquetFile:
         try:
             # pre_buffer would hold a whole row group in memory
             with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-                for batch in file.iter_batches(self.batch_rows, columns=list(schema.names), use_threads=False):
-                    yield partial(batch_chunk, batch, self.name, schema)
+                names = list(schema.names)
+                for group in range(file.num_row_groups):  # a reader keeps the buffers of all groups it has come to
+                    for batch in file.iter_batches(self.batch_rows, [group], names, use_threads=False):
+                        yield partial(batch_chunk, batch, self.name, schema)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 

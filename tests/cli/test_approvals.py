@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.small_desk import NAME, SmallDesk, write_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]  # several runs each: a minute and more
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     assert [(line["state"], line["found"][:6]) for line in told] == [("note", "2 of 2")]
 
 
-@pytest.mark.faults  # four releases: a minute and more
 def test_a_version_is_taken_back_and_the_ledger_answers_for_then(desk: SmallDesk) -> None:
     first = json.loads(desk("run", "churn.yaml", "--json"))
     desk("approve", first["workflow"], "--reason", "looked at", "--require-promoted")
