@@ -23,11 +23,14 @@ APPROVERS = "retrain-approvers"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
+Said = Literal["approved", "rejected", "rollback"]
+
+
 class Word(Contract):
     """What a person said, and on what."""
 
     by: str
-    decision: Literal["approved", "rejected", "rollback"]
+    decision: Said
     reason: str
     model: str
     version: int

@@ -50,6 +50,11 @@ probability vector (multiclass), as scikit-learn scales it; calibration_error is
 ten equal-width bins of the top probability (binary: of the positive class)."""
 
 
+def metrics_of(task: Task) -> tuple[str, ...]:
+    """Return the names of the metrics that a task has."""
+    return tuple(metric.name for metric in METRICS.values() if task in metric.tasks)
+
+
 def is_better(metric: str, a: float, b: float) -> bool:
     """Say whether `a` is strictly better than `b` under `metric`."""
     return a > b if METRICS[metric].greater_is_better else a < b

@@ -84,6 +84,11 @@ class ColumnSpec(Contract):
     categories: tuple[str, ...] | None = Field(None, description="Values seen in training, for categorical columns.")
 
 
+def class_text(label: str | int | bool) -> str:
+    """Return a class as manifests and reports write it: a boolean is true or false."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
 class ModelManifest(Contract):
     """``package.json`` of a packaged model: everything serving needs besides the fitted parts."""
 

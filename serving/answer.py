@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from contracts.references import class_text
 from serving.schemas import Warned
 from serving.transform import rows_to_table, unseen_in
 
@@ -78,7 +79,7 @@ def _unseen_raw(model: PackagedModel, table: Any) -> dict[str, npt.NDArray[np.bo
 
 
 def _text(cell: Any) -> str | None:
-    return None if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
+    return None if cell is None else class_text(cell)
 
 
 def _unexpected_nulls(model: PackagedModel, rows: Rows) -> list[Warned]:

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from contracts.metrics import Task
+from contracts.references import class_text
 from serving.schemas import ModelAnswer
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ class Scores(Collector):
                     self._counts[bisect_left(self._edges, score)] += 1
                     self._sum += score
                 if "label" in prediction:
-                    label = prediction["label"]
-                    self._labels[str(label).lower() if isinstance(label, bool) else str(label)] += 1
+                    self._labels[class_text(prediction["label"])] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield both as Prometheus reads them."""

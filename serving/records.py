@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contracts.references import class_text
 from serving.schemas import ModelAnswer
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Records:
             "time": pa.array([round(a.at * 1e6) for a, _ in each], pa.int64()).cast(pa.timestamp("us", "UTC")),
             "version": pa.array([self._identity.version] * len(each), pa.int32()),
             "key": pa.array([a.key.hex() for a, _ in each], pa.string()),
-            "label": pa.array([_text(p["label"]) if "label" in p else None for _, p in each], pa.string()),
+            "label": pa.array([class_text(p["label"]) if "label" in p else None for _, p in each], pa.string()),
             "scores": pa.array([_scores(p) for _, p in each], pa.list_(pa.float64())),
         }  # fmt: skip
         if self._columns:
@@ -154,7 +155,3 @@ class Records:
 
 def _scores(prediction: Mapping[str, Any]) -> list[float | None]:
     return [prediction["value"]] if "value" in prediction else list(prediction["probabilities"].values())
-
-
-def _text(label: str | int | bool) -> str:
-    return str(label).lower() if isinstance(label, bool) else str(label)

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from contracts.approvals import Word
+from contracts.approvals import Said, Word
 from contracts.errors import ConfigError
 from contracts.outcomes import Promotion, State
 from contracts.references import LedgerEntry
 from steps.ledger import Ledger, until_won
 from steps.lifecycle import APPROVAL, EXPIRES, ended, moment_text, permit, standing
 
-Verdict = Literal["approved", "rejected", "rollback"]
 HOLDS_SECONDS = "holds_seconds"
 """Evidence of *awaiting*: how long a request waits, and the approval of it for its release."""
 ROLLBACK_FROM = "rollback_from"
@@ -226,10 +225,10 @@ def _served(entries: Sequence[LedgerEntry], version: int | None) -> int:
 
 
 def word_on(
-    about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Verdict, reason: str
+    about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Said, reason: str
 ) -> Word:  # fmt: skip
     """Return a person's word as a cluster keeps it, bound to what `evidence` rests on: a request, or an approval."""
-    seen = {**evidence.evidence.get(APPROVAL, {}), **evidence.evidence}
+    seen = _seen(evidence)
     bound_to = {name: str(seen.get(name, "")) for name in _BOUND}
     return Word(
         by=by, decision=decision, reason=reason, model=about.model, version=version, about=about.id, **bound_to
@@ -250,9 +249,14 @@ def was_entered(entries: Sequence[LedgerEntry], word: str) -> bool:
     return any(entry.evidence.get(APPROVAL, {}).get("word") == word for entry in entries)
 
 
+def _seen(entry: LedgerEntry) -> dict[str, Any]:
+    """Return an entry's evidence, and what the word that it holds was bound to."""
+    return {**entry.evidence.get(APPROVAL, {}), **entry.evidence}
+
+
 def _word(request: LedgerEntry, person: Person, at: datetime, holds: timedelta, state: State) -> dict[str, Any]:
     decision = Promotion.APPROVED if state is State.APPROVED else Promotion.REJECTED
-    seen = {**request.evidence.get(APPROVAL, {}), **request.evidence}
+    seen = _seen(request)
     return {
         APPROVAL: {**_who(person), "request": request.id, **{name: seen[name] for name in _BOUND if name in seen}},
         "decision": decision.value,

@@ -21,7 +21,7 @@ from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task
 from contracts.names import tag
 from contracts.pipeline.gates import GatePolicy
-from serving.model import PackagedModel, Predictions
+from serving.model import MANIFEST_FILE, PackagedModel, Predictions
 from steps.dataset import read_table
 from steps.metrics import Judged, judge
 from steps.splitting import SplitRows, read_split
@@ -46,6 +46,11 @@ class Trained:
     run: RunRecord
     references: References
     folder: Path
+
+    @property
+    def package_sha256(self) -> str:
+        """Of the manifest of the model's package, which holds the hashes of its files."""
+        return hashlib.sha256((self.folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def trained(world: World, run_id: str) -> Trained:
     return Trained(run, references(run), world.tracking.package(run_id, world.scratch))
 
 
-def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment:
+def assess(world: World, subject: Trained, columns: Sequence[str] = ()) -> Assessment:
     """Load a run's model and the test rows of its split.
 
     Parameters
@@ -109,9 +114,8 @@ def assess(world: World, run_id: str, columns: Sequence[str] = ()) -> Assessment
     Raises
     ------
     ConfigError, DataError
-        When the run, its model, dataset or split is not there or not whole.
+        When the model, dataset or split is not there or not whole.
     """
-    subject = trained(world, run_id)
     found, model = subject.references, PackagedModel.load(subject.folder)
     split = read_split(world, found.split)
     target = world.pipeline.target.column

@@ -77,12 +77,8 @@ def measure_champion(
     package = load_package(world, serving)
     unseen = unseen_rows(world, challenger, serving)
     rows = int(unseen.mask.sum())
-    difference, compared, trouble, notes = (
-        None,
-        None,
-        package.trouble if package.manifest is None else "",
-        [unseen.note],
-    )
+    difference = compared = None
+    trouble, notes = package.trouble if package.manifest is None else "", [unseen.note]
     comparison = gate.comparison
     if comparison is not None and package.manifest is not None and rows >= comparison.min_rows:
         mine = challenger.judged.take(unseen.mask)

@@ -19,6 +19,9 @@ from contracts.references import DATASET_FILE, DATASET_MANIFEST, DatasetManifest
 from serving.transform import ARROW_TYPES
 from steps.world import World
 
+BUFFER_BYTES = 1 << 20
+"""Of one column chunk that is read unmapped."""
+
 
 def arrow_schema(schema: Schema) -> pa.Schema:
     """Return the Arrow types of the typed table, in the schema's order."""
@@ -66,9 +69,22 @@ def read_table(world: World, uri: str, columns: Sequence[str] | None = None) -> 
         return file.read(columns=wanted).select(wanted)
 
 
+def batches(
+    file: pq.ParquetFile, rows: int, columns: Sequence[str], *, threads: bool = True
+) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows group by group: a buffered reader keeps the buffers of all groups that it has come to."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(rows, [group], list(columns), use_threads=threads)
+
+
 @contextmanager
-def opened(world: World, uri: str) -> Iterator[pq.ParquetFile]:
+def opened(world: World, uri: str, *, mapped: bool = True) -> Iterator[pq.ParquetFile]:
     """Open a dataset's file, fetched once, for who reads it in parts.
+
+    Parameters
+    ----------
+    mapped
+        Map it, which copies nothing; else read it by buffers, since mapped pages count as memory of ours.
 
     Raises
     ------
@@ -77,7 +93,8 @@ def opened(world: World, uri: str) -> Iterator[pq.ParquetFile]:
     """
     path = world.storage.fetch(f"{uri}/{DATASET_FILE}", world.scratch)
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=mapped, buffer_size=0 if mapped else BUFFER_BYTES) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{uri}/{DATASET_FILE} is damaged: {type(error).__name__}") from None
+        what = f"{uri}/{DATASET_FILE} is damaged: {type(error).__name__}"
+        raise DataError(what, remedy="run again from ingest") from None

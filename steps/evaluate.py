@@ -5,14 +5,13 @@ A rejection is an outcome, not an error: the verdict goes on, and the workflow e
 
 from __future__ import annotations
 
-import hashlib
 import math
 
-from contracts.metrics import METRICS
+from contracts.metrics import metrics_of
 from contracts.names import tag
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
-from serving.model import MANIFEST_FILE, checked_manifest
+from serving.model import checked_manifest
 from steps import own_packages
 from steps.assessment import Assessment, Trained, assess, policy_sha256, report_bytes, trained
 from steps.gates import validation
@@ -47,7 +46,7 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     key = _key(inputs, subject, world)
     report = recall(world, Evaluate.name, key, ValidationReport)
     if report is None:
-        report = _judged(inputs, world)
+        report = _judged(inputs, subject, world)
         keep(world, Evaluate.name, key, report)
     uri = world.storage.write(report_uri(world, inputs.run_id), report_bytes(report))
     _record(world, subject.run, report)
@@ -58,7 +57,7 @@ def _key(inputs: Evaluate.Inputs, subject: Trained, world: World) -> str:
     checked_manifest(subject.folder)
     read = {
         "run": inputs.run_id,
-        "package": hashlib.sha256((subject.folder / MANIFEST_FILE).read_bytes()).hexdigest(),
+        "package": subject.package_sha256,
         "dataset": subject.references.dataset_sha256,
         "split": subject.references.split_sha256,
         "code": world.user_code(inputs.code).sha256,
@@ -68,11 +67,11 @@ def _key(inputs: Evaluate.Inputs, subject: Trained, world: World) -> str:
     return reuse_key(world, Evaluate.name, SECTIONS, MODULES, read)
 
 
-def _judged(inputs: Evaluate.Inputs, world: World) -> ValidationReport:
+def _judged(inputs: Evaluate.Inputs, found: Trained, world: World) -> ValidationReport:
     policy = world.pipeline.gates.policy(world.settings.environment)
     gate = policy.validation
     columns = [*(rule.column for rule in gate.slices), *own_columns(gate.thresholds)]
-    subject = assess(world, inputs.run_id, columns)
+    subject = assess(world, found, columns)
     groups = [
         validation.grouped(
             subject.rows.column(rule.column).to_pylist(),
@@ -107,8 +106,7 @@ def _test_metrics(subject: Assessment) -> dict[str, float]:
     rows = subject.judged
     if validation.non_finite(rows):
         return {}
-    fitting = [m for m in METRICS.values() if rows.task in m.tasks]
-    return {m.name: score_judged(rows, m.name) for m in fitting}
+    return {name: score_judged(rows, name) for name in metrics_of(rows.task)}
 
 
 def _record(world: World, run: RunRecord, report: ValidationReport) -> None:

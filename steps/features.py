@@ -7,24 +7,20 @@ batches for the keys and one column at a time for the rest, so that memory follo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from contracts.errors import ConfigError, DataError, Finding
 from contracts.metrics import Task
 from contracts.pipeline import Pipeline
 from contracts.pipeline.table import Column
-from contracts.references import DATASET_FILE, RECIPE_FILE, SIDES, SPLIT_MANIFEST, SPLIT_ROWS, SplitManifest
+from contracts.references import RECIPE_FILE, SIDES, SPLIT_MANIFEST, SPLIT_ROWS, SplitManifest, class_text
 from contracts.stages import Cache, Features
 from serving.transform import Recipe
-from steps.dataset import read_manifest
+from steps.dataset import batches, opened, read_manifest
 from steps.recipe import fit
 from steps.reuse import lookup, remember, reuse_key
 from steps.splitting import (
@@ -65,7 +61,7 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
             return found.model_copy(update=told | {"candidates": _to_fit(inputs, found.split_sha256, world)})
     if read_manifest(world, inputs.dataset).sha256 != inputs.dataset_sha256:
         raise ConfigError(f"the dataset at {inputs.dataset} is not the one asked for", remedy="run again from ingest")
-    with _open(world, inputs.dataset) as file:
+    with opened(world, inputs.dataset, mapped=False) as file:
         rows, recipe = _prepare(world.pipeline, file, inputs.dataset_sha256)
     split = write_split(world, rows, recipe)
     outputs = Features.Outputs(
@@ -163,14 +159,11 @@ def _labels(pipeline: Pipeline, tallies: dict[Any, tuple[int, ...]]) -> dict[Any
     """Return the classes' names in reports; those of a sensitive target stay unsaid."""
     if pipeline.table.column(pipeline.target.column).sensitive:
         return {value: f"#{number}" for number, value in enumerate(tallies, start=1)}
-    return {value: str(value).lower() if isinstance(value, bool) else str(value) for value in tallies}
+    return {value: class_text(value) for value in tallies}
 
 
 def _keys(file: Any, columns: list[Column], scheme: str) -> Keys:
-    names = [column.name for column in columns]
-    # group by group, since a reader keeps the buffers of all the groups that it has come to
-    groups = (file.iter_batches(BATCH_ROWS, row_groups=[n], columns=names) for n in range(file.num_row_groups))
-    return row_keys(chain.from_iterable(groups), columns, scheme)
+    return row_keys(batches(file, BATCH_ROWS, [column.name for column in columns]), columns, scheme)
 
 
 def _sides(pipeline: Pipeline, file: Any, keys: Keys) -> Sides:
@@ -199,19 +192,6 @@ def _require_whole(role: str, name: str, cells: Any) -> None:
 def _column(file: Any, name: str) -> Any:
     parts = [file.read_row_group(n, columns=[name]).column(0) for n in range(file.num_row_groups)]
     return pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-
-
-@contextmanager
-def _open(world: World, dataset: str) -> Iterator[Any]:
-    """Open a dataset's file once: fetched from afar for every column it would be as many downloads."""
-    path = world.storage.fetch(f"{dataset}/{DATASET_FILE}", world.scratch)
-    try:
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # mapped pages would count as memory of ours
-            yield file
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{dataset}/{DATASET_FILE} is damaged: {type(error).__name__}", remedy="run again from ingest"
-        ) from None
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +18,15 @@ from contracts.references import LedgerEntry
 from contracts.reports import PromotionReport
 from contracts.settings import variable
 from contracts.stages import Promote
-from serving.model import MANIFEST_FILE, PackagedModel
+from serving.model import PackagedModel
 from steps import review
-from steps.assessment import Assessment, assess, policy_sha256, report_bytes
+from steps.assessment import Assessment, assess, policy_sha256, report_bytes, trained
 from steps.champion import Measured, measure_champion
 from steps.gates import promotion
 from steps.gates.bounds import measure
 from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
 from steps.own_gates import own_columns, own_numbers
-from steps.review import size_mib
 from steps.review_page import render
 from steps.world import World
 
@@ -51,7 +49,7 @@ class Judged:
 def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntry | None) -> Judged:
     """Measure a version and what serves, ask the gate, and return what it says."""
     policy = world.pipeline.gates.policy(world.settings.environment)
-    challenger = assess(world, run_id, own_columns(policy.promotion.thresholds))
+    challenger = assess(world, trained(world, run_id), own_columns(policy.promotion.thresholds))
     champion = measure_champion(world, challenger, serving, policy.promotion, world.now()) if serving else None
     bad = non_finite(challenger.judged)
     own = {} if bad else own_numbers(world, inputs.code, policy.promotion.thresholds, challenger)
@@ -76,8 +74,7 @@ def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntr
         policy_sha256=policy_sha256(policy),
         requested_by=requester(inputs),
     )
-    package = hashlib.sha256((challenger.folder / MANIFEST_FILE).read_bytes()).hexdigest()
-    evidence = {**_evidence(report), "artifact_sha256": package}
+    evidence = {**_evidence(report), "artifact_sha256": challenger.package_sha256}
     timed = replace(champion, evidence=measured.champion) if champion and measured.champion else None
     page = render(review.collect(world, report, challenger, timed, measured.latency_ms))
     return Judged(decision.promotion, decision.reason, report_bytes(report), evidence, page)
@@ -97,7 +94,7 @@ def collect(
     return promotion.Evidence(
         thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap, own=own),
         calibration_error=calibration,
-        size_mib=size_mib(challenger.folder),
+        size_mib=review.size_mib(challenger.folder),
         latency_ms=timed.challenger,
         contract=challenger.model.manifest.contract,
         champion=_with_latency(champion, timed.champion),

@@ -38,10 +38,11 @@ def own_numbers(world: World, code: str, thresholds: Sequence[Threshold], subjec
         There is no such function, it raised, or what it returned is no number.
     """
     functions = dict.fromkeys(threshold.function for threshold in thresholds if threshold.function)
-    modules = world.user_code(code) if functions else None
+    if not functions:
+        return {}
+    modules = world.user_code(code)
     found: dict[str, float] = {}
     for reference in functions:
-        assert modules is not None  # noqa: S101
         function = modules.resolve(reference)
         try:
             value = function(subject.rows, subject.answers)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from contracts.errors import ConfigError, DataError
-from contracts.metrics import METRICS, Task
+from contracts.metrics import Task, metrics_of
 from contracts.pipeline.table import Column, ColumnType
 from contracts.reports import PromotionReport, ValidationReport
 from steps.assessment import Assessment, references
@@ -169,8 +169,7 @@ def _side(
     size = size_mib(folder) if folder else None
     if judged is None or non_finite(judged):
         return Side(version, run, size, latency_ms, validation=validation)
-    names = [name for name, metric in METRICS.items() if judged.task in metric.tasks]
-    found = {name: value for name in names if math.isfinite(value := score_judged(judged, name))}
+    found = {name: value for name in metrics_of(judged.task) if math.isfinite(value := score_judged(judged, name))}
     return Side(version, run, size, latency_ms, found, calibration(judged), validation)
 
 

@@ -10,6 +10,7 @@ from contracts.errors import DataError
 from contracts.metrics import Task
 from contracts.pipeline.checks import did_you_mean
 from contracts.pipeline.table import ColumnType
+from contracts.references import class_text
 from steps.inference import Inferred, InferredColumn
 
 MOST_CLASSES = 20
@@ -71,10 +72,10 @@ def choose(table: Inferred, target: str, counts: Mapping[Any, int], task: str = 
                 "--positive", "belongs to a binary target, and the task is multiclass", "leave it out"
             )
         return Learning(column, chosen, shares=shares)
-    classes = {_label(value): value for value in column.values}
+    classes = {class_text(value): value for value in column.values}
     if positive and positive not in classes:
         raise UnfitChoiceError("--positive", f"{positive!r} is no value of {target!r}", f"one of {', '.join(classes)}")
-    rarer = min(column.values, key=lambda value: (counts.get(value, 0), _label(value) in ("0", "false", "no")))
+    rarer = min(column.values, key=lambda value: (counts.get(value, 0), class_text(value) in ("0", "false", "no")))
     return Learning(column, chosen, classes[positive] if positive else rarer, shares)
 
 
@@ -150,7 +151,3 @@ def _refuse_misfit(column: InferredColumn, task: Task) -> None:
         raise UnfitChoiceError(
             "--task", f"{column.name} has {column.distinct} values, a binary target has two", "--task multiclass"
         )
-
-
-def _label(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ import zoneinfo
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from contracts.metrics import METRICS, Task
+from contracts.metrics import METRICS, Task, metrics_of
 from contracts.pipeline.mistakes import Mistake
 from contracts.pipeline.table import ColumnType
 from contracts.stages import SIZED
@@ -122,7 +122,7 @@ def gate_metrics(pipeline: Pipeline) -> Iterator[Mistake]:
 
 def _unfit(pipeline: Pipeline, named: Iterable[tuple[Key, str]]) -> Iterator[Mistake]:
     task = pipeline.target.task
-    fitting = ", ".join(m.name for m in METRICS.values() if task in m.tasks)
+    fitting = ", ".join(metrics_of(task))
     for key, metric in named:
         if metric in METRICS and task not in METRICS[metric].tasks:
             yield Mistake(key, f"{metric} does not fit a {task} target", f"one of {fitting}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from contracts.errors import ConfigError, DataError, Finding
-from contracts.metrics import METRICS, Task, is_better
+from contracts.metrics import Task, is_better, metrics_of
 from contracts.pipeline.learning import Candidate, ThresholdRule
 from steps.candidates import Fitted, Floats, Problem, Rows, learner
 from steps.candidates.rounds import judged
@@ -127,8 +127,7 @@ def all_metrics(problem: Problem, rows: Rows, trial: Trial, scores: Floats | Non
     if scores is None:
         scores = trial.fitted.estimator.score(rows.features, problem.classes)
     answers = judged(problem, rows, scores, trial.threshold)
-    fitting = [m.name for m in METRICS.values() if problem.task in m.tasks]
-    return {metric: score_judged(answers, metric, rows.weight) for metric in fitting}
+    return {metric: score_judged(answers, metric, rows.weight) for metric in metrics_of(problem.task)}
 
 
 def _try(

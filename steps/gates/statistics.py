@@ -78,7 +78,7 @@ def resample(judged: Sequence[Judged], metrics: Iterable[str], bootstrap: Bootst
     if judged[0].groups is not None:
         found, unit_of_row = np.unique(judged[0].groups, return_inverse=True)
         units = len(found) if len(found) >= MIN_GROUPS else 0
-    parts = -(-units // _part_size(units)) if units else 0
+    parts = _parts(units) if units else 0
     results = [{name: np.full(1 + parts + bootstrap.resamples, np.nan) for name in names} for _ in judged]
     kernels = [{name: _KERNELS[name](j) for name in names} for j in judged] if units else []
     at = 0
@@ -151,16 +151,18 @@ def _jackknife(sample: Sample) -> _Jackknife:
     return _Jackknife(math.sqrt(square * (n - 1) / n), acceleration, max(1.0, freedom))
 
 
-def _part_size(units: int) -> int:
-    return -(-units // MOST_PARTS)
+def _parts(units: int) -> int:
+    """Return into how many parts rows or groups are cut: of equal size, but for one row more or less."""
+    size = -(-units // MOST_PARTS)
+    return -(-units // size)
 
 
 def _counts(units: int, rows: int, bootstrap: Bootstrap) -> Iterator[Floats]:
     """Yield how often each row or group counts, [some, units]: all once, then without each part, then the draws."""
-    step, size = max(1, _BLOCK // rows), _part_size(units)
+    step, parts = max(1, _BLOCK // rows), _parts(units)
     yield np.ones((1, units))
-    part_of_unit = np.arange(units) % -(-units // size)
-    for start in range(0, parts := part_of_unit.max() + 1, step):
+    part_of_unit = np.arange(units) % parts
+    for start in range(0, parts, step):
         yield (part_of_unit != np.arange(start, min(start + step, parts))[:, None]).astype(np.float64)
     yield from _draws(bootstrap, units, step)
 

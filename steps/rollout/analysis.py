@@ -93,12 +93,11 @@ def measurements(analysis: Analysis, hold: timedelta) -> tuple[int, int]:
 def failed(runs: Sequence[Object], measured: Sequence[Metric]) -> Failed | None:
     """Return the metric that ended a release, from the AnalysisRuns of its pods' hash; None when none did."""
     limits = {metric.name: metric for metric in measured}
-    for run in runs:
-        for result in (run.get("status") or {}).get("metricResults") or ():
-            if (phase := result.get("phase")) in ("Failed", "Error", "Inconclusive"):
-                step = (run["metadata"].get("labels") or {}).get(_STEP, "")
-                found = _failed(result, phase, limits.get(result["name"]))
-                return replace(found, step=int(step)) if step.isdigit() else found
+    for run, result in _results(runs):
+        if (phase := result.get("phase")) in ("Failed", "Error", "Inconclusive"):
+            step = (run["metadata"].get("labels") or {}).get(_STEP, "")
+            found = _failed(result, phase, limits.get(result["name"]))
+            return replace(found, step=int(step)) if step.isdigit() else found
     return None
 
 
@@ -106,12 +105,16 @@ def last_values(runs: Sequence[Object]) -> dict[str, float]:
     """Return what each metric was measured as last: evidence of a release that came through."""
     ordered = sorted(runs, key=lambda run: str(run["metadata"].get("creationTimestamp", "")))
     found = {}
-    for run in ordered:
-        for result in (run.get("status") or {}).get("metricResults") or ():
-            values = [v for m in result.get("measurements") or () if (v := _value(m)) is not None]
-            if values:
-                found[str(result["name"])] = round(values[-1], 6)
+    for _, result in _results(ordered):
+        if values := [v for m in result.get("measurements") or () if (v := _value(m)) is not None]:
+            found[str(result["name"])] = round(values[-1], 6)
     return found
+
+
+def _results(runs: Sequence[Object]) -> Iterator[tuple[Object, Mapping[str, Any]]]:
+    for run in runs:
+        for result in (run.get("status") or {}).get("metricResults") or ():
+            yield run, result
 
 
 def _failed(result: Mapping[str, Any], phase: str, metric: Metric | None) -> Failed:

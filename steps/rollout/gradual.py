@@ -8,6 +8,7 @@ they answer do the Deployment's own go and the new template comes.  Whatever end
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -121,10 +122,8 @@ class Gradual(Kubernetes):
 
     def _publish(self, wanted: Object) -> None:
         if wanted["kind"] == "TraefikService":  # its weights are Argo Rollouts' own once it is there
-            try:
+            with contextlib.suppress(Conflict):
                 self.cluster.create(wanted)
-            except Conflict:
-                return
             return
         if wanted["kind"] == "Service":  # so is a Service's choice of pods
             now = self.cluster.get("Service", wanted["metadata"]["name"])

@@ -78,9 +78,8 @@ class Kubernetes:
 
     def serving(self) -> Serving | None:
         """Return what answers now, by what the Deployment says of itself."""
-        if self.cluster.get("Deployment", self.name) is None:
-            return None
-        return Serving(self._url, version_on(self.cluster, self.name))
+        deployment = self.cluster.get("Deployment", self.name)
+        return None if deployment is None else Serving(self._url, _served_by(self.cluster, deployment))
 
     def release(self, entry: LedgerEntry) -> Serving:
         """Publish the objects of a version and watch its rollout."""
@@ -281,11 +280,14 @@ def serving_version(settings: Settings, pipeline: str) -> int | None:
 def version_on(cluster: Cluster, name: str) -> int | None:
     """Return the version that a pipeline has servers of in a namespace, None without any."""
     deployment = cluster.get("Deployment", name)
-    if deployment is None:
-        return None
+    return None if deployment is None else _served_by(cluster, deployment)
+
+
+def _served_by(cluster: Cluster, deployment: Object) -> int | None:
+    """Return the version that a Deployment has servers of, or a Rollout that takes its template from it."""
     if deployment.get("status", {}).get("availableReplicas", 0):
         return version_of(deployment)
-    return None if deployment["spec"].get("replicas") else _stable(cluster, name)
+    return None if deployment["spec"].get("replicas") else _stable(cluster, deployment["metadata"]["name"])
 
 
 def _stable(cluster: Cluster, name: str) -> int | None:

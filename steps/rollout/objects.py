@@ -84,31 +84,31 @@ def objects(
     entry, workflow
         The ledger entry and the workflow of this release; on the Deployment only.
     """
-    deployment = _object(version, "Deployment", namespace, _deployment(version, release, settings))
+    deployment = _named("Deployment", version.model, namespace, _deployment(version, release, settings))
     deployment["metadata"]["annotations"] = version.annotations | {
         ANNOTATION.format("ledger-entry"): entry, ANNOTATION.format("workflow"): workflow,
     }  # fmt: skip
-    account = _object(version, "ServiceAccount", namespace, None) | {"automountServiceAccountToken": False}
+    account = _named("ServiceAccount", version.model, namespace, None) | {"automountServiceAccountToken": False}
     return [
         account,
-        _object(version, "NetworkPolicy", namespace, _network(version, settings)),
-        _object(version, "Service", namespace, _service(version)),
-        _object(version, "PodDisruptionBudget", namespace, _disruption(version)),
+        _named("NetworkPolicy", version.model, namespace, _network(version, settings)),
+        _named("Service", version.model, namespace, _service(version)),
+        _named("PodDisruptionBudget", version.model, namespace, _disruption(version)),
         *(_gradual(version, release, settings, namespace) if release.gradual else ()),
         deployment,
-        _object(version, "HorizontalPodAutoscaler", namespace, _scaling(version, release, settings)),
+        _named("HorizontalPodAutoscaler", version.model, namespace, _scaling(version, release, settings)),
     ]
 
 
 def route_to_service(model: str, namespace: str) -> Object:
     """Return the IngressRoute of a pipeline whose Service, and no weights, share requests out."""
-    return named("IngressRoute", model, namespace, gradual_objects.route(model, namespace, "rolling"))
+    return _named("IngressRoute", model, namespace, gradual_objects.route(model, namespace, "rolling"))
 
 
 def _gradual(version: Version, release: Release, settings: Settings, namespace: str) -> list[Object]:
     name, canary = version.model, release.strategy == "canary"
     measured = analysis.metrics(release.analysis, version.task, namespace, name)
-    following = _object(version, "Service", namespace, _service(version))
+    following = _named("Service", version.model, namespace, _service(version))
     following["metadata"]["name"] = gradual_objects.next_service(name)
     specs = {
         "AnalysisTemplate": analysis.template(measured, release.analysis, settings.prometheus_url),
@@ -116,7 +116,7 @@ def _gradual(version: Version, release: Release, settings: Settings, namespace: 
         "IngressRoute": gradual_objects.route(name, namespace, release.strategy),
         "Rollout": gradual_objects.rollout(name, release, selector(name), _READY_SECONDS),
     }
-    return [following, *(_object(version, kind, namespace, spec) for kind, spec in specs.items())]
+    return [following, *(_named(kind, version.model, namespace, spec) for kind, spec in specs.items())]
 
 
 def selector(model: str) -> dict[str, str]:
@@ -124,11 +124,7 @@ def selector(model: str) -> dict[str, str]:
     return {names.LABEL_PIPELINE: model, names.LABEL_STAGE: SERVING}
 
 
-def _object(version: Version, kind: str, namespace: str, spec: dict[str, Any] | None) -> Object:
-    return named(kind, version.model, namespace, spec)
-
-
-def named(kind: str, model: str, namespace: str, spec: dict[str, Any] | None) -> Object:
+def _named(kind: str, model: str, namespace: str, spec: dict[str, Any] | None) -> Object:
     """Return an object of a pipeline, with its name and labels."""
     labels = selector(model) | {
         "app.kubernetes.io/name": model, "app.kubernetes.io/component": SERVING,

@@ -58,8 +58,8 @@ def objects(wanted: Sequence[Object], replicas: int, percent: int) -> list[Objec
     Its pods are those of the new version, under a label of their own.  The route to the TraefikService that copies
     requests comes last, once the pods answer.
     """
-    kinds = {each["kind"]: each for each in wanted if not each["metadata"]["name"].endswith("-next")}
-    name = kinds["Deployment"]["metadata"]["name"]
+    name = next(each for each in wanted if each["kind"] == "Deployment")["metadata"]["name"]
+    kinds = {each["kind"]: each for each in wanted if each["metadata"]["name"] == name}
     labels = {names.LABEL_PIPELINE: name, names.LABEL_STAGE: SHADOW}
     deployment = dict(kinds["Deployment"]["spec"])
     template = {

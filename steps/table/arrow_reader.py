@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from contracts.errors import DataError
 from contracts.pipeline.table import Schema
+from steps.dataset import BUFFER_BYTES, batches
 from steps.table.chunk import Chunk, Task, fitted_chunk
 
 BATCH_ROWS = 32_768
@@ -50,11 +51,9 @@ class ParquetFile:
         """Yield one task a batch."""
         try:
             # pre_buffer would hold a whole row group in memory
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-                names = list(schema.names)
-                for group in range(file.num_row_groups):  # a reader keeps the buffers of all groups it has come to
-                    for batch in file.iter_batches(self.batch_rows, [group], names, use_threads=False):
-                        yield partial(batch_chunk, batch, self.name, schema)
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+                for batch in batches(file, self.batch_rows, schema.names, threads=False):
+                    yield partial(batch_chunk, batch, self.name, schema)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 

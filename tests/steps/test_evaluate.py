@@ -15,7 +15,7 @@ from contracts.outcomes import Verdict
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
 from serving.model import PackagedModel
-from steps.assessment import assess
+from steps.assessment import assess, trained
 from steps.dataset import read_table
 from steps.evaluate import evaluate
 from steps.mlflow_connection import mlflow_client
@@ -65,7 +65,7 @@ def test_the_numbers_are_those_of_the_test_rows_computed_apart(world: World, run
     _, report = judge(world, run)
     tags = world.tracking.record(run).tags
     table = read_table(world, tags[tag("dataset")]).filter(read_split(world, tags[tag("split")]).mask("test"))
-    chance = assess(world, run).model.predict(table).scores[:, 1]
+    chance = assess(world, trained(world, run)).model.predict(table).scores[:, 1]
     truth = np.array(table.column("churned").to_pylist()) == "yes"
     assert report.metrics["roc_auc"] == pytest.approx(roc_auc_score(truth, chance))
     assert report.test_rows == len(table)

@@ -18,7 +18,7 @@ from contracts.outcomes import Verdict
 from contracts.pipeline.gates import Bootstrap, Comparison, SliceRule, Threshold, ValidationGate
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
-from steps.assessment import assess
+from steps.assessment import assess, trained
 from steps.evaluate import evaluate
 from steps.gates import promotion, statistics, validation
 from steps.gates.bounds import check, measure
@@ -175,7 +175,7 @@ def run(world: World, home: Path) -> str:
 def test_a_split_by_group_is_judged_by_group_and_no_cell_of_it_is_reported(world: World, run: str):
     outputs = evaluate(Evaluate.Inputs(run_id=run), world=world)
     written = world.storage.read(outputs.report)
-    subject = assess(world, run)
+    subject = assess(world, trained(world, run))
     groups = len(set(subject.rows.column("family").to_pylist()))
     assert 20 < groups < 80
     assert f"({groups} groups resampled)" in ValidationReport.model_validate_json(written).reason
@@ -183,7 +183,7 @@ def test_a_split_by_group_is_judged_by_group_and_no_cell_of_it_is_reported(world
 
 
 def test_the_champion_is_compared_on_groups_of_the_rows_that_it_has_not_seen(world: World, run: str):
-    subject = assess(world, run)
+    subject = assess(world, trained(world, run))
     part = subject.judged.take(np.arange(subject.judged.rows) < 200)
     found = promotion.compare(part, replace(part, groups=None), Comparison(metric="roc_auc"))
     assert found.groups == len(set(subject.rows.column("family").to_pylist()[:200]))
@@ -198,4 +198,4 @@ def test_the_champion_is_compared_on_groups_of_the_rows_that_it_has_not_seen(wor
 )
 def test_a_file_whose_groups_are_not_those_of_the_split_is_refused(home: Path, run: str, changed: str, said: str):
     with pytest.raises(ConfigError, match=said):
-        assess(churn_world(home, changed), run)
+        assess(other := churn_world(home, changed), trained(other, run))

@@ -151,9 +151,9 @@ def test_what_moved_in_the_data_is_what_was_moved(home: Path, world: World) -> N
 
 
 def test_calibration_is_that_of_scikit_learn(world: World) -> None:
-    from steps.assessment import assess
+    from steps.assessment import assess, trained
 
-    judged = assess(world, world.registry.run_of(2)).judged
+    judged = assess(world, trained(world, world.registry.run_of(2))).judged
     positive, probability = judged.positive_scores()
     share, said = calibration_curve(positive, probability, n_bins=10)
     found = calibration(judged)
