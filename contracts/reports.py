@@ -29,6 +29,14 @@ class Check(Contract):
     rows: int | None = None
     reason: str
 
+    @property
+    def measured(self) -> str:
+        """The number and its interval, for people; empty where there is none."""
+        if self.value is None:
+            return ""
+        interval = f" [{self.interval.low:.4g}, {self.interval.high:.4g}]" if self.interval else ""
+        return f"{self.value:.4g}{interval}"
+
     def __str__(self) -> str:
         return self.reason
 

@@ -14,7 +14,7 @@ from contracts.names import tag
 from contracts.outcomes import Promotion, Verdict
 from contracts.reports import Check
 from steps.review import MUCH, SOME, Change, Review, Side, Values
-from steps.review_plots import bound, calibration, found, interval, shares, text
+from steps.review_plots import bound, calibration, interval, shares, text
 
 _VERDICTS = {
     Promotion.APPROVED: Verdict.PASSED,
@@ -126,7 +126,7 @@ def _gate(body: Element, title: str, checks: Sequence[Check]) -> None:
     text(body, "h2", title)
     table = _table(body, ["", "check", "found", "asked"])
     for check in checks:
-        _row(table, [_sign(check), check.name, found(check), bound(check)])
+        _row(table, [_sign(check), check.name, check.measured, bound(check)])
         if check.verdict is not Verdict.PASSED:
             _row(table, ["", (check.reason, _sign(check)[1]), "", ""])
         if check.interval is not None:
@@ -141,13 +141,13 @@ def _slices(body: Element, checks: Sequence[Check], champion: Side | None) -> No
     if not checks:
         return
     known = (
-        {check.name: found(check) for check in champion.validation.checks} if champion and champion.validation else {}
+        {check.name: check.measured for check in champion.validation.checks} if champion and champion.validation else {}
     )
     text(body, "h2", "Slices")
     titles = ["", "slice", "challenger", "asked", "rows"]
     table = _table(body, [*titles, "champion, on its own test rows"] if known else titles)
     for check in checks:
-        cells = [_sign(check), check.name, found(check), bound(check), str(check.rows or "")]
+        cells = [_sign(check), check.name, check.measured, bound(check), str(check.rows or "")]
         _row(table, [*cells, known.get(check.name, "")] if known else cells)
 
 

@@ -19,14 +19,6 @@ def text(parent: Element, name: str, said: str, style: str = "", **attributes: s
     return made
 
 
-def found(check: Check) -> str:
-    """Write a check's number and its interval."""
-    if check.value is None:
-        return ""
-    interval = f" [{check.interval.low:.4g}, {check.interval.high:.4g}]" if check.interval else ""
-    return f"{check.value:.4g}{interval}"
-
-
 def bound(check: Check) -> str:
     """Write what a check asks for."""
     if check.min is not None:
@@ -46,7 +38,7 @@ def interval(parent: Element, check: Check) -> None:
     def at(value: float) -> str:
         return f"{10 + 580 * (value - low) / span:.1f}"
 
-    svg = _svg(parent, 600, 22, f"{check.name}: {found(check)}, {bound(check)}")
+    svg = _svg(parent, 600, 22, f"{check.name}: {check.measured}, {bound(check)}")
     whole = {"class": style, "x1": at(ends.low), "x2": at(ends.high), "y1": "11", "y2": "11", "stroke-width": "2"}
     SubElement(svg, "line", whole)
     SubElement(svg, "circle", {"class": style, "cx": at(check.value), "cy": "11", "r": "4"})

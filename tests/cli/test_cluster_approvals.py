@@ -21,6 +21,7 @@ from steps.lifecycle import EXPIRES, moment_text
 from steps.rollout.cluster import Conflict
 from tests.steps.registered import NOW
 from workflows.cluster import approvals, audit
+from workflows.cluster import errand as errands
 from workflows.cluster.errand import _FRAME
 
 
@@ -61,7 +62,7 @@ def here(place: Place, duty: str, program: str, *arguments: str, files: Any = ()
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(approvals, "errand", here)
-    monkeypatch.setattr(audit, "errand", here)
+    monkeypatch.setattr(errands, "errand", here)
     return Place(tmp_path)
 
 

@@ -22,12 +22,11 @@ from contracts.reports import Check
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT
+from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT, connected
 from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
-    from workflows.cluster.connection import Namespace
 
 RUN = Annotated[str, typer.Argument(metavar="RUN|[MODEL@]VERSION", help="The run that asked, or its version.")]
 MODEL = Annotated[str, typer.Option(help="Which model; needed when a version is named and there are several.")]
@@ -121,7 +120,7 @@ def approve(
     if namespace or context:
         from workflows.cluster.approvals import decide
 
-        there = _cluster(namespace, context)
+        there = connected(namespace, context)
         said = decide(there, run, model, approved=True, reason=reason)
         release_there(
             there, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output
@@ -155,7 +154,7 @@ def reject(
         from workflows.cli.releases import release_there
         from workflows.cluster.approvals import decide
 
-        there = _cluster(namespace, context)
+        there = connected(namespace, context)
         said = decide(there, run, model, approved=False, reason=reason)
         release_there(there, said, context, wait=wait, require_promoted=False, json_output=False)
         return
@@ -174,12 +173,6 @@ def _say_why(reason: str) -> None:
         raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
 
 
-def _cluster(namespace: str, context: str) -> Namespace:
-    from workflows.cluster.connection import Namespace
-
-    return Namespace.connect(namespace, context)
-
-
 def _waiting_here() -> list[tuple[LedgerEntry, str]]:
     from steps.approvals import requests
     from steps.ledger import Ledger
@@ -191,7 +184,7 @@ def _waiting_here() -> list[tuple[LedgerEntry, str]]:
 def _waiting_on_cluster(namespace: str, context: str) -> list[tuple[LedgerEntry, str]]:
     from workflows.cluster.approvals import requests
 
-    return requests(_cluster(namespace, context))
+    return requests(connected(namespace, context))
 
 
 def _reviewed_here(run: str, model: str, page: Path | None) -> tuple[LedgerEntry, Lineage, Lineage | None]:
@@ -213,7 +206,7 @@ def _reviewed_on_cluster(
 ) -> tuple[LedgerEntry, Lineage, Lineage | None]:
     from workflows.cluster import approvals as there
 
-    place = _cluster(namespace, context)
+    place = connected(namespace, context)
     found = there.review(place, run, model)
     if page is not None:
         _write(page, there.page(place, run, model), found[0].version)

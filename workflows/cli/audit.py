@@ -12,12 +12,11 @@ import typer
 
 from contracts.errors import DATA, ConfigError, Finding
 from workflows.cli.desk import desk_home, desk_settings
-from workflows.cli.options import CONTEXT, NAMESPACE
+from workflows.cli.options import CONTEXT, NAMESPACE, connected
 
 if TYPE_CHECKING:
     from steps.ledger import Ledger
     from steps.storage import Storage
-    from workflows.cluster.connection import Namespace
 
 app = typer.Typer(no_args_is_help=True, help="Check the ledger, and keep what shows that it was written anew.")
 
@@ -106,7 +105,7 @@ def export(
     if namespace or context:
         from workflows.cluster import audit as there
 
-        typer.echo(json.dumps(there.export(_place(namespace, context), reference), indent=1))
+        typer.echo(json.dumps(there.export(connected(namespace, context), reference), indent=1))
         return
     from steps.archive import Archive
     from steps.attestation import statement
@@ -123,7 +122,7 @@ def _newest(namespace: str, context: str) -> dict[str, tuple[int, str]]:
     if namespace or context:
         from workflows.cluster import audit as there
 
-        return there.heads(_place(namespace, context))
+        return there.heads(connected(namespace, context))
     ledger = _ledger()
     return {model: (entry.number, entry.id) for model in ledger.models() if (entry := ledger.head(model))}
 
@@ -132,7 +131,7 @@ def _broken(model: str, signed: Mapping[int, str], namespace: str, context: str)
     if namespace or context:
         from workflows.cluster import audit as there
 
-        return there.verify(_place(namespace, context), model, signed)
+        return there.verify(connected(namespace, context), model, signed)
     return _ledger().verify(model, heads=signed)
 
 
@@ -147,12 +146,6 @@ def _storage(*, must_exist: bool) -> Storage:
     from steps.storage import Storage
 
     return Storage(desk_settings(desk_home(must_exist=must_exist)))
-
-
-def _place(namespace: str, context: str) -> Namespace:
-    from workflows.cluster.connection import Namespace
-
-    return Namespace.connect(namespace, context)
 
 
 def _path(path: Path) -> Path:

@@ -26,7 +26,7 @@ def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
         sign, style = _STYLES[check.verdict]
         reason = "" if check.verdict is Verdict.PASSED else check.reason
         grid.add_row(
-            Text(sign, style=style), Text(check.name, no_wrap=True), Text(_number(check), no_wrap=True),
+            Text(sign, style=style), Text(check.name, no_wrap=True), Text(check.measured, no_wrap=True),
             Text(_bound(check)), Text(reason, style=style, overflow="fold"),
         )  # fmt: skip
     return Padding(grid, (0, 0, 0, indent))
@@ -35,13 +35,6 @@ def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
 def short(reason: str) -> str:
     """Return the part of a gate's reason that its checks do not say: what comes before the first of them."""
     return reason.partition("; ")[0]
-
-
-def _number(check: Check) -> str:
-    if check.value is None:
-        return ""
-    interval = f" [{check.interval.low:.4g}, {check.interval.high:.4g}]" if check.interval else ""
-    return f"{check.value:.4g}{interval}"
 
 
 def _bound(check: Check) -> str:

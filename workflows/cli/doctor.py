@@ -112,12 +112,10 @@ def _unfinished(home: Path) -> Iterator[Line]:
     from workflows.local import state
 
     for run in state.list_runs(home):
-        if run.finished is None and not state.is_running(home, run.name):
-            waits = ", ".join(run.suspended)
-            how = f" and --answer {next(iter(run.suspended))}" if waits else ""
+        if why := state.standstill(home, run):
+            how = f" and --answer {next(iter(run.suspended))}" if run.suspended else ""
             yield Line(
-                what="run", state="note",
-                found=f"{run.name} waits for {waits}" if waits else f"{run.name} was cut off",
+                what="run", state="note", found=f"{run.name} {why}",
                 remedy=f"`retrain run` of the same file{how} goes on with it",
             )  # fmt: skip
 

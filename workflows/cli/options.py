@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from contracts.errors import ConfigError
 from contracts.names import RELEASE, RETRAIN
 from contracts.pipeline.source import credential_in
 from contracts.settings import variable
+
+if TYPE_CHECKING:
+    from workflows.cluster.connection import Namespace
 
 SOURCE = Annotated[str, typer.Option(help="Read this instead of the file's source.")]
 AS_OF = Annotated[str, typer.Option("--as-of", help="The moment the run stands for, RFC 3339; default: now.")]
@@ -41,6 +44,13 @@ def rfc3339(text: str, option: str) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
         raise typer.BadParameter("says no time zone: end it with Z for UTC", param_hint=option)
     return moment
+
+
+def connected(namespace: str, context: str) -> Namespace:
+    """Return the namespace that was asked for; see `Namespace.connect`."""
+    from workflows.cluster.connection import Namespace
+
+    return Namespace.connect(namespace, context)
 
 
 def check_options(entrypoint: str, *, source: str, as_of: str, version: int | None, no_cache: bool) -> None:

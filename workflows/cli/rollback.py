@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workflows.cli.desk import desk_home, desk_settings
-from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT
+from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT, connected
 from workflows.cli.request import operating_user
 
 
@@ -47,9 +47,8 @@ def rollback(
         raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
     if namespace or context:
         from workflows.cluster import approvals as there
-        from workflows.cluster.connection import Namespace
 
-        place = Namespace.connect(namespace, context)
+        place = connected(namespace, context)
         said = there.roll_back(place, model, to, reason)
         release_there(place, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output)
         return

@@ -117,14 +117,9 @@ def _at_desk() -> _Look:
 
     def said(run: RunState) -> RunState:
         """Say of a run that nobody works on why it goes no further."""
-        if run.finished is not None or run.message or state.is_running(home, run.name):
-            return run
-        why = (
-            f"waits for {', '.join(run.suspended)}"
-            if run.suspended
-            else "was cut off; the same command goes on with it"
-        )
-        return run._replace(message=why)
+        why = "" if run.message else state.standstill(home, run)
+        more = "" if run.suspended else "; the same command goes on with it"
+        return run._replace(message=why + more) if why else run
 
     return _Look(
         lambda: [said(run) for run in state.list_runs(home)],

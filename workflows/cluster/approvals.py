@@ -5,7 +5,6 @@ Called by `approvals`, `review`, `approve`, `reject` and `rollback` with a names
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from contracts.references import LedgerEntry
 from steps.rollout.cluster import Conflict
 from workflows.cluster import submission
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand
+from workflows.cluster.errand import answer, errand
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -92,7 +91,7 @@ class Said:
 
 def requests(namespace: Namespace) -> list[tuple[LedgerEntry, str]]:
     """Return what waits for a person, and why it lapsed, empty while it holds; raises as `errand`."""
-    found = json.loads(_last(errand(namespace, ASK, _REQUESTS)))
+    found = answer(namespace, ASK, _REQUESTS)
     return [(LedgerEntry.model_validate(entry), why) for entry, why in found]
 
 
@@ -100,7 +99,7 @@ def review(namespace: Namespace, run: str, model: str) -> tuple[LedgerEntry, Lin
     """Return a request, the challenger and what serves; raises as `errand`."""
     from steps.lineage import Lineage
 
-    request, challenger, champion = json.loads(_last(errand(namespace, ASK, _REVIEW, run, model)))
+    request, challenger, champion = answer(namespace, ASK, _REVIEW, run, model)
     before = Lineage.model_validate(champion) if champion else None
     return LedgerEntry.model_validate(request), Lineage.model_validate(challenger), before
 
@@ -121,7 +120,7 @@ def decide(namespace: Namespace, run: str, model: str, *, approved: bool, reason
     """
     from steps.approvals import word_on
 
-    request = LedgerEntry.model_validate_json(_last(errand(namespace, ASK, _ASKED, run, model)))
+    request = LedgerEntry.model_validate(answer(namespace, ASK, _ASKED, run, model))
     word = word_on(
         request, request, request.version, by=namespace.user(), decision="approved" if approved else "rejected",
         reason=reason,
@@ -139,7 +138,7 @@ def roll_back(namespace: Namespace, model: str, version: int | None, reason: str
     """
     from steps.approvals import word_on
 
-    found = json.loads(_last(errand(namespace, ASK, _WAY_BACK, model, str(version or ""))))
+    found = answer(namespace, ASK, _WAY_BACK, model, str(version or ""))
     to, passed, serving = found[0], *map(LedgerEntry.model_validate, found[1:])
     me = namespace.user()
     return _say(namespace, word_on(serving, passed, to, by=me, decision="rollback", reason=reason))
@@ -175,7 +174,3 @@ def _say(namespace: Namespace, word: Word) -> Said:
             remedy="an approval is neither changed nor removed; the next run asks anew",
         ) from None
     return Said(word, name, authenticates(namespace))
-
-
-def _last(said: str) -> str:
-    return said.strip().splitlines()[-1]

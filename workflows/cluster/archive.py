@@ -5,7 +5,6 @@ Called by `lineage`, `reproduce` and `doctor` when they are asked about a cluste
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from contracts.settings import size
 from contracts.stages import Train
 from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand
+from workflows.cluster.errand import answer
 from workflows.local.state import RunState
 from workflows.reproduction import ANSWER, reproduction
 
@@ -72,8 +71,7 @@ def lineage(namespace: Namespace, reference: str, at: datetime | None = None) ->
     """Return what made a version, as it was at a moment where one is given; raises as `errand`."""
     from steps.lineage import Lineage
 
-    said = errand(namespace, ASK, _LINEAGE, reference, *([at.isoformat()] if at else []))
-    return Lineage.model_validate_json(said.strip().splitlines()[-1])
+    return Lineage.model_validate(answer(namespace, ASK, _LINEAGE, reference, *([at.isoformat()] if at else [])))
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ class Agreement:
 
 def agreements(namespace: Namespace) -> list[Agreement]:
     """Return it of each model in the ledger; raises as `errand`."""
-    said = errand(namespace, ASK, _AGREEMENT)
-    return [Agreement(**one) for one in json.loads(said.strip().splitlines()[-1])]
+    return [Agreement(**one) for one in answer(namespace, ASK, _AGREEMENT)]
 
 
 def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None]) -> Reproduction:

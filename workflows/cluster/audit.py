@@ -12,7 +12,7 @@ from typing import Any
 from contracts.access import ASK
 from contracts.errors import Finding
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand
+from workflows.cluster.errand import answer
 
 _HEADS = """
 import json
@@ -53,21 +53,17 @@ print(json.dumps(patiently(look)))
 
 def heads(namespace: Namespace) -> dict[str, tuple[int, str]]:
     """Return the number and id of each model's newest entry; raises as `errand`."""
-    found = json.loads(_last(errand(namespace, ASK, _HEADS)))
+    found = answer(namespace, ASK, _HEADS)
     return {model: (int(number), str(key)) for model, (number, key) in found.items()}
 
 
 def verify(namespace: Namespace, model: str, signed: Mapping[int, str]) -> list[Finding]:
     """Return what is wrong with a model's chain, held against ids that were signed; raises as `errand`."""
-    said = errand(namespace, ASK, _VERIFY, model, json.dumps(signed))
-    return [Finding.model_validate(finding) for finding in json.loads(_last(said))]
+    found = answer(namespace, ASK, _VERIFY, model, json.dumps(signed))
+    return [Finding.model_validate(finding) for finding in found]
 
 
 def export(namespace: Namespace, reference: str) -> dict[str, Any]:
     """Return the statement of how a version was made; raises as `errand`."""
-    found: dict[str, Any] = json.loads(_last(errand(namespace, ASK, _EXPORT, reference)))
+    found: dict[str, Any] = answer(namespace, ASK, _EXPORT, reference)
     return found
-
-
-def _last(said: str) -> str:
-    return said.strip().splitlines()[-1]

@@ -6,6 +6,7 @@ few lines of Python on the steps image; it answers on standard output.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,11 @@ except StageError as error:
     print(error.message + (" (" + error.remedy + ")" if error.remedy else ""))
     sys.exit(error.row.exit_code)
 """
+
+
+def answer(namespace: Namespace, duty: str, program: str, *arguments: str) -> Any:
+    """Run a program that prints JSON on its last line, and return what that says; raises as `errand`."""
+    return json.loads(errand(namespace, duty, program, *arguments).strip().splitlines()[-1])
 
 
 def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files: Sequence[Path | bytes] = ()) -> str:

@@ -147,9 +147,9 @@ class Program:
             for name, m in objects["ConfigMap"].items()
             if ((m.get("metadata") or {}).get("labels") or {}).get(parameters.LABEL) == "Parameter"
         }
+        self.secrets = {name: dict(_secret(name, m, found)) for name, m in objects["Secret"].items()}
         # the workflow's parameters; tags in them are not replaced yet
         self.arguments = parameters.arguments(self, given, found)
-        self.secrets = {name: dict(_secret(name, m, found)) for name, m in objects["Secret"].items()}
         self.mutexes = mutexes(self.spec)
         self.parallelism = _whole(self.spec, "parallelism", "spec", found)
         self._seconds = _whole(self.spec, "activeDeadlineSeconds", "spec", found)

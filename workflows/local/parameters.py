@@ -48,16 +48,14 @@ def arguments(program: Program, given: Mapping[str, str], found: Found) -> dict[
 def missing(parameter: Mapping[str, Any], program: Program) -> str:
     """Say why the ConfigMap's key that a parameter is taken from is not there; empty where it is, or none is named."""
     source = parameter.get("valueFrom") or {}
-    reference = source.get("configMapKeyRef")
-    if reference is None or "default" in source or reference.get("optional"):
+    what, reference, data = program.referred(source)
+    if not what or "default" in source or reference.get("optional"):
         return ""
-    what = f"ConfigMap {reference['name']!r}"
-    if reference["name"] not in program.config_maps:
+    if data is None:
         return f"there is no {what}"
     if reference["name"] not in program.parameter_maps:
         return f"{what} needs the label {LABEL}: Parameter"
-    known = reference["key"] in program.parameter_maps[reference["name"]]
-    return "" if known else f"{what} has no key {reference['key']!r}"
+    return "" if reference["key"] in data else f"{what} has no key {reference['key']!r}"
 
 
 def given(block: Mapping[str, Any], config_maps: ConfigMaps) -> dict[str, str]:

@@ -112,6 +112,13 @@ def is_running(home: Path, name: str) -> bool:
     return Lock(run_folder(home, name) / "lock").is_held()
 
 
+def standstill(home: Path, run: RunState) -> str:
+    """Say why a run that has not ended goes no further; empty for one that has, or that a runner is at work on."""
+    if run.finished is not None or is_running(home, run.name):
+        return ""
+    return f"waits for {', '.join(run.suspended)}" if run.suspended else "was cut off"
+
+
 def load(home: Path, name: str) -> RunState:
     """Read a run.  Raises `ConfigError` where there is none, or its file is of another format."""
     from contracts.errors import ConfigError  # with pydantic behind it, dearer than a step's start
