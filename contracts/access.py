@@ -175,7 +175,10 @@ ACCESS: dict[str, Access] = {
         read=(_REPORTS, _PREDICTIONS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
         serving=(*RELEASE_RULES, *GRADUAL_RULES),
     ),
-    Notify.name: Access(Notify.needs, read=(_REPORTS,), write=(_REPORTS,)),
+    Notify.name: Access(
+        Notify.needs, read=(_REPORTS,), write=(_REPORTS,),
+        workflows=(Rule(("",), ("events",), ("list",)),),  # why a pod of the run never began
+    ),
     SUBMIT: Access(
         frozenset({Need.STORE, Need.IMAGES}), read=(DATA, _CODE, _BUILDS), write=(DATA, _CODE, _BUILDS),
     ),

@@ -25,6 +25,8 @@ WEBHOOK_SECRET = "retrain-webhook"  # noqa: S105  a name
 RETRAIN, RELEASE = "retrain", "release"
 """The templates by which one gets in: the whole way, and a version that is there already."""
 LABEL_PIPELINE = "retrain/pipeline"
+ANNOTATION_TEMPLATE = "retrain/template"
+"""On a submitted run: hash of the template that the controller read."""
 LABEL_STAGE = "retrain/stage"
 """On every pod of a stage; network policies select by it."""
 

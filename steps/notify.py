@@ -11,11 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.access import KANIKO
-from contracts.errors import BY_NAME, CODE, STOPPED, NetworkError, StageError, class_of_failure, interruption
+from contracts.errors import (
+    BY_NAME,
+    CODE,
+    OUT_OF_TIME,
+    STOPPED,
+    NetworkError,
+    StageError,
+    class_of_failure,
+    interruption,
+)
 from contracts.outcomes import Outcome, Promotion
 from contracts.probes import PROBES, is_silent
 from contracts.stages import STAGES, Notify
 from steps.reports import read_error_report, read_ingest_report, read_release_report
+from steps.rollout.cluster import Cluster
+from steps.waiting import Waited, waited_for
 from steps.world import World
 
 _PROBES = {probe.name for probe in PROBES}
@@ -77,6 +88,7 @@ class Failure:
     stage: str
     phase: str
     message: str
+    pod: str = ""
 
 
 def failed_stages(failures: str) -> list[Failure]:
@@ -94,7 +106,7 @@ def failed_stages(failures: str) -> list[Failure]:
         attempts = [node for node in of_stage if _ATTEMPT.search(node.get("displayName", ""))]
         stops = [node for node in of_stage if _is_stop(node)]
         last = max(stops or attempts or of_stage, key=_order)
-        found.append(Failure(stage, last.get("phase", ""), last.get("message", "")))
+        found.append(Failure(stage, last.get("phase", ""), last.get("message", ""), last.get("podName", "")))
     return [each for each in found if each.stage not in _PROBES or is_silent(each.phase, each.message)]
 
 
@@ -119,7 +131,10 @@ def _decode(failures: str) -> list[dict[str, str]]:
 
 
 def _explain(failure: Failure, world: World) -> list[str]:
-    if ended := interruption(failure.message):
+    ended = interruption(failure.message)
+    if ended is OUT_OF_TIME and (waited := _waited(failure.pod, world)):
+        return [f"{failure.stage} failed ({waited.row.name}): {waited}", f"what to do: {waited.row.remedy}"]
+    if ended:
         return [f"{failure.stage} {ended.what}: {failure.message}", f"what to do: {ended.remedy}"]
     row = class_of_failure(failure.phase, failure.message, kaniko=failure.stage == KANIKO)
     report = read_error_report(world, failure.stage)
@@ -129,6 +144,15 @@ def _explain(failure: Failure, world: World) -> list[str]:
     lines = [f"{failure.stage} failed ({report.error_class}): {report.message}"]
     lines += [f"  - {finding}" for finding in report.findings]
     return [*lines, f"what to do: {report.remedy}"]
+
+
+def _waited(pod: str, world: World) -> Waited | None:
+    here = Cluster.inside()
+    try:
+        return waited_for(here, pod) if here else None
+    except StageError as error:
+        world.log.warning("the events of %s cannot be read: %s", pod, error.message)
+        return None
 
 
 def _facts(inputs: Notify.Inputs, world: World) -> list[str]:

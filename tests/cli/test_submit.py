@@ -6,13 +6,14 @@ import base64
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from contracts.errors import ConfigError
+from contracts import names
+from contracts.errors import ConfigError, NetworkError
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
 from workflows.cli.display import result, stage_nodes
 from workflows.cli.main import app
@@ -223,3 +224,53 @@ def test_a_log_is_looked_for_where_the_controller_keeps_it() -> None:
     packed = base64.b64encode(gzip.compress(json.dumps(NODES).encode())).decode()
     assert runs.archived_log(workflow(compressedNodes=packed, artifactRepositoryRef=repository), "r-2") == found
     assert runs.archived_log(workflow(nodes=NODES), "r-2") == ""  # no repository
+
+
+class Controlled:
+    """A namespace whose controller reads its templates from a copy: each run finds what the copy holds next."""
+
+    def __init__(self, *copies: str | None) -> None:
+        self.copies, self.made, self.workflow = list(copies), 0, cast("dict[str, Any] | None", None)
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        found = self.copies.pop(0) if len(self.copies) > 1 else self.copies[0]
+        self.made += 1
+        self.workflow = {**wanted, "status": {"phase": "Error" if found is None else "Running"}}
+        if found:
+            self.workflow["metadata"] = {**wanted["metadata"], "annotations": {names.ANNOTATION_TEMPLATE: found}}
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        assert (kind, name) == ("Workflow", "w")
+        return self.workflow
+
+    def delete(self, kind: str, name: str) -> None:
+        assert (kind, name) == ("Workflow", "w")
+        self.workflow = None
+
+
+@pytest.mark.parametrize(("copies", "made"), [(("new",), 1), ((None, "old", "new"), 3)])
+def test_a_run_that_found_another_template_or_none_is_started_again(copies: tuple[str | None, ...], made: int) -> None:
+    cluster = Controlled(*copies)
+
+    submission.start(cast("Namespace", cluster), "w", "p", "retrain", {}, "new")
+
+    assert cluster.made == made
+    assert cluster.workflow is not None
+
+
+def test_a_template_that_was_there_is_not_looked_for() -> None:
+    cluster = Controlled("as it was")
+
+    submission.start(cast("Namespace", cluster), "w", "p", "retrain", {})
+
+    assert cluster.made == 1
+
+
+def test_a_controller_that_never_sees_the_template_leaves_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_FOLLOWS_SECONDS", 0.2)
+    cluster = Controlled("old")
+
+    with pytest.raises(NetworkError, match="does not see the new template p"):
+        submission.start(cast("Namespace", cluster), "w", "p", "retrain", {}, "new")
+
+    assert cluster.workflow is None

@@ -160,7 +160,7 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
 def test_only_those_of_the_table_and_who_talk_for_argo_have_rights(rendered: tuple[str, list[dict[str, Any]]]) -> None:
     roles = kinds(rendered[1], "Role")
 
-    assert {name for name, access in ACCESS.items() if access.token} == {"deploy", "ask", "promote"}
+    assert {name for name, access in ACCESS.items() if access.token} == {"deploy", "ask", "promote", "notify"}
     assert set(roles) == {
         "retrain-deploy",
         "retrain-ask",

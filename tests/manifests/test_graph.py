@@ -205,7 +205,7 @@ def test_no_stage_has_privileges_or_a_token_it_does_not_need(templates: dict[str
         assert context["readOnlyRootFilesystem"]
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
-        assert template["automountServiceAccountToken"] is (stage.account in ("deploy", "promote"))
+        assert template["automountServiceAccountToken"] is (stage.account in ("deploy", "promote", "notify"))
         assert template["serviceAccountName"] == f"retrain-{stage.account}"
         assert template["metadata"]["labels"] == {names.LABEL_STAGE: stage.account}
         assert template["executor"] == {"serviceAccountName": names.EXECUTOR_SERVICE_ACCOUNT}

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from contracts.errors import ConfigError, Finding, NetworkError
+from contracts.errors import CONFIG, ConfigError, Finding, NetworkError
 from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline
 from contracts.settings import Settings
 from contracts.stages import Notify
 from steps.notify import Failure, conclude, failed_stages, notify
 from steps.reports import RELEASE_REPORT, ReleaseReport, error_report_uri, run_report_uri
+from steps.rollout.cluster import Cluster
+from steps.waiting import Waited
 from steps.world import World
 from tests.loopback import Handler, serving
 from tests.steps.ingesting import column, run_ingest, world_for
@@ -119,6 +121,28 @@ def failures(*nodes: tuple[str, str, str, str], quotes: int = 1) -> str:
     for _ in range(quotes):
         text = json.dumps(text, ensure_ascii=False)
     return text
+
+
+def test_what_a_pod_waited_for_is_told_where_it_never_began(
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def waited(_cluster: Cluster, pod: str) -> Waited:
+        asked.append(pod)
+        return Waited("couldn't find key token in Secret mlops/s", CONFIG)
+
+    monkeypatch.setattr(Cluster, "inside", lambda: Cluster("mlops"))
+    monkeypatch.setattr("steps.notify.waited_for", waited)
+    node = {
+        "templateName": "kaniko", "displayName": "kaniko(0)", "phase": "Failed", "podName": "w-kaniko-7",
+        "message": "Pod was active on the node longer than the specified deadline",
+    }  # fmt: skip
+    notify(ended(status="Failed", failures=json.dumps(json.dumps([node]))), world=telling(world, service.url))
+
+    [told] = [message["message"] for message in service.received]
+    assert asked == ["w-kaniko-7"]
+    assert "kaniko failed (config): its pod never began: couldn't find key token in Secret mlops/s" in told
 
 
 @pytest.mark.parametrize("quotes", [0, 1, 2])

@@ -80,10 +80,10 @@ def submit(
     template = manifests[WORKFLOW_TEMPLATE]
     own = images.own_images(cluster, pipeline, template, find_home(), lambda line: typer.echo(f"{line} ...", err=True))
     manifests[WORKFLOW_TEMPLATE] = images.with_images(template, own)
-    ready = submission.apply(cluster, manifests.values())
+    new = submission.apply(cluster, manifests.values())
     given |= submission.upload(cluster, store, data, code)
     name = run_name(pipeline.name)
-    submission.start(cluster, name, pipeline.name, entrypoint, given, ready)
+    submission.start(cluster, name, pipeline.name, entrypoint, given, new)
     follow(
         cluster, name, context, wait=wait, require_promoted=require_promoted, json_output=json_output,
         what=f"{pipeline.name}: runs {file}",

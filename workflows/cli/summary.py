@@ -14,7 +14,16 @@ from pydantic import Field
 from rich.console import Console
 
 from contracts.base import Contract
-from contracts.errors import BY_NAME, CODE, EXIT_NOT_PROMOTED, ErrorReport, Finding, class_of_failure, interruption
+from contracts.errors import (
+    BY_NAME,
+    CODE,
+    EXIT_NOT_PROMOTED,
+    OUT_OF_TIME,
+    ErrorReport,
+    Finding,
+    class_of_failure,
+    interruption,
+)
 from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
@@ -22,6 +31,7 @@ from workflows.cli.desk import desk_settings
 from workflows.cli.display import silent_probes, stage_nodes
 
 if TYPE_CHECKING:
+    from steps.waiting import Waited
     from workflows.local.state import Node, RunState
 
 R = TypeVar("R", bound=Contract)
@@ -68,6 +78,8 @@ class Records:
     """Objects by URI -> those that are there."""
     describe: Callable[[str], Any]
     """URL of a server -> its OpenAPI description; raises ValueError when it does not answer."""
+    waited: Callable[[str], Waited | None] = lambda _node: None
+    """Node id -> what its pod waited for until it was given up."""
     options: str = ""
     """With which the commands that look at a run find it, with a space at their end."""
 
@@ -127,10 +139,10 @@ def summarise(state: RunState, records: Records) -> Summary:
         errors=tuple(
             ErrorReport.model_validate_json(found[uri])
             if (uri := told[stage]) in found
-            else _error(state, stage, node, records.options)
+            else _error(state, stage, node, records)
             for stage, node in failed.items()
         )
-        + tuple(_error(state, probe.template, probe, records.options) for probe in silent_probes(state)),
+        + tuple(_error(state, probe.template, probe, records) for probe in silent_probes(state)),
     )
 
 
@@ -243,10 +255,12 @@ def _request(url: str, describe: Callable[[str], Any]) -> str:
         return ""
 
 
-def _error(state: RunState, stage: str, node: Node, options: str) -> ErrorReport:
+def _error(state: RunState, stage: str, node: Node, records: Records) -> ErrorReport:
     """Return what the nodes say of a stage that left no report."""
-    row, ended = class_of_failure(node.phase, node.message), interruption(node.message)
-    where = Finding(where=f"log of {stage}", what=f"retrain logs {options}{state.name} {stage}")
+    row, ended, message = class_of_failure(node.phase, node.message), interruption(node.message), node.message
+    where = Finding(where=f"log of {stage}", what=f"retrain logs {records.options}{state.name} {stage}")
+    if ended is OUT_OF_TIME and (waited := records.waited(node.id)):
+        row, ended, message = waited.row, None, str(waited)
     return ErrorReport(
-        error_class=row.name, stage=stage, message=node.message, findings=(where,), remedy=(ended or row).remedy
+        error_class=row.name, stage=stage, message=message, findings=(where,), remedy=(ended or row).remedy
     )  # fmt: skip

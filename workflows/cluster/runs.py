@@ -19,6 +19,7 @@ from contracts import names
 from contracts.access import ASK
 from contracts.errors import ConfigError, NetworkError
 from contracts.settings import variable
+from steps.waiting import Waited, waited_for
 from workflows.cli.display import stage_pods
 from workflows.cli.summary import Records
 from workflows.cluster.connection import Namespace
@@ -140,7 +141,11 @@ def records(namespace: Namespace, options: str = "") -> Records:
         except (ConfigError, NetworkError) as error:
             raise ValueError(error.message) from error
 
-    return Records(namespace.settings[variable("store")].rstrip("/"), read, describe, options)
+    def waited(node: str) -> Waited | None:
+        pods = [p for p in namespace.select("Pod") if p["metadata"].get("annotations", {}).get(_NODE) == node]
+        return waited_for(namespace, pods[0]["metadata"]["name"]) if pods else None
+
+    return Records(namespace.settings[variable("store")].rstrip("/"), read, describe, waited, options)
 
 
 def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = "") -> Iterator[str]:

@@ -7,7 +7,9 @@ buckets, each named by its hash; what is there already stays.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 
 from contracts import names
 from contracts.access import SUBMIT
-from contracts.errors import ConfigError, Finding
+from contracts.errors import ConfigError, Finding, NetworkError
 from contracts.pipeline import Pipeline
 from contracts.pipeline.source import SECRET
 from contracts.stages import Parameters, decode, findings
@@ -26,8 +28,9 @@ from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
 _BUCKET = ("platform-provision", "retrain/data-bucket")
-_SETTLE_SECONDS = 5.0
-"""The controller reads templates from a copy that follows; a run that comes before finds none, or the one before."""
+_FOLLOWS_SECONDS = 60.0
+"""The controller reads templates from a copy that follows: for so long a run may find none there, or the one before."""
+_LOOK_SECONDS = 0.5
 _SEVERAL = ("*", "?", "[", "{{")
 """In a path: a pattern, or another file each day."""
 
@@ -75,22 +78,25 @@ def check(given: Mapping[str, str], template: Mapping[str, Any]) -> None:
         raise ConfigError("the run's parameters are wrong", findings=wrong)
 
 
-def apply(namespace: Namespace, manifests: Iterable[dict[str, Any]]) -> float:
+def apply(namespace: Namespace, manifests: Iterable[dict[str, Any]]) -> str:
     """Make the pipeline's ConfigMap, if it is missing, and its WorkflowTemplate as compiled.
 
-    Return from when on a run may start, on the monotonic clock.
+    Return the template's hash, by which `start` sees whether a run found it; empty when it was there as it is.
     """
-    ready = time.monotonic()
+    new = ""
     for wanted in manifests:
         if wanted["kind"] == "ConfigMap" and namespace.get("ConfigMap", wanted["metadata"]["name"]) is None:
             with contextlib.suppress(Conflict):  # someone submits the same file; its name is its hash
                 namespace.create(wanted)
         elif wanted["kind"] == "WorkflowTemplate":
+            digest = hashlib.sha256(json.dumps(wanted["spec"], sort_keys=True).encode()).hexdigest()
+            stamped = copy.deepcopy(wanted)
+            stamped["spec"].setdefault("workflowMetadata", {})["annotations"] = {names.ANNOTATION_TEMPLATE: digest}
             before = namespace.get("WorkflowTemplate", wanted["metadata"]["name"])
-            after = namespace.apply(wanted)
+            after = namespace.apply(stamped)
             if before is None or before["metadata"]["generation"] != after["metadata"]["generation"]:
-                ready = time.monotonic() + _SETTLE_SECONDS
-    return ready
+                new = digest
+    return new
 
 
 def local_source(given: str, file: Path, pipeline: Pipeline) -> Path | None:
@@ -144,17 +150,52 @@ def put(namespace: Namespace, files: Mapping[str, Path | bytes]) -> None:
 
 
 def start(
-    namespace: Namespace, name: str, template: str, entrypoint: str, given: Mapping[str, str], ready: float = 0.0
+    namespace: Namespace, name: str, template: str, entrypoint: str, given: Mapping[str, str], new: str = ""
 ) -> None:
-    """Create the Workflow of a run of a template, which is the pipeline's name, as soon as `apply` allows."""
-    time.sleep(max(0.0, ready - time.monotonic()))
+    """Create the Workflow of a run of a template, which is the pipeline's name.
+
+    Parameters
+    ----------
+    new
+        What `apply` returned.  A run that found another template, or none, is taken away and started again.
+
+    Raises
+    ------
+    NetworkError
+        The controller does not get to see the template.
+    """
     spec: dict[str, Any] = {
         "workflowTemplateRef": {"name": template},
         "entrypoint": entrypoint,
         "arguments": {"parameters": [{"name": key, "value": value} for key, value in given.items()]},
     }
     metadata = {"name": name, "labels": {names.LABEL_PIPELINE: template}}
-    namespace.create({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": spec})
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": spec}
+    until = time.monotonic() + _FOLLOWS_SECONDS
+    namespace.create(workflow)
+    while new and _began(namespace, name, until) not in (new, None):
+        namespace.delete("Workflow", name)
+        if time.monotonic() > until:
+            raise NetworkError(
+                f"Argo's controller does not see the new template {template}",
+                remedy="look whether it runs: `kubectl get pods -A -l app=workflow-controller`; then submit again",
+            )
+        while namespace.get("Workflow", name) is not None:
+            time.sleep(_LOOK_SECONDS)
+        namespace.create(workflow)
+
+
+def _began(namespace: Namespace, name: str, until: float) -> str | None:
+    """Wait until the controller took a run up and return the hash of the template that it found there, empty for none.
+
+    None when it has not come to it in time: by then it reads what is there now.
+    """
+    while time.monotonic() < until:
+        found = namespace.get("Workflow", name) or {}
+        if found.get("status", {}).get("phase"):
+            return str(found["metadata"].get("annotations", {}).get(names.ANNOTATION_TEMPLATE, ""))
+        time.sleep(_LOOK_SECONDS)
+    return None
 
 
 def _path(uri: str) -> str:
