@@ -102,6 +102,15 @@ class SmallRun:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split()[0]
 
+    def ends(self, code: int) -> dict[str, Any]:
+        """Submit, wait for the end, which must have this exit code, and return what `retrain submit --json` said."""
+        done = subprocess.run(
+            self.command("--json"),
+            cwd=self.folder, env=self._environment, text=True, capture_output=True, check=False, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return dict(json.loads(done.stdout))
+
     @contextmanager
     def followed(self, seconds: float = 1500) -> Iterator[None]:
         """Submit, let the block act meanwhile, and wait until `retrain submit` has seen the end."""

@@ -89,6 +89,20 @@ def agree(place: Place, version: int) -> None:
     assert place.serves() == version
 
 
+def released_under_load(place: Place, strategy: str = "canary") -> Load:
+    """Release a good version while callers come through Traefik, and others to the Service; none may fail."""
+    with through_traefik(place) as load, Load(place.host, rate=20) as direct:
+        time.sleep(3)
+        done = release(place, "good", strategy)
+        time.sleep(3)
+    print(f"{strategy}: {done.summary}\n{dict(load.seen)}, {load.rate:.0f} a second; direct {dict(direct.seen)}")
+    assert done.outcome is Outcome.PROMOTED
+    assert not load.failed
+    assert not direct.failed
+    agree(place, place.runs)
+    return load
+
+
 def through_traefik(place: Place) -> Load:
     return Load(place.host, via=TRAEFIK)
 
@@ -104,19 +118,9 @@ def test_the_first_release_serves_by_a_rollout_and_a_good_canary_follows_it_with
 ) -> None:
     assert release(place, "good").outcome is Outcome.PROMOTED
     agree(place, 1)
-    with through_traefik(place) as load, Load(place.host, rate=20) as direct:
-        time.sleep(3)
-        done = release(place, "good")
-        time.sleep(3)
+    load = released_under_load(place)
 
-    print(
-        f"good canary: {done.summary}\n{dict(load.seen)}, {load.rate:.0f} requests a second; direct {dict(direct.seen)}"
-    )
-    assert done.outcome is Outcome.PROMOTED
-    assert not load.failed
-    assert not direct.failed
     assert set(load.seen) == {"200 version 1", "200 version 2"}
-    agree(place, 2)
     world = place.base
     evidence = world.ledger.entries(world.pipeline.name)[-2].evidence  # before the alias's note
     print(evidence["analysis"])
@@ -156,32 +160,13 @@ def test_a_bad_canary_is_taken_back_under_load_and_all_agree(place: Place, kind:
 
 
 def test_blue_green_switches_everyone_at_once_without_a_failed_request(place: Place) -> None:
-    with through_traefik(place) as load, Load(place.host, rate=20) as direct:
-        time.sleep(3)
-        done = release(place, "good", "blue-green")
-        time.sleep(3)
-
-    print(
-        f"blue-green: {done.summary}\n{dict(load.seen)}, {load.rate:.0f} requests a second; direct {dict(direct.seen)}"
-    )
-    assert done.outcome is Outcome.PROMOTED
-    assert not load.failed
-    assert not direct.failed
-    agree(place, place.runs)
+    released_under_load(place, "blue-green")
 
 
 @pytest.mark.parametrize("strategy", ["rolling", "canary"])
 def test_from_one_strategy_to_another_no_request_fails(place: Place, strategy: str) -> None:
-    with through_traefik(place) as load, Load(place.host, rate=20) as direct:
-        time.sleep(3)
-        done = release(place, "good", strategy)
-        time.sleep(3)
+    released_under_load(place, strategy)
 
-    print(f"to {strategy}: {done.summary}\n{dict(load.seen)}; direct {dict(direct.seen)}")
-    assert done.outcome is Outcome.PROMOTED
-    assert not load.failed
-    assert not direct.failed
-    agree(place, place.runs)
     assert len(place.get("rollouts.argoproj.io")) == (1 if strategy == "canary" else 0)
 
 
