@@ -1,4 +1,4 @@
-"""What an environment lacks is told before the first row is read, of the duty that lacks it: by runs that may not start.
+"""What an environment lacks is told before the first row is read, and of which duty: by runs that may not start.
 
 Each run has a wrong environment of its own, made by changing the platform's settings and Secrets for as long as its
 preflight takes.
