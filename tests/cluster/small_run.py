@@ -49,6 +49,7 @@ ENDED = ("Succeeded", "Failed", "Error")
 
 _RECORDS = """
 import json, os, sys
+from contracts.outcomes import State
 from contracts.settings import load_settings
 from steps.ledger import Ledger
 from steps.mlflow_connection import mlflow_client
@@ -58,7 +59,7 @@ ledger = Ledger(settings.ledger.get_secret_value())
 client = mlflow_client(settings)
 versions = client.search_model_versions(f"name='{{model}}'")
 print("RECORDS", json.dumps({{
-    "chain": [(entry.state, entry.version) for entry in ledger.entries(model)],
+    "chain": [(e.state, e.version) for e in ledger.entries(model) if isinstance(e.state, State)],  # notes aside
     "broken": [str(finding) for finding in ledger.verify(model)],
     "versions": sorted(int(version.version) for version in versions),
     "aliases": {{a: int(v) for a, v in client.get_registered_model(model).aliases.items()}} if versions else {{}},
