@@ -37,6 +37,8 @@ REPRODUCE = "reproduce"
 
 LOGS = "logs"
 """Argo's executor where it keeps a pod's log; no stage of the graph."""
+AUDIT = "audit"
+"""Whoever signs the heads of the ledger, with a key that no stage is given; no stage of the graph."""
 
 DATA = "retrain-data"
 """The bucket of sources."""
@@ -44,6 +46,8 @@ STORE = "retrain-store"
 """The bucket of datasets, splits, reports, code and build contexts."""
 MODELS = "retrain-models"
 """The bucket of MLflow's artifacts."""
+HEADS = "retrain-audit"
+"""The bucket of signed heads, under object lock."""
 
 
 class LedgerRole(StrEnum):
@@ -74,9 +78,14 @@ class Access:
     """Buckets or ``bucket/prefix``."""
     write: tuple[str, ...] = ()
     """The same; deleting is writing."""
+    append: tuple[str, ...] = ()
+    """The same; what lies there it may not delete."""
     mlflow: tuple[tuple[str, str], ...] = ()
     """(resource type, permission) beyond MLflow's default, which is to read."""
     ledger: LedgerRole | None = None
+    signs: bool = False
+    """Whether it holds the key of the ledger's heads.  It lives where the platform's own pods do: who may start pods
+    where the workflows run can read every Secret there."""
     serving: tuple[Rule, ...] = ()
     """What its token may do in the namespace of serving; only a stage with rules has a token."""
     workflows: tuple[Rule, ...] = ()
@@ -93,6 +102,7 @@ class Access:
         return tuple(
             name
             for name, wanted in (
+                ("audit_key", self.signs),
                 ("aws_access_key_id", bool(self.read or self.write)),
                 ("aws_secret_access_key", bool(self.read or self.write)),
                 ("ledger", self.ledger is not None),
@@ -183,7 +193,7 @@ ACCESS: dict[str, Access] = {
         frozenset({Need.STORE, Need.IMAGES}), read=(DATA, _CODE, _BUILDS), write=(DATA, _CODE, _BUILDS),
     ),
     ASK: Access(
-        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS, MODELS),
+        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS, MODELS, HEADS),
         ledger=LedgerRole.READER,
         serving=(
             Rule(("apps",), ("deployments",), ("get",)), Rule(("apps",), ("replicasets",), ("list",)),
@@ -193,6 +203,9 @@ ACCESS: dict[str, Access] = {
     REPRODUCE: Access(
         frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_DATASETS, _SPLITS, _CODE, _REPORTS, MODELS),
         ledger=LedgerRole.READER,
+    ),
+    AUDIT: Access(
+        frozenset({Need.STORE, Need.LEDGER}), read=(HEADS,), append=(HEADS,), ledger=LedgerRole.READER, signs=True,
     ),
     LOGS: Access(frozenset({Need.STORE}), write=(_LOGS,)),
     SERVING: Access(frozenset({Need.STORE}), read=(MODELS,), write=(_PREDICTIONS,)),

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     export_uri: str = Field("", description="Where deploy_target export writes; empty: the store's folder `export`.")
     kaniko_image: str = Field("gcr.io/kaniko-project/executor:v1.24.0", description="Builds images in the cluster.")
     mlflow_url: str = Field("", description="Where people open MLflow's page; used in links.")
+    audit_heads: str = Field(
+        "", description="Where signed heads of the ledger are kept; empty: beside the desk's home."
+    )
 
     @field_validator("tracking_uri")
     @classmethod
@@ -88,6 +91,7 @@ class Settings(BaseSettings):
             )
         return value
 
+    audit_key: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="Ed25519 key in PEM; signs heads.")
     ledger: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="SQLAlchemy URL of the ledger.")
     notify_urls: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="Apprise URLs, separated by spaces.")
     aws_access_key_id: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="S3 access key.")

@@ -1,22 +1,21 @@
 """Heads of the ledger, signed and kept where the database's owner can't reach: what shows a history written anew.
 
-Called by `retrain audit` with a key that no stage is given.
+Called by `retrain audit` and, on a cluster, by `steps.audit_signing`, with a key that no stage is given.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, ValidationError
 
 from contracts.base import Contract, Sha256
-from contracts.errors import ConfigError, Finding
+from contracts.errors import Finding
+from steps.audit_key import fingerprint
 from steps.ledger_chain import canonical
 from steps.storage import Storage
 
@@ -39,7 +38,7 @@ class SignedHead(Contract):
     head: Head
     signature: str
     key: str
-    """The first 16 characters of the public key's SHA-256."""
+    """See `steps.audit_key.fingerprint`."""
 
     def holds(self, key: Ed25519PublicKey) -> bool:
         """Whether the key's owner signed this head."""
@@ -52,66 +51,39 @@ class SignedHead(Contract):
         return True
 
 
-def private_key(path: Path) -> Ed25519PrivateKey:
-    """Return the key of a file, made when there is none, for its owner alone; its public half lies beside it as .pub.
+class Kept(Contract):
+    """What lies where signed heads are kept."""
 
-    Raises
-    ------
-    ConfigError
-        The file can be read by others, or holds no such key.
-    """
-    from cryptography.hazmat.primitives import serialization as form
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    contents: dict[str, str] = {}
+    """Name -> content of each, of every version that the store has of it, as the model's folder and below."""
+    hidden: tuple[str, ...] = ()
+    """Names that were deleted, though their object is there: what a bucket under object lock does."""
 
-    if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        text = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
-            file.write(text)
-        public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
-        path.with_suffix(".pub").write_bytes(public)
-        return key
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
-    try:
-        found = form.load_pem_private_key(path.read_bytes(), password=None)
-    except ValueError:
-        found = None
-    if not isinstance(found, Ed25519PrivateKey):
-        raise ConfigError(f"{path} holds no Ed25519 key in PEM")
-    return found
+    def models(self) -> set[str]:
+        """Return the models that it speaks of, by their folders."""
+        return {_folder_of(name) for name in self.contents}
+
+    def of(self, model: str) -> Kept:
+        """Return what is of one model."""
+        return Kept(
+            contents={name: text for name, text in self.contents.items() if _folder_of(name) == model},
+            hidden=tuple(name for name in self.hidden if _folder_of(name) == model),
+        )
 
 
-def public_key(path: Path) -> Ed25519PublicKey:
-    """Return the public key of a file.
+@dataclass
+class Proof:
+    """What signed heads say of a model: ids by number, when the last was signed, and what proves nothing."""
 
-    Raises
-    ------
-    ConfigError
-        There is none.
-    """
-    from cryptography.hazmat.primitives import serialization as form
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        found = form.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, Ed25519PublicKey):
-        raise ConfigError(f"{path} holds no Ed25519 public key in PEM", remedy="`retrain audit sign` makes one")
-    return found
+    ids: dict[int, str] = field(default_factory=dict)
+    newest: Head | None = None
+    doubtful: list[Finding] = field(default_factory=list)
 
 
 def sign(head: Head, key: Ed25519PrivateKey) -> SignedHead:
     """Return a head with its signature."""
     signature = base64.b64encode(key.sign(_payload(head))).decode()
     return SignedHead(head=head, signature=signature, key=fingerprint(key.public_key()))
-
-
-def fingerprint(key: Ed25519PublicKey) -> str:
-    """Return a short name of a public key."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
 def keep(storage: Storage, folder: str, signed: SignedHead) -> str:
@@ -122,31 +94,52 @@ def keep(storage: Storage, folder: str, signed: SignedHead) -> str:
     return uri
 
 
-def signed_heads(
-    model: str, kept: Mapping[str, bytes], key: Ed25519PublicKey | None
-) -> tuple[dict[int, str], list[Finding]]:
-    """Return the ids that were signed of a model's entries, by number, and what proves nothing.
+def kept(storage: Storage, folder: str) -> Kept:
+    """Return what lies in a folder or bucket of signed heads, what was deleted or overwritten under a lock included."""
+    there = set(storage.list(folder))
+    contents: dict[str, str] = {}
+    for uri, version in storage.versions(folder):
+        # the text is for people and JSON; bytes that are none are no signed head either
+        text = storage.read(uri, version).decode("utf-8", errors="replace")
+        contents[f"{uri}?versionId={version}" if version and uri in contents else uri] = text
+    return Kept(contents=contents, hidden=tuple(sorted(contents.keys() - there)))
 
-    Parameters
-    ----------
-    kept
-        Name -> content of each signed head; one whose signature does not hold proves nothing and is named.
-    key
-        Whose signatures hold; None: there are no heads.
+
+def proof(model: str, found: Kept, keys: Sequence[Ed25519PublicKey]) -> Proof:
+    """Return what the signed heads of a model prove under any of these keys; one that proves nothing is named.
+
+    Two heads that say different things of one entry hold against any chain: the ledger was written anew in between.
     """
-    found: list[Finding] = []
-    heads: dict[int, str] = {}
-    for name, data in sorted(kept.items()):
-        try:
-            signed = SignedHead.model_validate(json.loads(data))
-        except (ValidationError, ValueError):
-            found.append(Finding(where=name, what="is no signed head"))
+    own, result = found.of(model), Proof()
+    for name in own.hidden:
+        result.doubtful.append(Finding(where=name, what="was deleted; the object lock kept it"))
+    for name, text in sorted(own.contents.items()):
+        head, objection = _read(model, text, keys)
+        if head is None:
+            result.doubtful.append(Finding(where=name, what=objection))
             continue
-        if key is None or not signed.holds(key):
-            found.append(Finding(where=name, what="its signature does not hold"))
-        elif signed.head.model == model:
-            heads[signed.head.number] = signed.head.id
-    return heads, found
+        if (other := result.ids.setdefault(head.number, head.id)) != head.id:
+            what = f"was signed as {other[:12]} and as {head.id[:12]}: the ledger was written anew in between"
+            result.doubtful.append(Finding(where=f"entry {head.number}", what=what))
+        result.newest = max(filter(None, (result.newest, head)), key=lambda one: (one.number, one.signed_at))
+    return result
+
+
+def _read(model: str, text: str, keys: Sequence[Ed25519PublicKey]) -> tuple[Head | None, str]:
+    """Return a head that holds, or what is wrong with it."""
+    try:
+        signed = SignedHead.model_validate(json.loads(text))
+    except (ValidationError, ValueError):
+        return None, "is no signed head"
+    if not any(signed.holds(key) for key in keys):
+        return None, f"its signature does not hold (key {signed.key})"
+    if signed.head.model != model:
+        return None, f"is a head of {signed.head.model}, put in another's place"
+    return signed.head, ""
+
+
+def _folder_of(name: str) -> str:
+    return name.partition("?")[0].rsplit("/", 2)[-2]
 
 
 def _payload(head: Head) -> bytes:

@@ -64,14 +64,15 @@ class Storage:
                 raise
         return True
 
-    def read(self, uri: str) -> bytes:
-        """Return an object's bytes."""
+    def read(self, uri: str, version: str = "") -> bytes:
+        """Return an object's bytes: today's, or those of an earlier version; see `versions`."""
         if path := local_path(uri):
             with _os_errors(uri):
                 return path.read_bytes()
         bucket, key = _split(uri)
         with self._s3_errors(uri):
-            return bytes(self._s3().get_object(Bucket=bucket, Key=key)["Body"].read())
+            which = {"VersionId": version} if version else {}
+            return bytes(self._s3().get_object(Bucket=bucket, Key=key, **which)["Body"].read())
 
     def write(self, uri: str, data: bytes) -> str:
         """Write an object whole and return its URI."""
@@ -119,6 +120,20 @@ class Storage:
         bucket, key = _split(uri)
         with self._s3_errors(uri):
             self._s3().delete_object(Bucket=bucket, Key=key)
+
+    def versions(self, uri: str) -> list[tuple[str, str]]:
+        """Return URI and version of all that a bucket still has under a prefix, sorted, the newest of each first.
+
+        Also what was overwritten or deleted, where the bucket keeps versions.  A file has one, without a name.
+        """
+        if local_path(uri):
+            return [(found, "") for found in self.list(uri)]
+        bucket, key = _split(uri)
+        with self._s3_errors(uri):
+            pages = self._s3().get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key)
+            found = [item for page in pages for item in page.get("Versions", ())]
+        found.sort(key=lambda item: item["LastModified"], reverse=True)
+        return sorted(((f"s3://{bucket}/{item['Key']}", item["VersionId"]) for item in found), key=lambda one: one[0])
 
     def list(self, uri: str) -> list[str]:
         """Return the URIs of all objects under a prefix, sorted."""

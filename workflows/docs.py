@@ -91,7 +91,8 @@ def rights_page() -> str:
         "# Rights on a cluster\n",
         "From `contracts/access.py`, which the chart's service accounts, roles, network policies, users and Secrets",
         "are rendered from. Every pod also reaches DNS, and the API server for Argo's executor; only a stage with",
-        "rights in Kubernetes has a token. MLflow's users read everything and write what is named.\n",
+        "rights in Kubernetes has a token. MLflow's users read everything and write what is named. `audit` lives in",
+        "the platform's own namespace; what it adds lies under an object lock ([ledger.md](ledger.md)).\n",
         "| who | connects to | reads | writes | in MLflow | ledger | in Kubernetes |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -99,7 +100,7 @@ def rights_page() -> str:
         cells = (
             ", ".join(sorted(need.value for need in access.needs)),
             ", ".join(f"`{path}`" for path in access.read),
-            ", ".join(f"`{path}`" for path in access.write),
+            ", ".join([*(f"`{path}`" for path in access.write), *(f"`{path}` (adds)" for path in access.append)]),
             ", ".join(f"{permission} {resource}" for resource, permission in access.mlflow),
             {None: "", LedgerRole.READER: "reads", LedgerRole.WRITER: "reads, appends"}[access.ledger],
             "; ".join(_rule(rule) for rule in (*access.serving, *access.workflows)),

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
+from contracts.access import ACCESS, AUDIT, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
 from contracts.approvals import policy_objects
 from contracts.settings import sizes, variable
 
@@ -38,6 +38,7 @@ def chart_contracts() -> str:
             "executor": names.EXECUTOR_SERVICE_ACCOUNT,
             "sensor": names.SENSOR_SERVICE_ACCOUNT,
             "webhookSecret": names.WEBHOOK_SECRET,
+            "audit": AUDIT,
         },
         "ledger": {"owner": LEDGER_OWNER, "reader": LedgerRole.READER.value, "writer": LedgerRole.WRITER.value},
         "rules": {"executor": policy_rules(EXECUTOR_RULES), "sensor": policy_rules(SENSOR_RULES)},
@@ -46,9 +47,10 @@ def chart_contracts() -> str:
             name: {
                 "needs": sorted(need.value for need in access.needs),
                 "secrets": {field: variable(field) for field in access.secrets},
-                "s3": {"read": list(access.read), "write": list(access.write)},
+                "s3": {"read": list(access.read), "write": list(access.write), "append": list(access.append)},
                 "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
                 "ledger": access.ledger.value if access.ledger else "",
+                "signs": access.signs,
                 "rules": {"serving": policy_rules(access.serving), "workflows": policy_rules(access.workflows)},
             }
             for name, access in ACCESS.items()

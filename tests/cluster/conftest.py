@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,19 @@ time.sleep(2)
 """
 
 
-def run_as(cluster: Cluster, stage: str, program: str, *, secrets: bool = False) -> str:
-    """Run Python in a pod with a stage's label and account, as the network policies see it; return its output."""
+def run_as(
+    cluster: Cluster, stage: str, program: str, *, secrets: bool = False, besides: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """Run Python in a pod with a stage's label and account, as the network policies see it; return its output.
+
+    With `secrets` it has what the stage is given; `besides` names Secrets that it is not.
+    """
     settings = cluster.get("configmap", "retrain-settings")["data"]
     name = f"probe-{stage}-{os.urandom(3).hex()}"
     sources = [{"configMapRef": {"name": "retrain-settings"}}]
     if secrets:
         sources.append({"secretRef": {"name": f"retrain-{stage}-secrets"}})
+    sources += [{"secretRef": {"name": name}} for name in besides]
     manifest = {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": {"retrain/stage": stage}},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, LOGS, SERVING
+from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING
 from contracts.approvals import vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
 from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
@@ -93,7 +95,15 @@ def test_the_chart_passes_lint() -> None:
 @needs_helm
 @pytest.mark.parametrize(
     "wrong",
-    ["images.stepz=x", "minio.endpoint=minio", "settings.STORE=s3://x", "buckets.data=Data", "secrets.create=perhaps"],
+    [
+        "images.stepz=x",
+        "minio.endpoint=minio",
+        "settings.STORE=s3://x",
+        "buckets.data=Data",
+        "secrets.create=perhaps",
+        "audit.retention.mode=SOFT",
+        "audit.schedule=hourly",
+    ],
 )
 def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
     done = render(*TARGETS["local"], "--set", wrong)
@@ -110,9 +120,9 @@ def test_an_install_without_images_says_what_to_do() -> None:
 @needs_helm
 def test_every_pod_of_the_platform_is_restricted(rendered: tuple[str, list[dict[str, Any]]]) -> None:
     pods = [
-        (d["metadata"]["name"], d["spec"]["template"]["spec"])
+        (d["metadata"]["name"], d["spec"].get("jobTemplate", d)["spec"]["template"]["spec"])
         for d in rendered[1]
-        if d["kind"] in ("Deployment", "StatefulSet", "Job")
+        if d["kind"] in ("Deployment", "StatefulSet", "Job", "CronJob")
     ]
     assert pods
     for name, pod in pods:
@@ -165,6 +175,7 @@ def test_only_those_of_the_table_and_who_talk_for_argo_have_rights(rendered: tup
         "retrain-deploy",
         "retrain-ask",
         "retrain-promote",
+        "retrain-notify",
         names.EXECUTOR_SERVICE_ACCOUNT,
         names.SENSOR_SERVICE_ACCOUNT,
     }
@@ -224,3 +235,68 @@ def test_callers_of_a_webhook_have_a_token() -> None:
     documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
 
     assert set(kinds(documents, "Secret")[names.WEBHOOK_SECRET]["data"]) == {"token"}
+
+
+@needs_helm
+def test_the_key_of_the_heads_is_in_one_secret_that_one_pod_reads(
+    rendered: tuple[str, list[dict[str, Any]]],
+) -> None:
+    target, documents = rendered
+    secret, key = names.STAGE_SECRET.format(stage=AUDIT), variable("audit_key")
+    assert [name for name, access in ACCESS.items() if "audit_key" in access.secrets] == [AUDIT]
+    if target == "local":
+        assert [name for name, one in kinds(documents, "Secret").items() if key in (one.get("data") or {})] == [secret]
+    reading = [d for d in documents if d["kind"] not in ("Secret",) and secret in yaml.safe_dump(d)]
+    assert [(d["kind"], d["metadata"]["name"]) for d in reading] == [("CronJob", "retrain-audit")]
+    assert not any(
+        "secrets" in rule["resources"] for role in kinds(documents, "Role").values() for rule in role["rules"]
+    )
+    # who may start pods where workflows run could read it there, so it is where the platform's own pods are
+    named = ("retrain-audit", secret)
+    assert {d["metadata"]["namespace"] for d in documents if d["metadata"]["name"] in named} == {"mlops"}
+
+
+@needs_helm
+def test_the_signer_reaches_ledger_and_store_and_they_let_it_in() -> None:
+    done = render(*TARGETS["local"], "--set", "namespaces.workflows=elsewhere")
+    policies = kinds([d for d in yaml.safe_load_all(done.stdout) if d], "NetworkPolicy")
+    own = policies["retrain-audit"]
+    ports = {port["port"] for rule in own["spec"]["egress"] for port in rule["ports"]}
+    assert (own["metadata"]["namespace"], ports) == ("mlops", {53, 5432, 9000}), "not the API server"
+    for component in ("postgres", "minio", "mlflow"):
+        callers = [
+            peer for peer in policies[component]["spec"]["ingress"][0]["from"]
+            if peer["podSelector"].get("matchLabels") == {names.LABEL_STAGE: AUDIT}
+        ]  # fmt: skip
+        assert [c["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for c in callers] == (
+            [] if component == "mlflow" else ["mlops"]
+        )
+
+
+@needs_helm
+def test_a_bucket_of_heads_is_made_with_its_lock_and_added_to_alone() -> None:
+    plan = planned()
+    assert plan["locked"] == {HEADS: {"mode": "COMPLIANCE", "days": 30}}
+    assert HEADS not in plan["buckets"]
+    assert [name for name, rights in plan["stages"].items() if rights["append"]] == [AUDIT]
+    assert not [name for name, rights in plan["stages"].items() if HEADS in rights["write"]]
+    provision = runpy.run_path(str(CHART / "files" / "provision.py"))
+    said = provision["policy"](**{what: plan["stages"][AUDIT][what] for what in ("read", "write", "append")})
+    actions = {action for statement in said["Statement"] for action in statement["Action"]}
+    assert "s3:PutObject" in actions
+    assert not [action for action in actions if "Delete" in action or "Retention" in action or "Bypass" in action]
+
+
+@needs_helm
+def test_a_platform_without_a_signer_has_nothing_of_it() -> None:
+    done = render(*TARGETS["local"], "--set", "audit.enabled=false")
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    assert not [d for d in documents if d["metadata"]["name"].startswith("retrain-audit")]
+    assert kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"][variable("audit_heads")] == ""
+    assert planned("--set", "audit.enabled=false")["locked"] == {}
+
+
+def planned(*options: str) -> dict[str, Any]:
+    """Return what the chart's jobs are told."""
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"], *options).stdout) if d]
+    return dict(json.loads(kinds(documents, "ConfigMap")["platform-provision"]["data"]["plan.json"]))

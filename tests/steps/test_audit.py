@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from contracts.errors import ConfigError, Finding
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.audit import Head, SignedHead, private_key, public_key, sign, signed_heads
+from steps.audit import Head, Kept, SignedHead, proof, sign
+from steps.audit_key import fingerprint, private_key, public_keys, public_text
 from steps.ledger import Ledger
 from steps.ledger_chain import chained, check_chain, to_row
 from tests.steps.registered import NOW
@@ -101,25 +101,30 @@ def put(path: Path, entries: list[LedgerEntry]) -> Ledger:
     return ledger
 
 
-def verify(ledger: Ledger, model: str, kept: Mapping[str, bytes], key: Ed25519PublicKey | None) -> list[Finding]:
-    heads, doubtful = signed_heads(model, kept, key)
-    return [*ledger.verify(model, heads=heads), *doubtful]
+def verify(ledger: Ledger, model: str, found: Kept, *keys: Ed25519PublicKey) -> list[Finding]:
+    proven = proof(model, found, keys)
+    return [*ledger.verify(model, heads=proven.ids), *proven.doubtful]
+
+
+def as_kept(**heads: SignedHead) -> Kept:
+    return Kept(contents={f"file:///heads/m/{name}.json": each.model_dump_json() for name, each in heads.items()})
 
 
 def test_a_history_that_was_cut_or_written_anew_shows_against_a_signed_head(path: Path, tmp_path: Path) -> None:
     key, entries = private_key(tmp_path / "keys" / "audit.pem"), chain(3)
     ledger = put(path, entries)
     head = Head(model="m", number=12, id=entries[11].id, signed_at=NOW)
-    kept = {"12.json": sign(head, key).model_dump_json().encode()}
-    public = public_key(tmp_path / "keys" / "audit.pub")
-    assert verify(ledger, "m", kept, public) == []
+    heads = as_kept(twelve=sign(head, key))
+    [public] = public_keys(tmp_path / "keys" / "audit.pub")
+    assert verify(ledger, "m", heads, public) == []
+    assert proof("m", heads, [public]).newest == head
 
     assert put(path, entries[:10]).verify("m") == [], "a cut end leaves a whole chain"
-    [cut] = verify(Ledger(f"sqlite:///{path}"), "m", kept, public)
+    [cut] = verify(Ledger(f"sqlite:///{path}"), "m", heads, public)
     assert str(cut) == "entry 12: was signed, and is gone"
 
     assert put(path, chain(3, by="mallory")).verify("m") == [], "so does another history"
-    [anew] = verify(Ledger(f"sqlite:///{path}"), "m", kept, public)
+    [anew] = verify(Ledger(f"sqlite:///{path}"), "m", heads, public)
     assert f"was signed as {entries[11].id[:12]}" in anew.what
 
 
@@ -127,13 +132,38 @@ def test_a_head_that_somebody_else_signed_proves_nothing(path: Path, tmp_path: P
     ledger = put(path, chain(1))
     ours, theirs = (private_key(tmp_path / name) for name in ("ours.pem", "theirs.pem"))
     head = Head(model="m", number=1, id="0" * 64, signed_at=NOW)
-    forged = sign(head, theirs)
-    moved = SignedHead(head=head, signature=sign(head.model_copy(update={"number": 2}), ours).signature, key="k")
-    kept = {name: each.model_dump_json().encode() for name, each in (("forged", forged), ("moved", moved))}
-    found = verify(ledger, "m", {**kept, "nonsense": b"{}"}, ours.public_key())
-    assert [str(finding) for finding in found] == [
-        "forged: its signature does not hold", "moved: its signature does not hold", "nonsense: is no signed head",
-    ]  # fmt: skip
+    changed = SignedHead(head=head, signature=sign(head.model_copy(update={"number": 2}), ours).signature, key="k")
+    another = sign(head.model_copy(update={"model": "other"}), ours)
+    heads = as_kept(forged=sign(head, theirs), moved=changed, stray=another)
+    heads = Kept(contents={**heads.contents, "file:///heads/m/nonsense.json": "{}"})
+    found = verify(ledger, "m", heads, ours.public_key())
+    assert [str(finding).removeprefix("file:///heads/m/") for finding in found] == [
+        f"forged.json: its signature does not hold (key {fingerprint(theirs.public_key())})",
+        "moved.json: its signature does not hold (key k)",
+        "nonsense.json: is no signed head",
+        "stray.json: is a head of other, put in another's place",
+    ]
+
+
+def test_two_heads_of_one_entry_show_that_it_was_written_anew_between_them(path: Path, tmp_path: Path) -> None:
+    key, entries = private_key(tmp_path / "audit.pem"), chain(1)
+    ledger = put(path, entries)
+    true = Head(model="m", number=4, id=entries[3].id, signed_at=NOW)
+    heads = as_kept(a=sign(true.model_copy(update={"id": "0" * 64}), key), b=sign(true, key))
+    said = [str(finding) for finding in verify(ledger, "m", heads, key.public_key())]
+    assert any("was signed as 000000000000 and as" in line for line in said)
+
+
+def test_who_changed_keys_keeps_the_public_half_of_the_earlier(path: Path, tmp_path: Path) -> None:
+    ledger, keys = put(path, entries := chain(1)), [private_key(tmp_path / f"{n}.pem") for n in "ab"]
+    heads = as_kept(**{
+        f"of{k}": sign(Head(model="m", number=n, id=entries[n - 1].id, signed_at=NOW), key)
+        for k, (key, n) in enumerate(zip(keys, (2, 4), strict=True))
+    })  # fmt: skip
+    both = tmp_path / "both.pub"
+    both.write_text((tmp_path / "a.pub").read_text() + "earlier:\n" + (tmp_path / "b.pub").read_text())
+    assert verify(ledger, "m", heads, *public_keys(both)) == []
+    assert len(verify(ledger, "m", heads, *public_keys(tmp_path / "b.pub"))) == 1
 
 
 def test_a_key_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -141,12 +171,13 @@ def test_a_key_is_for_its_owner_alone(tmp_path: Path) -> None:
     made = private_key(path)
     assert path.stat().st_mode & 0o077 == 0
     assert private_key(path).public_key() == made.public_key()
+    assert (tmp_path / "audit.pub").read_text() == public_text(made)
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="can be read by others"):
         private_key(path)
     (tmp_path / "none.pub").write_text("no key")
     with pytest.raises(ConfigError, match="no Ed25519 public key"):
-        public_key(tmp_path / "none.pub")
+        public_keys(tmp_path / "none.pub")
 
 
 def test_the_ledger_answers_for_any_moment(path: Path) -> None:

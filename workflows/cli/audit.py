@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contracts.errors import DATA, ConfigError, Finding
+from contracts.settings import variable
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.options import CONTEXT, NAMESPACE, connected
 
 if TYPE_CHECKING:
+    from steps.audit import Kept, Proof
     from steps.ledger import Ledger
     from steps.storage import Storage
 
 app = typer.Typer(no_args_is_help=True, help="Check the ledger, and keep what shows that it was written anew.")
 
 HEADS = Annotated[
-    str, typer.Option(help="Folder or s3://bucket/prefix of signed heads; default: audit-heads beside the home.")
+    str,
+    typer.Option(
+        help="Folder or s3://bucket/prefix of signed heads; default: where the settings say, else audit-heads beside "
+        "the home."
+    ),
 ]
 KEY = Annotated[Path, typer.Option(help="Ed25519 key in PEM; made when there is none.  No stage is given it.")]
 _KEY = Path("~/.config/retrain/audit.pem")
@@ -30,7 +36,9 @@ _PUBLIC_KEY = _KEY.with_suffix(".pub")
 
 @app.command()
 def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") -> None:
-    """Sign the newest entry of each model, and keep it outside the database.
+    """Sign the newest entry of each model, and keep it outside the database.  Exit code 65: a chain is not whole.
+
+    On a cluster the platform's own CronJob does so; with -n this machine does too, with a key and a place of its own.
 
     [bold]Examples[/bold]
 
@@ -40,20 +48,54 @@ def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context:
 
       retrain audit sign -n mlops
     """
-    from steps.audit import Head, fingerprint, keep, private_key
-    from steps.audit import sign as signed
+    from steps.audit_key import private_key
+    from steps.audit_signing import sign_heads, tell
 
-    storage, secret = _storage(must_exist=not (namespace or context)), private_key(_path(key))
-    for model, (number, entry) in _newest(namespace, context).items():
-        head = Head(model=model, number=number, id=entry, signed_at=datetime.now(UTC))
-        uri = keep(storage, _folder(heads), signed(head, secret))
-        typer.echo(f"{model}: entry {number} ({entry[:12]}) signed by key {fingerprint(secret.public_key())}: {uri}")
+    signings = sign_heads(
+        _newest(namespace, context), lambda model, signed: _broken(model, signed, namespace, context),
+        _storage(must_exist=not (namespace or context)), _folder(heads), private_key(_path(key)), datetime.now(UTC),
+    )  # fmt: skip
+    raise typer.Exit(tell(signings, typer.echo))
+
+
+@app.command("key")
+def public(key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") -> None:
+    """Print the public key of the heads: to be kept where those who may change the ledger can't reach.
+
+    With -n, that of the platform in a namespace, from its Secret, which its administrator may read: once, when the
+    platform was installed.
+
+    [bold]Examples[/bold]
+
+      retrain audit key
+
+      retrain audit key -n mlops > audit.pub
+    """
+    from steps.audit_key import private_key, public_text
+
+    if namespace or context:
+        from workflows.cluster import audit as there
+
+        typer.echo(public_text(there.key(connected(namespace, context))), nl=False)
+        return
+    if not _path(key).exists():
+        raise ConfigError(f"{key} is not there", remedy="`retrain audit sign` makes it")
+    typer.echo(public_text(private_key(_path(key))), nl=False)
 
 
 @app.command()
 def verify(
-    heads: HEADS = "",
-    key: Annotated[Path, typer.Option(help="The public key, in PEM.")] = _PUBLIC_KEY,
+    model: Annotated[str, typer.Argument(help="One model; default: all.", show_default=False)] = "",
+    heads: Annotated[
+        str,
+        typer.Option(
+            help="Folder or s3://bucket/prefix of signed heads; default: where this machine, or the cluster, keeps "
+            "them."
+        ),
+    ] = "",
+    key: Annotated[
+        Path, typer.Option(help="The public key, in PEM; after a change of keys, all of them in one file.")
+    ] = _PUBLIC_KEY,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
 ) -> None:
@@ -63,26 +105,29 @@ def verify(
 
       retrain audit verify
 
-      retrain audit verify --heads s3://audit/retrain --key audit.pub -n mlops
-    """
-    from steps.audit import public_key, signed_heads
+      retrain audit verify -n mlops --key audit.pub
 
-    storage, folder = _storage(must_exist=not (namespace or context)), _folder(heads)
-    kept = {uri: storage.read(uri) for uri in storage.list(folder)}
-    if heads and not kept:
-        raise ConfigError(f"no signed head lies in {folder}")
-    signer = public_key(_path(key)) if kept else None
+      retrain audit verify -n mlops --heads copies/ --key audit.pub
+    """
+    from steps.audit import proof
+    from steps.audit_key import public_keys
+
+    kept = _kept(heads, namespace, context)
+    if heads and not kept.contents:
+        raise ConfigError(f"no signed head lies in {heads}")
+    signers = public_keys(_path(key)) if kept.contents else []
     newest, wrong = _newest(namespace, context), 0
-    for model in sorted({*newest, *(uri.rsplit("/", 2)[-2] for uri in kept)}):
-        own = {uri: data for uri, data in kept.items() if uri.rsplit("/", 2)[-2] == model}
-        signed, doubtful = signed_heads(model, own, signer)
-        found = [*_broken(model, signed, namespace, context), *doubtful]
+    known = {*newest, *kept.models()}
+    if model and model not in known:
+        raise ConfigError(f"neither ledger nor heads know a model {model!r}", remedy=f"they know {', '.join(known)}")
+    for name in sorted({model} if model else known):
+        proven = proof(name, kept, signers)
+        found = [*_broken(name, proven.ids, namespace, context), *proven.doubtful]
         wrong += len(found)
         for finding in found:
-            typer.echo(f"{model}: {finding}")
+            typer.echo(f"{name}: {finding}")
         if not found:
-            against = f"{len(own)} signed heads hold" if own else "no head was signed"
-            typer.echo(f"{model}: {newest.get(model, (0, ''))[0]} entries, chain intact; {against}")
+            typer.echo(f"{name}: {newest.get(name, (0, ''))[0]} entries, chain intact; {_against(proven)}")
     raise typer.Exit(DATA.exit_code if wrong else 0)
 
 
@@ -141,6 +186,29 @@ def _ledger() -> Ledger:
     return Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value())
 
 
+def _kept(heads: str, namespace: str, context: str) -> Kept:
+    """Return the signed heads: of a place that was named, of the cluster's where it keeps any, else of this machine."""
+    from steps.audit import kept
+
+    if not heads and (namespace or context):
+        from workflows.cluster import audit as there
+
+        place = connected(namespace, context)
+        if place.settings.get(variable("audit_heads")):
+            return there.kept(place)
+    return kept(_storage(must_exist=not (namespace or context)), _folder(heads))
+
+
+def _against(proven: Proof) -> str:
+    """Say what it was held against, and up to where that proves anything."""
+    if proven.newest is None:
+        return "no head was signed"
+    last = proven.newest
+    return (
+        f"{len(proven.ids)} signed heads hold, the last of entry {last.number} at {last.signed_at:%Y-%m-%d %H:%M} UTC"
+    )
+
+
 def _storage(*, must_exist: bool) -> Storage:
     """Return where signed heads are kept, by this machine's settings."""
     from steps.storage import Storage
@@ -153,6 +221,7 @@ def _path(path: Path) -> Path:
 
 
 def _folder(heads: str) -> str:
+    heads = heads or desk_settings(desk_home()).audit_heads
     if "://" in heads:
         return heads
     return (Path(heads).resolve() if heads else desk_home().parent / "audit-heads").as_uri()

@@ -1,18 +1,26 @@
 """The ledger of a cluster, looked at from outside: its heads, whether its chains hold, what a version was made of.
 
-Called by `audit` with a namespace.  Keys and signed heads stay with whoever asks.
+Called by `audit` with a namespace.  Signatures are checked where the answer arrives, by a key that was pinned there.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contracts.access import ASK
-from contracts.errors import Finding
+from contracts import names
+from contracts.access import ASK, AUDIT
+from contracts.errors import ConfigError, Finding
+from contracts.settings import variable
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from steps.audit import Kept
 
 _HEADS = """
 import json
@@ -32,6 +40,14 @@ ledger = Ledger(load_settings().ledger.get_secret_value())
 heads = {int(number): id for number, id in json.loads(sys.argv[2]).items()}
 found = patiently(lambda: ledger.verify(sys.argv[1], heads=heads))
 print(json.dumps([finding.model_dump(mode="json") for finding in found]))
+"""
+_KEPT = """
+from contracts.settings import load_settings
+from steps.audit import kept
+from steps.storage import Storage
+
+settings = load_settings()
+print(patiently(lambda: kept(Storage(settings), settings.audit_heads)).model_dump_json())
 """
 _EXPORT = """
 import json
@@ -61,6 +77,32 @@ def verify(namespace: Namespace, model: str, signed: Mapping[int, str]) -> list[
     """Return what is wrong with a model's chain, held against ids that were signed; raises as `errand`."""
     found = answer(namespace, ASK, _VERIFY, model, json.dumps(signed))
     return [Finding.model_validate(finding) for finding in found]
+
+
+def kept(namespace: Namespace) -> Kept:
+    """Return the signed heads that the platform keeps; raises as `errand`.  Whose they are is the caller's to check."""
+    from steps.audit import Kept
+
+    return Kept.model_validate(answer(namespace, ASK, _KEPT))
+
+
+def key(namespace: Namespace) -> Ed25519PrivateKey:
+    """Return the key of the platform's signer, which an administrator of its namespace may read.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it may not be read.
+    """
+    from steps.audit_key import read_private
+
+    name, field = names.STAGE_SECRET.format(stage=AUDIT), variable("audit_key")
+    data = (namespace.get("Secret", name) or {}).get("data") or {}
+    if field not in data:
+        raise ConfigError(
+            f"namespace {namespace.namespace} has no key in {name}", remedy="name the namespace of the platform's pods"
+        )
+    return read_private(base64.b64decode(data[field]), f"{field} of {name}")
 
 
 def export(namespace: Namespace, reference: str) -> dict[str, Any]:

@@ -78,10 +78,12 @@ def buckets(plan: dict[str, Any]) -> None:
         if not patiently(lambda bucket=bucket: store.bucket_exists(bucket_name=bucket), (HTTPError, S3Error)):
             store.make_bucket(bucket_name=bucket)
         log(f"bucket {bucket}")
+    for bucket, retention in plan["locked"].items():
+        lock(store, bucket, retention["mode"], retention["days"])
     admin = MinioAdmin(endpoint=host, credentials=StaticProvider(user, secret), secure=secure)
     for stage, rights in plan["stages"].items():
         name = f"retrain-{stage}"
-        admin.policy_add(name, policy=policy(rights["read"], rights["write"]))
+        admin.policy_add(name, policy=policy(rights["read"], rights["write"], rights["append"]))
         admin.user_add(name, password(f"s3-{stage}"))
         try:
             admin.policy_set(name, user=name)
@@ -91,17 +93,37 @@ def buckets(plan: dict[str, Any]) -> None:
         log(f"user {name}: reads {', '.join(rights['read']) or '-'}; writes {', '.join(rights['write']) or '-'}")
 
 
-def policy(read: list[str], write: list[str]) -> dict[str, Any]:
+def lock(store: Any, bucket: str, mode: str, days: int) -> None:
+    """A bucket whose objects nobody may change or remove before so many days; a lock is only had from the start."""
+    from minio.error import S3Error
+    from minio.objectlockconfig import DAYS, ObjectLockConfig
+
+    if not store.bucket_exists(bucket_name=bucket):
+        store.make_bucket(bucket_name=bucket, object_lock=True)
+    try:
+        store.set_object_lock_config(bucket_name=bucket, config=ObjectLockConfig(mode, days, DAYS))
+    except S3Error as error:
+        if error.code != "InvalidBucketState":
+            raise
+        raise SystemExit(f"bucket {bucket} was made without an object lock; name another in buckets.audit") from None
+    log(f"bucket {bucket}: {mode} for {days} days")
+
+
+def policy(read: list[str], write: list[str], append: list[str]) -> dict[str, Any]:
     """Return an S3 policy; listing is of whole buckets, or a missing object would look like a forbidden one."""
 
     def objects(paths: list[str]) -> list[str]:
         return [f"arn:aws:s3:::{path}/*" for path in paths]
 
-    touched = sorted({path.split("/")[0] for path in (*read, *write)})
+    touched = sorted({path.split("/")[0] for path in (*read, *write, *append)})
     statements = [
-        (["s3:ListBucket", "s3:GetBucketLocation"], [f"arn:aws:s3:::{bucket}" for bucket in touched]),
-        (["s3:GetObject"], objects(read)),
+        (
+            ["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"],
+            [f"arn:aws:s3:::{bucket}" for bucket in touched],
+        ),
+        (["s3:GetObject", "s3:GetObjectVersion"], objects(read)),
         (["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], objects(write)),
+        (["s3:PutObject"], objects(append)),
     ]
     return {
         "Version": "2012-10-17",

@@ -1,10 +1,18 @@
-{{/* The contracts file, as an object. */}}
+{{/* The contracts file, as an object; without the signer of heads where it is off. */}}
 {{- define "contracts" -}}
-{{ .Files.Get "contracts.yaml" }}
+{{- $contracts := .Files.Get "contracts.yaml" | fromYaml -}}
+{{- if not .Values.audit.enabled }}{{ $_ := unset $contracts.stages $contracts.names.audit }}{{ end -}}
+{{ toYaml $contracts }}
 {{- end -}}
 
 {{- define "workflows" -}}{{ .Values.namespaces.workflows | default .Release.Namespace }}{{- end -}}
 {{- define "serving" -}}{{ .Values.namespaces.serving | default .Release.Namespace }}{{- end -}}
+
+{{/* Where a stage's account, Secret and pods are: root, stage, access. */}}
+{{- define "stageNamespace" -}}
+{{- $root := index . 0 -}}
+{{- if eq (index . 1) "serving" }}{{ include "serving" $root }}{{ else if (index . 2).signs }}{{ $root.Release.Namespace }}{{ else }}{{ include "workflows" $root }}{{ end -}}
+{{- end -}}
 
 {{- define "labels" -}}
 app.kubernetes.io/part-of: retrain
@@ -36,6 +44,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set .Values "passwords" $all -}}
 {{- end -}}
 {{ toYaml .Values.passwords }}
+{{- end -}}
+
+{{/* The key of the ledger's heads, in the signer's Secret alone: that of an earlier install, else a new one. */}}
+{{- define "auditKey" -}}
+{{- $root := index . 0 -}}
+{{- $kept := (lookup "v1" "Secret" $root.Release.Namespace (index . 1)).data | default dict -}}
+{{ get $kept (index . 2) | b64dec | default (genPrivateKey "ed25519") }}
+{{- end -}}
+
+{{/* Where signed heads are kept; empty where the signer is off. */}}
+{{- define "auditHeads" -}}
+{{- if .Values.audit.enabled }}s3://{{ .Values.buckets.audit }}/heads{{ end -}}
 {{- end -}}
 
 {{/* What MLflow's Secret holds: ours, or what is there already when others make it. */}}
