@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from contracts.approvals import word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import State
-from contracts.settings import desk
+from contracts.settings import desk, variable
 from steps.approvals import HOLDS_SECONDS
 from steps.attestation import statement
+from steps.audit_key import private_key
 from steps.ledger import Ledger
 from steps.lifecycle import EXPIRES, moment_text
 from steps.rollout.cluster import Conflict
 from tests.steps.registered import NOW
+from workflows.cli import audit as command
 from workflows.cluster import approvals, audit
 from workflows.cluster import errand as errands
 from workflows.cluster.errand import _FRAME
@@ -130,3 +136,46 @@ def test_the_ledger_of_a_cluster_is_audited_from_outside(place: Any, ledger: Led
     assert str(head.number) in finding.where
     history = ledger.history("churn", 2)
     assert audit.export(place, "churn@2") == statement("churn", history)
+
+
+def test_heads_that_a_platform_signed_are_held_against_its_ledger_by_a_pinned_key(
+    place: Any, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (tmp_path / "heads").as_uri()
+    place.settings = {variable("audit_heads"): where}
+    place.environment[variable("audit_heads")] = where
+    place.environment[variable("audit_key")] = new_key(tmp_path / "signer.pem")
+    signer = subprocess.run(
+        [sys.executable, "-m", "steps.audit_signing"], env=place.environment, capture_output=True, text=True, check=True
+    )
+    assert "churn: entry 11 " in signer.stdout, "the CronJob's program"
+    secret = {"data": {variable("audit_key"): base64.b64encode((tmp_path / "signer.pem").read_bytes()).decode()}}
+    place.objects["Secret", "retrain-audit-secrets"] = secret
+    monkeypatch.setattr(command, "connected", lambda namespace, context: place)
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "nothing-here"))
+
+    def said(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(command.app, [*words, "-n", "mlops"])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    pinned = tmp_path / "pinned.pub"
+    pinned.write_text(said("key"))
+    assert "11 entries, chain intact; 1 signed heads hold, the last of entry 11 at" in said(
+        "verify", "--key", str(pinned)
+    )
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as database, database:
+        database.execute("DROP TRIGGER ledger_no_DELETE")
+        database.execute("DELETE FROM ledger WHERE number = 11")
+    assert said("verify", "churn", "--key", str(pinned), code=65) == "churn: entry 11: was signed, and is gone\n"
+    new_key(tmp_path / "another.pem")
+    assert "its signature does not hold" in said("verify", "--key", str(tmp_path / "another.pub"), code=65)
+    place.objects.clear()
+    with pytest.raises(ConfigError, match="has no key in retrain-audit-secrets"):
+        audit.key(place)
+
+
+def new_key(path: Path) -> str:
+    """Make a key, its public half beside it, and return it as PEM."""
+    private_key(path)
+    return path.read_text()
