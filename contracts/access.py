@@ -88,13 +88,15 @@ class Access:
     where the workflows run can read every Secret there."""
     serving: tuple[Rule, ...] = ()
     """What its token may do in the namespace of serving; only a stage with rules has a token."""
+    gradual: tuple[Rule, ...] = ()
+    """What it may do there besides, where canary and blue-green are wanted."""
     workflows: tuple[Rule, ...] = ()
     """What its token may do in the namespace of the workflows."""
 
     @property
     def token(self) -> bool:
         """Whether its pods get one."""
-        return bool(self.serving or self.workflows)
+        return bool(self.serving or self.gradual or self.workflows)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -144,7 +146,9 @@ GRADUAL_RULES: tuple[Rule, ...] = (
     Rule(("",), ("services",), ("delete",)),
     Rule(("networking.k8s.io",), ("networkpolicies",), ("delete",)),
 )
-"""What the strategies canary and blue-green need besides, and the way back from them."""
+"""What the strategies canary and blue-green need besides, and the way back from them.  Nobody is given them who may not
+give them on: Kubernetes' own ClusterRole `admin` knows nothing of Traefik.
+"""
 
 ACCESS: dict[str, Access] = {
     Preflight.name: Access(Preflight.needs, read=(_REPORTS,), write=(_REPORTS,)),
@@ -183,7 +187,7 @@ ACCESS: dict[str, Access] = {
     Deploy.name: Access(
         Deploy.needs,
         read=(_REPORTS, _PREDICTIONS, MODELS), write=(_REPORTS,), mlflow=(_REGISTRY,), ledger=LedgerRole.WRITER,
-        serving=(*RELEASE_RULES, *GRADUAL_RULES),
+        serving=RELEASE_RULES, gradual=GRADUAL_RULES,
     ),
     Notify.name: Access(
         Notify.needs, read=(_REPORTS,), write=(_REPORTS,),
@@ -195,10 +199,8 @@ ACCESS: dict[str, Access] = {
     ASK: Access(
         frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_REPORTS, _LOGS, _DATASETS, MODELS, HEADS),
         ledger=LedgerRole.READER,
-        serving=(
-            Rule(("apps",), ("deployments",), ("get",)), Rule(("apps",), ("replicasets",), ("list",)),
-            Rule(("argoproj.io",), ("rollouts",), ("get",)),
-        ),
+        serving=(Rule(("apps",), ("deployments",), ("get",)), Rule(("apps",), ("replicasets",), ("list",))),
+        gradual=(Rule(("argoproj.io",), ("rollouts",), ("get",)),),
     ),
     REPRODUCE: Access(
         frozenset({Need.STORE, Need.TRACKING, Need.LEDGER}), read=(_DATASETS, _SPLITS, _CODE, _REPORTS, MODELS),

@@ -103,7 +103,7 @@ def rights_page() -> str:
             ", ".join([*(f"`{path}`" for path in access.write), *(f"`{path}` (adds)" for path in access.append)]),
             ", ".join(f"{permission} {resource}" for resource, permission in access.mlflow),
             {None: "", LedgerRole.READER: "reads", LedgerRole.WRITER: "reads, appends"}[access.ledger],
-            "; ".join(_rule(rule) for rule in (*access.serving, *access.workflows)),
+            "; ".join(_rule(rule) for rule in (*access.serving, *access.gradual, *access.workflows)),
         )
         parts.append(f"| {name} | " + " | ".join(cells) + " |")
     parts += [

@@ -51,7 +51,11 @@ def chart_contracts() -> str:
                 "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
                 "ledger": access.ledger.value if access.ledger else "",
                 "signs": access.signs,
-                "rules": {"serving": policy_rules(access.serving), "workflows": policy_rules(access.workflows)},
+                "rules": {
+                    "serving": policy_rules(access.serving),
+                    "gradual": policy_rules(access.gradual),
+                    "workflows": policy_rules(access.workflows),
+                },
             }
             for name, access in ACCESS.items()
         },

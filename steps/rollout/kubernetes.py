@@ -25,7 +25,7 @@ from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
 from steps.build import REFERENCE, serving_base
 from steps.rollout import diagnosis, lease
-from steps.rollout.cluster import Cluster, Object, UnknownKind
+from steps.rollout.cluster import Cluster, Object
 from steps.rollout.front_door import hear
 from steps.rollout.gradual_objects import HASH, next_service
 from steps.rollout.objects import ANNOTATION, Version, objects, route_to_service, selector
@@ -294,7 +294,7 @@ def _stable(cluster: Cluster, name: str) -> int | None:
     """Return the version that a Rollout has servers of, where the Deployment only holds its template."""
     try:
         rollout = cluster.get("Rollout", name)
-    except UnknownKind:
+    except ConfigError:  # no such kind, or no such right: then there is none of ours
         return None
     status = (rollout or {}).get("status") or {}
     if not status.get("availableReplicas", 0):

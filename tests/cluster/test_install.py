@@ -35,8 +35,10 @@ SMALL = {
 
 
 def installer(cluster: Cluster, folder: Path) -> Cluster:
-    """Return the cluster as somebody sees it who is `admin` of the namespace, as kind/admin.yaml has it."""
-    namespace, binding = yaml.safe_load_all((ROOT / "kind" / "admin.yaml").read_text())
+    """Return the cluster as somebody sees it who is `admin` of the namespace, and no more."""
+    granted = list(yaml.safe_load_all((ROOT / "kind" / "admin.yaml").read_text()))
+    namespace = next(each for each in granted if each["kind"] == "Namespace")
+    binding = next(each for each in granted if each.get("roleRef", {}).get("name") == "admin")
     namespace["metadata"]["name"] = binding["metadata"]["namespace"] = NAMESPACE
     binding["subjects"] = [{"kind": "ServiceAccount", "name": INSTALLER, "namespace": NAMESPACE}]
     token = {
@@ -137,6 +139,7 @@ def test_the_installer_may_do_nothing_outside_of_the_namespace(own: tuple[Cluste
     for asked in (["create", "namespaces"], ["get", "secrets", "-n", platform.namespace], ["create", "clusterroles"]):
         assert here.run("kubectl", "auth", "can-i", *asked).stdout.strip() == "no", asked
     assert "you may not set the quota" in said
+    assert "no canary, no blue-green" in said
     assert here.run("kubectl", "get", "resourcequota", "-o", "name").stdout == ""
 
 

@@ -63,10 +63,11 @@ def granted(rules: tuple[Rule, ...]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("stage", [name for name in ACCESS if name != SERVING])
 def test_a_service_account_may_do_what_the_table_says_and_nothing_else(stage: str, platform: Cluster) -> None:
+    access = ACCESS[stage]
     found = abilities(platform, names.STEP_SERVICE_ACCOUNT.format(stage=stage))
 
     besides = SEES_THE_POLICY if stage == Promote.name and found >= SEES_THE_POLICY else set()
-    assert found - besides == granted((*ACCESS[stage].serving, *ACCESS[stage].workflows))
+    assert found - besides == granted((*access.serving, *access.gradual, *access.workflows))
 
 
 @pytest.mark.parametrize(

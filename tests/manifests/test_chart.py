@@ -185,6 +185,38 @@ def test_only_those_of_the_table_and_who_talk_for_argo_have_rights(rendered: tup
     assert not [d for d in rendered[1] if d["kind"].startswith("Cluster")]
 
 
+def pairs(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@needs_helm
+def test_who_is_admin_of_a_namespace_gives_no_right_that_they_lack() -> None:
+    def given(*options: str) -> set[tuple[str, str, str]]:
+        done = render(*TARGETS["local"], *options)
+        roles = kinds([d for d in yaml.safe_load_all(done.stdout) if d], "Role")
+        return {pair for role in roles.values() for pair in pairs(role["rules"])}
+
+    granted = yaml.safe_load_all((ROOT / "kind" / "admin.yaml").read_text(encoding="utf-8"))
+    beyond = pairs(next(d for d in granted if d["kind"] == "ClusterRole")["rules"])
+    # Argo Workflows adds its own kinds to the ClusterRole `admin`; nobody adds Traefik's.
+    plain = given("--set", "gradual.enabled=false")
+
+    assert {pair for pair in plain if "." in pair[0]} == {
+        ("argoproj.io", "workflowtaskresults", "create"),
+        ("argoproj.io", "workflowtaskresults", "patch"),
+        ("argoproj.io", "workflows", "create"),
+        ("argoproj.io", "workflowtemplates", "get"),
+        *(pair for pair in plain if pair[0].endswith(".k8s.io")),
+    }
+    assert {pair for pair in given() - plain if pair[0] in ("argoproj.io", "traefik.io")} == beyond
+
+
 @needs_helm
 def test_components_that_others_own_are_not_rendered() -> None:
     done = render(
