@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, Json, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigError, Finding
@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     serving_min_replicas: int = Field(2, ge=1, description="Servers there are at least.")
     serving_max_replicas: int = Field(6, ge=1, description="Servers there are at most.")
     serving_cpu_percent: int = Field(70, ge=1, description="Use of its CPU above which another server is added.")
+    network_policies: bool = Field(True, description="A NetworkPolicy confines the servers.")
+    store_egress: Json[list[dict[str, Any]]] = Field(
+        [],
+        validate_default=False,
+        description="Its rules by which they reach the store, as JSON; none: any address, at the store's port.",
+    )
     prometheus_url: str = Field(
         "",
         description="Prometheus that reads the servers, as Argo Rollouts reaches it; for canary and blue-green.",

@@ -91,7 +91,7 @@ def objects(
     account = _named("ServiceAccount", version.model, namespace, None) | {"automountServiceAccountToken": False}
     return [
         account,
-        _named("NetworkPolicy", version.model, namespace, _network(version, settings)),
+        *(_confined(version, settings, namespace) if settings.network_policies else ()),
         _named("Service", version.model, namespace, _service(version)),
         _named("PodDisruptionBudget", version.model, namespace, _disruption(version)),
         *(_gradual(version, release, settings, namespace) if release.gradual else ()),
@@ -298,31 +298,23 @@ def _scaling(version: Version, release: Release, settings: Settings) -> dict[str
     }
 
 
-def _network(version: Version, settings: Settings) -> dict[str, Any]:
+def _confined(version: Version, settings: Settings, namespace: str) -> list[Object]:
     """Let anyone ask, and let the pod fetch its model and keep records; it reaches nothing else, least of all the API
     server.
     """
     egress: list[dict[str, Any]] = []
     if version.package or version.keeps_records:
         names_of_hosts = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-        egress = [{"ports": names_of_hosts}, _store(settings)]
-    return {
+        egress = [{"ports": names_of_hosts}, *(settings.store_egress or [{"ports": [_store_port(settings)]}])]
+    spec = {
         "podSelector": {"matchLabels": selector(version.model)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": [{"port": PORT, "protocol": "TCP"}]}],
         "egress": egress,
     }
+    return [_named("NetworkPolicy", version.model, namespace, spec)]
 
 
-def _store(settings: Settings) -> dict[str, Any]:
-    """Return the rule for S3: a namespace where the endpoint is a Service's name, else everything outside."""
+def _store_port(settings: Settings) -> dict[str, Any]:
     parts = urlsplit(settings.s3_endpoint or "https://s3.amazonaws.com")
-    port = {"port": parts.port or (80 if parts.scheme == "http" else 443), "protocol": "TCP"}
-    labels = (parts.hostname or "").split(".")
-    if len(labels) == 1:
-        return {"to": [{"podSelector": {}}], "ports": [port]}
-    if len(labels) == 2 or labels[2] == "svc":
-        namespace = {"matchLabels": {"kubernetes.io/metadata.name": labels[1]}}
-        return {"to": [{"namespaceSelector": namespace}], "ports": [port]}
-    inside = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
-    return {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": inside}}], "ports": [port]}
+    return {"port": parts.port or (80 if parts.scheme == "http" else 443), "protocol": "TCP"}

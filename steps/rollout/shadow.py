@@ -67,10 +67,13 @@ def objects(wanted: Sequence[Object], replicas: int, percent: int) -> list[Objec
         "spec": {**deployment["template"]["spec"], "topologySpreadConstraints": []},
     }
     copied = {**service(shadow_name(name)), "percent": percent}
+    confining = [
+        _named(kind, name, kinds, {**each["spec"], "podSelector": {"matchLabels": labels}})
+        for kind, each in kinds.items()
+        if kind == "NetworkPolicy"
+    ]
     return [
-        _named("NetworkPolicy", name, kinds, {
-            **kinds["NetworkPolicy"]["spec"], "podSelector": {"matchLabels": labels},
-        }),
+        *confining,
         _named("Service", name, kinds, {"selector": labels, "ports": kinds["Service"]["spec"]["ports"]}),
         _named("Deployment", name, kinds, {
             **deployment, "replicas": replicas, "selector": {"matchLabels": labels}, "template": template,

@@ -232,6 +232,22 @@ def test_components_that_others_own_are_not_rendered() -> None:
 
 
 @needs_helm
+def test_servers_reach_the_store_as_the_stages_do_or_are_confined_by_nobody() -> None:
+    def rendered(*options: str) -> list[dict[str, Any]]:
+        return [d for d in yaml.safe_load_all(render(*TARGETS["local"], *options).stdout) if d]
+
+    def setting(documents: list[dict[str, Any]], field: str) -> Any:
+        return json.loads(kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"][variable(field)])
+
+    confined, free = rendered(), rendered("--set", "networkPolicies.enabled=false")
+
+    [own] = setting(confined, "store_egress")
+    assert own in kinds(confined, "NetworkPolicy")["retrain-features"]["spec"]["egress"]
+    assert (setting(confined, "network_policies"), setting(free, "network_policies")) == (True, False)
+    assert not kinds(free, "NetworkPolicy")
+
+
+@needs_helm
 def test_logs_are_kept_by_a_user_that_can_do_nothing_else() -> None:
     documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
     kept = yaml.safe_load(kinds(documents, "ConfigMap")["artifact-repositories"]["data"]["retrain"])

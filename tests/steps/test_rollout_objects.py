@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,27 +107,26 @@ def test_every_container_is_admitted_under_restricted(tmp_path: Path, version: V
         assert held["readOnlyRootFilesystem"] is True
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "peer", "port"),
-    [
-        (
-            "http://minio.mlops:9000",
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mlops"}}},
-            9000,
-        ),
-        (
-            "http://minio.mlops.svc.cluster.local",
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mlops"}}},
-            80,
-        ),
-        ("http://minio:9000", {"podSelector": {}}, 9000),
-        ("", {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]}}, 443),
-    ],
-)
-def test_the_store_is_all_that_a_server_reaches(tmp_path: Path, endpoint: str, peer: Any, port: int) -> None:
-    names, store = rendered(tmp_path, s3_endpoint=endpoint)["NetworkPolicy"]["spec"]["egress"]
+def test_the_store_is_all_that_a_server_reaches_by_the_rules_of_the_settings(tmp_path: Path) -> None:
+    peer = {"ipBlock": {"cidr": "10.1.2.0/24"}}  # an endpoint inside of the network, whatever its name looks like
+    rule = {"to": [peer], "ports": [{"port": 443, "protocol": "TCP"}]}
+    changed = {"s3_endpoint": "https://s3.corp", "store_egress": json.dumps([rule])}
+    names, *store = rendered(tmp_path, **changed)["NetworkPolicy"]["spec"]["egress"]
+
     assert {each["port"] for each in names["ports"]} == {53}
-    assert store == {"to": [peer], "ports": [{"port": port, "protocol": "TCP"}]}
+    assert store == [rule]
+
+
+@pytest.mark.parametrize(("endpoint", "port"), [("http://minio:9000", 9000), ("http://minio.mlops", 80), ("", 443)])
+def test_without_such_rules_a_server_reaches_any_address_at_the_stores_port(
+    tmp_path: Path, endpoint: str, port: int
+) -> None:
+    _, store = rendered(tmp_path, s3_endpoint=endpoint)["NetworkPolicy"]["spec"]["egress"]
+    assert store == {"ports": [{"port": port, "protocol": "TCP"}]}
+
+
+def test_where_there_are_no_network_policies_a_server_gets_none(tmp_path: Path) -> None:
+    assert "NetworkPolicy" not in rendered(tmp_path, network_policies=False)
 
 
 def test_a_rolling_release_never_has_fewer_servers_and_recreate_says_so(tmp_path: Path) -> None:

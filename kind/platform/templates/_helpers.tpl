@@ -101,6 +101,26 @@ postgresql://{{ $role }}:{{ get $passwords $role }}@{{ include "postgresql.host"
 {{- join "," $all -}}
 {{- end -}}
 
+{{/* What a component's pods are called, where they listen, and whether they are ours. */}}
+{{- define "components" -}}
+store: {name: minio, port: 9000, ours: {{ .Values.minio.enabled }}}
+tracking: {name: mlflow, port: 5000, ours: {{ .Values.mlflow.enabled }}}
+ledger: {name: postgres, port: 5432, ours: {{ .Values.postgresql.enabled }}}
+{{- end -}}
+{{/* NetworkPolicy egress rules behind a need, as JSON: what the values say, and our own pods where we run the component.
+     Arguments: root, need. */}}
+{{- define "egress" -}}
+{{- $root := index . 0 -}}
+{{- $list := get $root.Values.networkPolicies (index . 1) | default list -}}
+{{- with get (include "components" $root | fromYaml) (index . 1) -}}
+{{- if .ours -}}
+{{- $pods := dict "podSelector" (dict "matchLabels" (dict "app.kubernetes.io/name" .name)) "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" $root.Release.Namespace)) -}}
+{{- $list = append $list (dict "to" (list $pods) "ports" (list (dict "port" .port "protocol" "TCP"))) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $list -}}
+{{- end -}}
+
 {{/* What Pod Security `restricted` asks of a pod and of its containers. */}}
 {{- define "podSecurity" -}}
 runAsNonRoot: true
