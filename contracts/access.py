@@ -96,7 +96,7 @@ class Access:
     @property
     def token(self) -> bool:
         """Whether its pods get one."""
-        return bool(self.serving or self.gradual or self.workflows)
+        return bool(self.serving or self.workflows)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     insecure_registry: bool = Field(False, description="That registry speaks plain HTTP.")
     serving_image: str = Field("", description="Reference image, by digest: it serves, or built ones start from it.")
     serving_namespace: str = Field("", description="Where versions are served; empty: the namespace of the step.")
+    pull_secrets: Json[list[dict[str, str]]] = Field(
+        [], validate_default=False, description='Secrets there that servers\' images are pulled by: [{"name": "..."}].'
+    )
     serving_cpu: int = Field(250, ge=10, description="Millicores that a server asks for; what its scaling refers to.")
     serving_memory: int = Field(512, ge=64, description="MiB that a server asks for, and may not exceed.")
     serving_min_replicas: int = Field(2, ge=1, description="Servers there are at least.")

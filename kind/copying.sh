@@ -14,7 +14,7 @@ postgres() {
 
 # with_objects backup|restore: objects.py in a pod that reaches MinIO as its administrator.
 with_objects() (
-  image=$(noted image)
+  image=$(noted image) pull_secrets=$(noted pull-secrets)
   pod=copying-$RANDOM$RANDOM
   trap 'kubectl delete pod -n "$namespace" "$pod" --wait=false --ignore-not-found >/dev/null' EXIT
   # It ends by itself, should nobody be there to end it.
@@ -27,6 +27,7 @@ spec:
   activeDeadlineSeconds: 14400
   automountServiceAccountToken: false
   enableServiceLinks: false
+  imagePullSecrets: $pull_secrets
   securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: main

@@ -88,9 +88,8 @@ def objects(
     deployment["metadata"]["annotations"] = version.annotations | {
         ANNOTATION.format("ledger-entry"): entry, ANNOTATION.format("workflow"): workflow,
     }  # fmt: skip
-    account = _named("ServiceAccount", version.model, namespace, None) | {"automountServiceAccountToken": False}
     return [
-        account,
+        _account(version, settings, namespace),
         *(_confined(version, settings, namespace) if settings.network_policies else ()),
         _named("Service", version.model, namespace, _service(version)),
         _named("PodDisruptionBudget", version.model, namespace, _disruption(version)),
@@ -133,6 +132,12 @@ def _named(kind: str, model: str, namespace: str, spec: dict[str, Any] | None) -
     metadata = {"name": model, "namespace": namespace, "labels": labels}
     found: Object = {"apiVersion": VERSIONS[kind], "kind": kind, "metadata": metadata}
     return found | ({"spec": spec} if spec is not None else {})
+
+
+def _account(version: Version, settings: Settings, namespace: str) -> Object:
+    """Return the account of the pods, which says how their images are pulled: so do templates that are put back."""
+    account = _named("ServiceAccount", version.model, namespace, None) | {"automountServiceAccountToken": False}
+    return account | ({"imagePullSecrets": settings.pull_secrets} if settings.pull_secrets else {})
 
 
 def _deployment(version: Version, release: Release, settings: Settings) -> dict[str, Any]:

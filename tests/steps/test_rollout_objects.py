@@ -129,6 +129,13 @@ def test_where_there_are_no_network_policies_a_server_gets_none(tmp_path: Path) 
     assert "NetworkPolicy" not in rendered(tmp_path, network_policies=False)
 
 
+def test_images_of_a_registry_with_a_login_are_pulled_by_the_secrets_of_the_settings(tmp_path: Path) -> None:
+    found = rendered(tmp_path, pull_secrets='[{"name": "registry"}]')
+    assert pod_of(found)["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
+    assert found["ServiceAccount"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert "imagePullSecrets" not in rendered(tmp_path)["ServiceAccount"], "an administrator's own stay"
+
+
 def test_a_rolling_release_never_has_fewer_servers_and_recreate_says_so(tmp_path: Path) -> None:
     rolling = rendered(tmp_path)["Deployment"]["spec"]["strategy"]
     assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
