@@ -103,6 +103,9 @@ def test_the_chart_passes_lint() -> None:
         "secrets.create=perhaps",
         "audit.retention.mode=SOFT",
         "audit.schedule=hourly",
+        "networkPolicies.apiServer.cidrs={}",
+        "networkPolicies.apiServer.ports={}",
+        "postgresql.sslmode=verify-full",
     ],
 )
 def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
@@ -348,3 +351,78 @@ def planned(*options: str) -> dict[str, Any]:
     """Return what the chart's jobs are told."""
     documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"], *options).stdout) if d]
     return dict(json.loads(kinds(documents, "ConfigMap")["platform-provision"]["data"]["plan.json"]))
+
+
+def of(*options: str) -> list[dict[str, Any]]:
+    done = render(*TARGETS["local"], *options)
+    assert done.returncode == 0, done.stderr
+    return [d for d in yaml.safe_load_all(done.stdout) if d]
+
+
+@needs_helm
+def test_a_large_number_of_a_values_file_stays_what_it_is(tmp_path: Path) -> None:
+    values = {
+        "settings": {"RETRAIN_MAX_PART_BYTES": 1048576, "RETRAIN_DEBUG": True},
+        "argo": {"enabled": True, "controller": {"parallelism": 1000000, "ttlSecondsAfterCompletion": 31536000}},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    rendered = kinds(of("-f", str(tmp_path / "values.yaml")), "ConfigMap")
+    settings, argo = rendered[names.SETTINGS_CONFIGMAP]["data"], rendered["workflow-controller-configmap"]["data"]
+
+    assert (settings["RETRAIN_MAX_PART_BYTES"], settings["RETRAIN_DEBUG"]) == ("1048576", "true")
+    assert argo["parallelism"] == "1000000"
+    assert "secondsAfterCompletion: 31536000" in argo["workflowDefaults"]
+
+
+@needs_helm
+def test_an_empty_list_of_callers_lets_nobody_in() -> None:
+    documents = of("--set", "prometheus.enabled=true", "--set-json", "networkPolicies.prometheusFrom=[]")
+
+    assert kinds(documents, "NetworkPolicy")["prometheus"]["spec"]["ingress"] == []
+
+
+@needs_helm
+def test_mlflow_answers_under_the_name_of_its_ingress_which_must_have_one() -> None:
+    ingress = ("--set", "mlflow.ingress.enabled=true", "--set")
+    documents = of(*ingress, "mlflow.ingress.host=mlflow.corp")
+    (allowed,) = [
+        a for a in kinds(documents, "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"][0]["args"]
+        if a.startswith("--allowed-hosts=")
+    ]  # fmt: skip
+
+    assert {"mlflow.corp", "mlflow.corp:*"} <= set(allowed.partition("=")[2].split(","))
+    assert "mlflow.ingress.host" in render(*TARGETS["local"], *ingress, "mlflow.ingress.host=").stderr
+
+
+@needs_helm
+def test_a_job_has_another_name_once_what_it_does_is_another() -> None:
+    """Also where every render is the first revision, as under Argo CD: a job cannot be changed."""
+
+    def jobs(*options: str) -> set[str]:
+        return set(kinds(of(*options), "Job"))
+
+    def called(found: set[str]) -> set[str]:
+        return {name.rsplit("-", 1)[0] for name in found}
+
+    assert jobs() == jobs()
+    for other in ("images.mlflow=other", "buckets.data=other"):
+        changed = jobs("--set", other)
+        assert called(changed) == called(jobs())
+        assert any("databases" in name for name in changed - jobs())
+
+
+@needs_helm
+def test_a_data_store_that_recovers_is_not_taken_for_dead(rendered: tuple[str, list[dict[str, Any]]]) -> None:
+    for kind in ("StatefulSet", "Deployment"):
+        for name, component in kinds(rendered[1], kind).items():
+            for container in component["spec"]["template"]["spec"]["containers"]:
+                startup = container["startupProbe"]
+                assert startup["periodSeconds"] * startup["failureThreshold"] >= 1200, name
+
+
+@needs_helm
+def test_submit_finds_the_bucket_of_sources_where_the_workflows_are() -> None:
+    settings = kinds(of("--set", "namespaces.workflows=elsewhere"), "ConfigMap")[names.SETTINGS_CONFIGMAP]
+
+    assert settings["metadata"]["namespace"] == "elsewhere"
+    assert settings["metadata"]["annotations"] == {"retrain/data-bucket": "retrain-data"}

@@ -27,7 +27,8 @@ from steps.rollout.cluster import Conflict
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
-_BUCKET = ("platform-provision", "retrain/data-bucket")
+_BUCKET = "retrain/data-bucket"
+"""Annotation of the settings."""
 _FOLLOWS_SECONDS = 60.0
 """The controller reads templates from a copy that follows: for so long a run may find none there, or the one before."""
 _LOOK_SECONDS = 0.5
@@ -207,8 +208,8 @@ def _path(uri: str) -> str:
 
 def _data_bucket(namespace: Namespace) -> str:
     """Return the bucket of sources, which the platform's jobs made."""
-    found = namespace.get("ConfigMap", _BUCKET[0])
-    bucket = (found or {}).get("metadata", {}).get("annotations", {}).get(_BUCKET[1], "")
+    found = namespace.get("ConfigMap", names.SETTINGS_CONFIGMAP)
+    bucket = (found or {}).get("metadata", {}).get("annotations", {}).get(_BUCKET, "")
     if not bucket:
         raise ConfigError(
             f"the platform in {namespace.namespace} names no bucket for sources",

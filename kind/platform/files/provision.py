@@ -1,9 +1,9 @@
 """Make what a component must hold before the pipeline runs; run by the chart's jobs, again at each upgrade.
 
 ``databases`` makes PostgreSQL's roles and databases, ``buckets`` the buckets and a user with a policy of its own for
-each stage in MinIO, ``mlflow-users`` a user for each stage in MLflow.  ``wait`` returns when a database takes
-connections.  Each finds what is there and changes only what differs.  Addresses and the administrator's credentials
-come from the environment; passwords from the folder ``/passwords``, one file each; who gets what from
+each stage in MinIO, ``mlflow-users`` a user for each stage in MLflow.  ``migrate`` runs before MLflow and brings its
+tables to that version.  Each finds what is there and changes only what differs.  Addresses and the administrator's
+credentials come from the environment; passwords from the folder ``/passwords``, one file each; who gets what from
 ``/provision/plan.json``.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,12 +170,32 @@ def mlflow_users(plan: dict[str, Any]) -> None:
         log(f"user {name}: {', '.join(f'{p} {r}' for r, p in sorted(wanted)) or 'reads'}")
 
 
-def wait(_: dict[str, Any]) -> None:
-    """Return when the database takes connections."""
+def migrate(_: dict[str, Any]) -> None:
+    """MLflow's tables, made or brought to what this version of it wants, once the database takes connections."""
     import psycopg
 
-    url = os.environ["DATABASE_URL"].replace("postgresql+psycopg:", "postgresql:")
-    patiently(lambda: psycopg.connect(url, connect_timeout=5), psycopg.OperationalError).close()
+    url = os.environ["DATABASE_URL"]
+    address = url.replace("postgresql+psycopg:", "postgresql:")
+    with patiently(lambda: psycopg.connect(address, connect_timeout=5), psycopg.OperationalError) as database:
+        made = database.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone() == (True,)
+        found = {row[0] for row in database.execute("SELECT version_num FROM alembic_version")} if made else set()
+    if found == newest(Path(find_spec("mlflow").origin).parent / "store" / "db_migrations" / "versions"):
+        return  # as after most starts; to import MLflow takes seconds, on a busy machine a minute
+
+    from mlflow.db import upgrade
+
+    upgrade.main([url], standalone_mode=False)  # its command, without the password among a process's arguments
+    log("MLflow's tables are of this version")
+
+
+def newest(migrations: Path) -> set[str]:
+    """Return the revisions that none of Alembic's migrations in a folder goes on from."""
+    texts = [file.read_text(encoding="utf-8") for file in migrations.glob("*.py")]
+    revisions, before = (
+        {found for text in texts for found in re.findall(rf"^{name} = [\"'](\w+)", text, re.MULTILINE)}
+        for name in ("revision", "down_revision")
+    )
+    return revisions - before
 
 
 def patiently(action: Callable[[], T], errors: type[Exception] | tuple[type[Exception], ...]) -> T:
@@ -207,7 +229,7 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-COMMANDS = {"databases": databases, "buckets": buckets, "mlflow-users": mlflow_users, "wait": wait}
+COMMANDS = {"databases": databases, "buckets": buckets, "mlflow-users": mlflow_users, "migrate": migrate}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](json.loads(PLAN.read_text(encoding="utf-8")))

@@ -92,10 +92,12 @@ postgresql://{{ $role }}:{{ get $passwords $role }}@{{ include "postgresql.host"
 {{- define "mlflow.url" -}}
 {{- if .Values.mlflow.enabled }}http://mlflow.{{ .Release.Namespace }}:5000{{ else }}{{ required "mlflow.url" .Values.mlflow.url }}{{ end -}}
 {{- end -}}
+{{- define "mlflow.ingressHost" -}}{{ required "mlflow.ingress.host: the name under which people open MLflow" .Values.mlflow.ingress.host }}{{- end -}}
 {{- define "mlflow.allowedHosts" -}}
 {{- $hosts := list "mlflow" (printf "mlflow.%s" .Release.Namespace) (printf "mlflow.%s.svc" .Release.Namespace) (printf "mlflow.%s.svc.cluster.local" .Release.Namespace) -}}
 {{- $all := list -}}
-{{- range concat $hosts .Values.mlflow.allowedHosts -}}
+{{- if .Values.mlflow.ingress.enabled }}{{ $hosts = append $hosts (include "mlflow.ingressHost" .) }}{{ end -}}
+{{- range concat $hosts .Values.mlflow.allowedHosts | uniq -}}
 {{- $all = concat $all (list . (printf "%s:*" .)) -}}
 {{- end -}}
 {{- join "," $all -}}
