@@ -103,13 +103,13 @@ def test_the_chart_passes_lint() -> None:
         "secrets.create=perhaps",
         "audit.retention.mode=SOFT",
         "audit.schedule=hourly",
-        "networkPolicies.apiServer.cidrs={}",
-        "networkPolicies.apiServer.ports={}",
+        "networkPolicies.apiServer.cidrs=[]",
+        "networkPolicies.apiServer.ports=[]",
         "postgresql.sslmode=verify-full",
     ],
 )
 def test_a_value_that_does_not_exist_or_fit_is_refused(wrong: str) -> None:
-    done = render(*TARGETS["local"], "--set", wrong)
+    done = render(*TARGETS["local"], "--set-json" if wrong.endswith("[]") else "--set", wrong)
 
     assert done.returncode != 0
     assert wrong.split("=")[0].split(".")[-1] in done.stderr
