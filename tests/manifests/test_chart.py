@@ -426,3 +426,29 @@ def test_submit_finds_the_bucket_of_sources_where_the_workflows_are() -> None:
 
     assert settings["metadata"]["namespace"] == "elsewhere"
     assert settings["metadata"]["annotations"] == {"retrain/data-bucket": "retrain-data"}
+
+
+@needs_helm
+def test_no_secret_goes_with_the_release_or_with_who_made_it() -> None:
+    secrets = kinds(of("--set", "argo.enabled=true"), "Secret")
+    del secrets[names.EXECUTOR_SERVICE_ACCOUNT]  # Kubernetes fills it
+
+    assert {"platform-argo", "platform-mlflow", "retrain-submit-secrets"} < set(secrets)
+    for name, secret in secrets.items():
+        assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", name
+
+
+@needs_helm
+def test_a_quota_of_the_clusters_administrator_becomes_the_releases() -> None:
+    """As docs/cluster.md has it made: without images, and with the marks by which Helm takes it over."""
+    command = "--set images.steps=any,images.mlflow=any --show-only templates/limits.yaml"
+    assert command in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    done = render("-f", str(ROOT / "kind" / "values-local.yaml"), *command.split())
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+
+    assert [d["kind"] for d in documents] == ["ResourceQuota", "LimitRange"]
+    for metadata in (d["metadata"] for d in documents):
+        assert metadata["namespace"] == "mlops"
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+        assert metadata["annotations"]["meta.helm.sh/release-name"] == "platform"
+        assert metadata["annotations"]["meta.helm.sh/release-namespace"] == "mlops"

@@ -93,7 +93,7 @@ def _pod(
         "stdinOnce": stdin,
         "envFrom": [
             {"configMapRef": {"name": names.SETTINGS_CONFIGMAP}},
-            {"secretRef": {"name": names.STAGE_SECRET.format(stage=duty)}},
+            {"secretRef": {"name": names.STAGE_SECRET.format(stage=duty), "optional": True}},  # or a workload identity
         ],
         "resources": _SIZES,
         "securityContext": RESTRICTED_CONTAINER,
