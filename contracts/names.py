@@ -22,6 +22,8 @@ SENSOR_SERVICE_ACCOUNT = "retrain-sensor"
 EVENT_BUS = "retrain"
 WEBHOOK_SECRET = "retrain-webhook"  # noqa: S105  a name
 """Its key `token` is what callers of a webhook show."""
+REGISTRY_SECRET = "retrain-registry"  # noqa: S105  a name
+"""Of type kubernetes.io/dockerconfigjson: how Kaniko logs in where it pulls and pushes; there need be none."""
 RETRAIN, RELEASE = "retrain", "release"
 """The templates by which one gets in: the whole way, and a version that is there already."""
 LABEL_PIPELINE = "retrain/pipeline"

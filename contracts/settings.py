@@ -19,6 +19,8 @@ from contracts.names import STEPS_IMAGE
 from contracts.stages import SIZED
 
 PREFIX = "RETRAIN_"
+DEFAULT_REGION = "us-east-1"
+"""MinIO asks for one, and takes this."""
 
 
 class Secret:
@@ -40,6 +42,7 @@ class Settings(BaseSettings):
         description="Endpoint of an S3-compatible store such as MinIO: http(s)://...; empty: AWS.",
         pattern="^(https?://[^/]+.*)?$",
     )
+    s3_region: str = Field("", description="Region of the buckets; empty: AWS_DEFAULT_REGION, else us-east-1.")
     deploy_target: str = Field(
         "process",
         description="process (a local server), kubernetes, or export (files that Argo CD or Flux applies).",

@@ -48,18 +48,23 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
             files[f"model/{file.relative_to(package).as_posix()}"] = file.read_bytes()
     context = pack(files)
     sha256 = hashlib.sha256(context).hexdigest()
-    repository = f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}"
+    place = repository(world)
     name = f"{run_id}-{sha256[:12]}"
-    if built := digest(repository, name, world.settings):
-        image = f"{repository}@{built}"
+    if built := digest(place, name, world.settings):
+        image = f"{place}@{built}"
         return Build.Outputs(image=image, summary=f"{image} was built before from the same model and base")
     uri = world.storage.write(world.storage.uri("builds", sha256, "context.tar.gz"), context)
     return Build.Outputs(
         context=uri,
-        destination=f"{repository}:{name}",
-        plain_http=repository.partition("/")[0] if world.settings.insecure_registry else "",
-        summary=f"{repository}:{name} is to be built",
+        destination=f"{place}:{name}",
+        plain_http=place.partition("/")[0] if world.settings.insecure_registry else "",
+        summary=f"{place}:{name} is to be built",
     )
+
+
+def repository(world: World) -> str:
+    """Return where the images of a pipeline's versions are."""
+    return f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}"
 
 
 def serving_base(world: World, run_id: str) -> str:

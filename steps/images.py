@@ -28,6 +28,16 @@ def digest(repository: str, tag: str, settings: Settings) -> str | None:
     NetworkError
         The registry does not answer.
     """
+    answer = _ask(repository, tag, settings)
+    return answer.headers.get("docker-content-digest") if answer.status_code == 200 else None
+
+
+def shows(repository: str, settings: Settings) -> bool:
+    """Say whether the registry tells those who do not log in which images it has; raises as `digest`."""
+    return _ask(repository, "preflight", settings).status_code not in (401, 403)
+
+
+def _ask(repository: str, tag: str, settings: Settings) -> httpx.Response:
     host, _, name = repository.partition("/")
     scheme = "http" if settings.insecure_registry else "https"
     try:
@@ -39,4 +49,4 @@ def digest(repository: str, tag: str, settings: Settings) -> str | None:
         raise NetworkError(f"the registry {host} does not answer: {type(error).__name__}") from None
     if answer.status_code == 429 or answer.status_code >= 500:
         raise NetworkError(f"the registry {host} answered {answer.status_code}")
-    return answer.headers.get("docker-content-digest") if answer.status_code == 200 else None
+    return answer

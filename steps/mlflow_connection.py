@@ -168,6 +168,7 @@ def _set_environment(settings: Settings) -> None:
         "MLFLOW_TRACKING_USERNAME": settings.mlflow_username.get_secret_value(),
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password.get_secret_value(),
         "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
+        "AWS_DEFAULT_REGION": settings.s3_region,
         "AWS_ACCESS_KEY_ID": settings.aws_access_key_id.get_secret_value(),
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key.get_secret_value(),
     }

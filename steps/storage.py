@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from contracts.errors import ConfigError, NetworkError, StageError, StorageError
-from contracts.settings import Settings
+from contracts.settings import DEFAULT_REGION, Settings
 
 _PART = ".part-"
 _ATTEMPTS = 3
@@ -160,7 +160,7 @@ class Storage:
                 endpoint_url=self._settings.s3_endpoint or None,
                 aws_access_key_id=key or None,
                 aws_secret_access_key=secret or None,
-                region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+                region_name=self._settings.s3_region or os.environ.get("AWS_DEFAULT_REGION", DEFAULT_REGION),
                 config=s3_config(self._settings),
             )
         return self._client

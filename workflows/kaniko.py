@@ -6,12 +6,13 @@ Called by `workflows.graph`.
 
 from __future__ import annotations
 
-from hera.workflows import Container, EmptyDirVolume, Env, Parameter, SecretEnv
+from hera.workflows import Container, EmptyDirVolume, Env, Parameter, SecretEnv, SecretVolume
 from hera.workflows.models import (
     Capabilities,
     ConfigMapKeySelector,
     EnvVar,
     EnvVarSource,
+    KeyToPath,
     PodSecurityContext,
     SeccompProfile,
     SecurityContext,
@@ -21,7 +22,7 @@ from hera.workflows.models import (
 from contracts import names
 from contracts.access import KANIKO
 from contracts.errors import KANIKO_FAILED
-from contracts.settings import variable
+from contracts.settings import DEFAULT_REGION, variable
 from contracts.stages import Build
 from workflows.retries import retry_strategy
 from workflows.stages import BRACE, argument, executor, sizes
@@ -29,6 +30,7 @@ from workflows.stages import BRACE, argument, executor, sizes
 NOT_UNPACKED = "--ignore-path="
 """Kaniko unpacks the whole base for a COPY.  A model is copied beside it, so these folders, nearly all of it, need not
 be written; who runs a program of the base needs them."""
+_LOGINS = "/kaniko/.docker"
 
 
 def kaniko() -> Container:
@@ -59,7 +61,9 @@ def kaniko() -> Container:
         env=[
             _setting("S3_ENDPOINT", variable("s3_endpoint")),
             Env(name="S3_FORCE_PATH_STYLE", value="true"),
-            Env(name="AWS_REGION", value="us-east-1"),
+            Env(name="AWS_DEFAULT_REGION", value=DEFAULT_REGION),
+            _setting("AWS_REGION", variable("s3_region")),  # where it is there, it goes before
+            Env(name="DOCKER_CONFIG", value=_LOGINS),
             BRACE,
             *(
                 SecretEnv(
@@ -71,7 +75,17 @@ def kaniko() -> Container:
                 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
             ),
         ],
-        volumes=[EmptyDirVolume(name="outputs", mount_path=names.OUTPUTS_MOUNT)],
+        volumes=[
+            EmptyDirVolume(name="outputs", mount_path=names.OUTPUTS_MOUNT),
+            SecretVolume(
+                name="logins",
+                mount_path=_LOGINS,
+                read_only=True,
+                secret_name=names.REGISTRY_SECRET,
+                optional=True,
+                items=[KeyToPath(key=".dockerconfigjson", path="config.json")],
+            ),
+        ],
         # Kaniko unpacks images over its own root file system as root: it keeps what file ownership needs, nothing else.
         security_context=SecurityContext(
             allow_privilege_escalation=False,

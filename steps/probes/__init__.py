@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from contracts.access import ACCESS
 from contracts.errors import Finding
-from contracts.stages import Deploy, Evaluate, Features, Ingest, Need, Probe, Train
+from contracts.stages import Build, Deploy, Evaluate, Features, Ingest, Need, Probe, Train
 from steps.probes import pipeline, places
 from steps.world import World
 
@@ -31,6 +31,7 @@ _BY_DUTY: dict[str, tuple[Check, ...]] = {
 _NOTES: dict[str, tuple[Check, ...]] = {
     Train.name: (pipeline.library_notes, pipeline.sensitive_notes),
     Evaluate.name: (pipeline.environment_notes,),
+    Build.name: (places.image_notes,),
     Deploy.name: (places.server_notes,),
 }
 

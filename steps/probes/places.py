@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 from contracts.access import ACCESS, DATA, MODELS, STORE, LedgerRole
 from contracts.errors import ConfigError, Finding, NetworkError, StageError
+from contracts.names import REGISTRY_SECRET
+from contracts.settings import variable
 from contracts.stages import Probe
 from steps.storage import local_path
 from steps.world import World
@@ -101,12 +104,29 @@ def check_images(_: Probe.Inputs, world: World) -> Findings:
     """Where images are built, the settings say from what and where to, and the registry answers."""
     if world.settings.build != "kaniko":
         return
-    from steps.build import require_images
-    from steps.images import digest
+    from steps.build import repository, require_images
+    from steps.images import shows
 
     require_images(world.settings)
-    digest(f"{world.settings.image_registry.rstrip('/')}/{world.pipeline.name}", "preflight", world.settings)
+    shows(repository(world), world.settings)
     yield from ()
+
+
+def image_notes(_: Probe.Inputs, world: World) -> Findings:
+    """Say that a registry wants a login: Kaniko's, of which nobody else knows."""
+    from steps.build import repository
+    from steps.images import shows
+
+    if world.settings.build != "kaniko" or not world.settings.image_registry:
+        return
+    with contextlib.suppress(NetworkError):  # `check_images` says so
+        if shows(repository(world), world.settings):
+            return
+        yield Finding(
+            where=variable("image_registry"),
+            what="it shows its images only after a login, so a model's image is built by each run anew",
+            remedy=f"Kaniko logs in by the Secret {REGISTRY_SECRET}, if that is there: docs/release.md",
+        )
 
 
 def check_server(_: Probe.Inputs, world: World) -> Findings:

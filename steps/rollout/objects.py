@@ -14,7 +14,7 @@ from contracts import names
 from contracts.access import SERVING
 from contracts.metrics import Task
 from contracts.pipeline.operation import Release
-from contracts.settings import Settings, variable
+from contracts.settings import DEFAULT_REGION, Settings, variable
 from steps.rollout import analysis, gradual_objects
 from steps.rollout.cluster import VERSIONS, Object
 
@@ -253,7 +253,7 @@ def _credentials(settings: Settings) -> list[dict[str, Any]]:
         }
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     ]
-    env.append({"name": "AWS_DEFAULT_REGION", "value": "us-east-1"})
+    env.append({"name": "AWS_DEFAULT_REGION", "value": settings.s3_region or DEFAULT_REGION})
     if settings.s3_endpoint:
         env.append({"name": "AWS_ENDPOINT_URL_S3", "value": settings.s3_endpoint})
     return env

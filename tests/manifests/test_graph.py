@@ -287,6 +287,12 @@ def test_kaniko_is_whole_though_the_desk_never_runs_it(templates: dict[str, Temp
 
     assert kaniko["container"]["command"] == ["/kaniko/executor"]
     assert f"--context={argument('context')}" in kaniko["container"]["args"]
+    environment = {each["name"]: each.get("value") for each in kaniko["container"]["env"]}
+    [logins] = [each for each in kaniko["volumes"] if "secret" in each]
+    assert {"name": logins["name"], "mountPath": environment["DOCKER_CONFIG"], "readOnly": True} in kaniko["container"][
+        "volumeMounts"
+    ]
+    assert (logins["secret"]["secretName"], logins["secret"]["optional"]) == (names.REGISTRY_SECRET, True)
     [image] = kaniko["outputs"]["parameters"]
     assert f"--image-name-with-digest-file={image['valueFrom']['path']}" in kaniko["container"]["args"]
 

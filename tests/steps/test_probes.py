@@ -16,13 +16,14 @@ from sqlalchemy import create_engine, text
 
 from contracts.access import ACCESS, KANIKO
 from contracts.errors import ConfigError, Finding, NetworkError
+from contracts.names import REGISTRY_SECRET
 from contracts.pipeline import load_pipeline
 from contracts.probes import DUTIES, PROBES
 from contracts.settings import Settings, desk, variable
 from contracts.stages import STAGES, Need, Preflight, Probe
 from steps.ledger import Ledger
 from steps.probe import examine
-from steps.probes.places import check_hosts, check_images
+from steps.probes.places import check_hosts, check_images, image_notes
 from steps.probes.release import quota_findings
 from steps.world import World
 from tests.loopback import Handler, free_port, serving
@@ -203,12 +204,28 @@ def test_a_registry_that_does_not_answer_is_a_passing_fault_of_who_builds(world:
             self.end_headers()
 
     with serving(Registry) as port:
-        assert list(check_images(Probe.Inputs(), under(world, **kaniko, image_registry=f"127.0.0.1:{port}/m"))) == []
+        answering = under(world, **kaniko, image_registry=f"127.0.0.1:{port}/m")
+        assert [*check_images(Probe.Inputs(), answering), *image_notes(Probe.Inputs(), answering)] == []
     with pytest.raises(ConfigError) as refused:
         list(check_images(Probe.Inputs(), under(world, build="kaniko")))
     assert {finding.where for finding in refused.value.findings} == {
         "RETRAIN_IMAGE_REGISTRY", "RETRAIN_SERVING_IMAGE",
     }  # fmt: skip
+
+
+def test_a_registry_that_wants_a_login_is_noted_since_kaniko_alone_has_one(world: World) -> None:
+    class Closed(Handler):
+        def do_HEAD(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+    kaniko = {"build": "kaniko", "insecure_registry": True, "serving_image": f"serving@{DIGEST}"}
+    with serving(Closed) as port:
+        examined = examine(Probe.Inputs(), under(world, "build", **kaniko, image_registry=f"127.0.0.1:{port}/m"))
+
+    assert not [each for each in examined.found if "registry" in each.finding.what]
+    [note] = examined.notes
+    assert (note.where, REGISTRY_SECRET in note.remedy) == ("RETRAIN_IMAGE_REGISTRY", True)
 
 
 QUOTA = {
