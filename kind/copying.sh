@@ -1,6 +1,11 @@
 # What kind/backup and kind/restore share; `namespace` and `here` are set.
 
-has() { kubectl get -n "$namespace" "$1" "$2" >/dev/null 2>&1; }
+# has KIND NAME: whether it is there.  Where nobody answers, nothing is copied.
+has() {
+  local found
+  found=$(kubectl get -n "$namespace" "$1" "$2" --ignore-not-found -o name) || exit 69
+  [ -n "$found" ]
+}
 # noted NAME: what the chart wrote down for us.
 noted() { kubectl get configmap -n "$namespace" platform-provision -o "jsonpath={.metadata.annotations.retrain/$1}"; }
 sha256() { if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi; }
@@ -8,8 +13,8 @@ size() { echo "$(wc -c < "$1" | awk '{print int($1 / 1024)}') KiB"; }
 
 # postgres [-i] COMMAND...: in the database's own pod, as its administrator over the socket, so without a password.
 postgres() {
-  local stdin=(); [ "$1" = -i ] && { stdin=(-i); shift; }
-  kubectl exec -n "$namespace" "${stdin[@]}" statefulset/postgres -c postgres -- "$@"
+  local stdin=; [ "$1" != -i ] || { stdin=-i; shift; }
+  kubectl exec ${stdin:+-i} -n "$namespace" statefulset/postgres -c postgres -- "$@"
 }
 
 # with_objects backup|restore: objects.py in a pod that reaches MinIO as its administrator.
