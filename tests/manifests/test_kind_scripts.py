@@ -1,7 +1,8 @@
-"""What the scripts of kind/ do when the cluster answers, refuses or does not answer: `kubectl` and `helm` are stand-ins."""
+"""What the scripts of kind/ do where the cluster answers, refuses or is silent; `kubectl` and `helm` are stand-ins."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable
@@ -112,7 +113,8 @@ def test_databases_come_back_where_no_run_is_under_way(script: Script, copy: Pat
 
 
 MANIFEST = """
-*--dry-run=client*) for n in mlops ml-workflows ml-serving; do printf 'kind: ResourceQuota\\nmetadata:\\n  namespace: %s\\n' $n; done ;;
+*--dry-run=client*)
+  for n in mlops ml-workflows ml-serving; do printf 'kind: ResourceQuota\\nmetadata:\\n  namespace: %s\\n' $n; done ;;
 *) cat > "$FOUND" ;;
 """
 CLUSTER = """
@@ -139,7 +141,7 @@ def test_what_an_install_finds_comes_before_the_values_so_that_those_decide(scri
         },
     }  # fmt: skip
     words = (tmp_path / "calls").read_text().splitlines()[-1].split()
-    given = [word for option, word in zip(words, words[1:], strict=False) if option == "-f"]
+    given = [word for option, word in itertools.pairwise(words) if option == "-f"]
     assert given[-2:] == ["-", "mine.yaml"]
     assert "--set" not in words
 
