@@ -28,6 +28,10 @@ from contracts.stages import (
 
 KANIKO = "kaniko"
 SERVING = "serving"
+SHADOW = "shadow"
+"""The label `retrain/stage` of a version that answers a copy of the requests, with what serving has: no Service that
+serves, and no autoscaler, finds its pods by it.
+"""
 SUBMIT = "submit"
 """Whoever brings data and code from outside into the buckets; no stage of the graph."""
 ASK = "ask"

@@ -13,7 +13,17 @@ from typing import Any
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, AUDIT, EXECUTOR_RULES, LEDGER_OWNER, SENSOR_RULES, LedgerRole, Rule
+from contracts.access import (
+    ACCESS,
+    AUDIT,
+    EXECUTOR_RULES,
+    LEDGER_OWNER,
+    SENSOR_RULES,
+    SERVING,
+    SHADOW,
+    LedgerRole,
+    Rule,
+)
 from contracts.approvals import policy_objects
 from contracts.settings import sizes, variable
 
@@ -35,6 +45,7 @@ def chart_contracts() -> str:
             "stageAccount": names.STEP_SERVICE_ACCOUNT.format(stage="%s"),
             "stageSecret": names.STAGE_SECRET.format(stage="%s"),
             "stageLabel": names.LABEL_STAGE,
+            "servers": [SERVING, SHADOW],
             "executor": names.EXECUTOR_SERVICE_ACCOUNT,
             "sensor": names.SENSOR_SERVICE_ACCOUNT,
             "webhookSecret": names.WEBHOOK_SECRET,

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from contracts.access import SHADOW
 from contracts.errors import StageError
 from contracts.names import LABEL_STAGE
 from steps.rollout import analysis, diagnosis, shadow
@@ -111,7 +112,7 @@ class Gradual(Kubernetes):
             if deployment is not None and diagnosis.complete(deployment):
                 return
             if time.monotonic() > deadline:
-                labels = {**selector(self.name), LABEL_STAGE: shadow.SHADOW}
+                labels = {**selector(self.name), LABEL_STAGE: SHADOW}
                 replicasets, pods = (self.cluster.select(kind, labels) for kind in ("ReplicaSet", "Pod"))
                 raise self._not_healthy(replicasets[0] if replicasets else None, pods, self.cluster.select("Event"))
             time.sleep(LOOK_SECONDS)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts import names
+from contracts.access import SHADOW
 from contracts.names import PREDICTIONS
 from contracts.prediction_id import PredictionId
 from steps.rollout.cluster import VERSIONS, Object
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from steps.storage import Storage
 
-SHADOW = "shadow"
-"""The label `retrain/stage` of its pods: no Service that serves, and no autoscaler, finds them by it."""
 _COLUMNS = ("id", "time", "key", "label", "scores")
 Key = tuple[str, int]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING
+from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING, SHADOW
 from contracts.approvals import vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
 from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
@@ -248,6 +248,15 @@ def test_servers_reach_the_store_as_the_stages_do_or_are_confined_by_nobody() ->
     assert own in kinds(confined, "NetworkPolicy")["retrain-features"]["spec"]["egress"]
     assert (setting(confined, "network_policies"), setting(free, "network_policies")) == (True, False)
     assert not kinds(free, "NetworkPolicy")
+
+
+@needs_helm
+def test_the_store_lets_servers_in_and_those_that_answer_copies() -> None:
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
+    [rule] = kinds(documents, "NetworkPolicy")["minio"]["spec"]["ingress"]
+    chosen = [peer["podSelector"].get("matchExpressions", [{}])[0] for peer in rule["from"]]
+
+    assert {"key": names.LABEL_STAGE, "operator": "In", "values": [SERVING, SHADOW]} in chosen
 
 
 @needs_helm
