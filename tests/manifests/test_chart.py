@@ -260,6 +260,28 @@ def test_the_store_lets_servers_in_and_those_that_answer_copies() -> None:
 
 
 @needs_helm
+def test_minio_tells_an_event_source_of_new_objects_and_may_reach_it() -> None:
+    done = render(*TARGETS["local"], "--set", "minio.notify={adult-income}", "--set", "namespaces.workflows=runs")
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    source = yaml.safe_load((ROOT / "argo" / "adult-income" / "eventsource.yaml").read_text(encoding="utf-8"))
+    [port] = source["spec"]["service"]["ports"]
+    door = f"http://{source['metadata']['name']}-eventsource-svc.runs:{port['port']}"
+    environment = {
+        each["name"]: each
+        for each in kinds(documents, "StatefulSet")["minio"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    *_, reached = kinds(documents, "NetworkPolicy")["minio"]["spec"]["egress"]
+
+    assert environment["MINIO_NOTIFY_WEBHOOK_ENDPOINT_ADULT_INCOME"]["value"] == f"{door}/adult-income/objects"
+    assert environment["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_ADULT_INCOME"]["valueFrom"]["secretKeyRef"] == {
+        "name": names.WEBHOOK_SECRET, "key": source["spec"]["webhook"]["run"]["authSecret"]["key"],
+    }  # fmt: skip
+    assert (reached["to"][0]["namespaceSelector"]["matchLabels"], reached["ports"]) == (
+        {"kubernetes.io/metadata.name": "runs"}, [{"port": port["targetPort"], "protocol": "TCP"}],
+    )  # fmt: skip
+
+
+@needs_helm
 def test_logs_are_kept_by_a_user_that_can_do_nothing_else() -> None:
     documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
     kept = yaml.safe_load(kinds(documents, "ConfigMap")["artifact-repositories"]["data"]["retrain"])
