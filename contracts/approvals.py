@@ -112,13 +112,19 @@ SPEC: Mapping[str, Any] = {
 """Of the ValidatingAdmissionPolicy."""
 
 
+def binding_name(namespace: str, policy: str = POLICY) -> str:
+    """Return what binds the policy to a namespace, and who may look at it there: the cluster knows several."""
+    return f"{policy}-{namespace}"
+
+
 def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
     """Return what an administrator of the cluster installs: the policy, who may look at it, and who may approve."""
+    bound = binding_name(namespace, name)
     admission = "admissionregistration.k8s.io"
     rbac = "rbac.authorization.k8s.io"
     own = {"namespace": namespace}
     looking = [{
-        "apiGroups": [admission], "resourceNames": [name], "verbs": ["get"],
+        "apiGroups": [admission], "resourceNames": [name, bound], "verbs": ["get"],
         "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
     }]  # fmt: skip
     approving = [
@@ -140,7 +146,7 @@ def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
             "spec": dict(SPEC),
         },
         {
-            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": bound},
             "spec": {
                 "policyName": name, "validationActions": ["Deny"],
                 "matchResources": {"namespaceSelector": {"matchExpressions": [
@@ -148,10 +154,10 @@ def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
                 ]}},
             },
         },
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": looking},
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": bound}, "rules": looking},
         {
-            "apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": name}, "subjects": [promote, group],
+            "apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": bound},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": bound}, "subjects": [promote, group],
         },
         {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": APPROVERS, **own}, "rules": approving},
         {

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from contracts.approvals import POLICY, Word, vouches, word_name
+from contracts.approvals import POLICY, Word, binding_name, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.references import LedgerEntry
 from steps.rollout.cluster import Cluster
@@ -72,7 +72,8 @@ class ClusterWords:
     def _authenticated(self, made: str) -> bool:
         try:
             policy = self.cluster.get("ValidatingAdmissionPolicy", self.policy)
-            binding = self.cluster.get("ValidatingAdmissionPolicyBinding", self.policy)
+            bound = binding_name(self.cluster.namespace, self.policy)
+            binding = self.cluster.get("ValidatingAdmissionPolicyBinding", bound)
         except ConfigError:  # it may not be read, or this Kubernetes has none
             return False
         return vouches(policy, binding, self.cluster.namespace, made)

@@ -31,8 +31,9 @@ FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts
 APPROVALS = FILE.parent.parent / "approvals.yaml"
 _APPROVALS_NOTE = """\
 # What makes approvals on a cluster trustworthy: its administrator runs `kubectl apply -f kind/approvals.yaml`.
-# Adapt the namespace (mlops) and the group.  Written by `python -m workflows.platform` from contracts/approvals.py; the
-# policy itself must stay as it is, else approvals are entered as unauthenticated.
+# Adapt the group and the namespace; a further namespace keeps its objects beside this one's:
+# `sed s/mlops/others/g kind/approvals.yaml | kubectl apply -f -`.  Written by `python -m workflows.platform` from
+# contracts/approvals.py; the policy itself must stay as it is, else approvals are entered as unauthenticated.
 """
 _NOTE = "# Written by `python -m workflows.platform` from contracts/; do not edit.\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from contracts.approvals import APPROVERS, Word, config_map, policy_objects, vouches, word_name
+from contracts.approvals import APPROVERS, Word, binding_name, config_map, policy_objects, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
@@ -68,7 +68,7 @@ def place(cluster: Cluster) -> Iterator[Cluster]:
             "clusterrolebinding",
             "clusterrole",
         ):
-            made.run("kubectl", "delete", kind, name, "--ignore-not-found")
+            made.run("kubectl", "delete", kind, name, binding_name(name, name), "--ignore-not-found")
         made.run("kubectl", "delete", "namespace", name, "--wait=false")
 
 
@@ -175,8 +175,8 @@ def test_promote_may_read_approvals_and_see_the_policy_and_no_more(place: Cluste
 
 
 def test_the_policy_that_vouches_is_the_one_that_is_there(place: Cluster) -> None:
-    kinds = ("validatingadmissionpolicy", "validatingadmissionpolicybinding")
-    policy, binding = (place.get(kind, place.namespace) for kind in kinds)
+    policy = place.get("validatingadmissionpolicy", place.namespace)
+    binding = place.get("validatingadmissionpolicybinding", binding_name(place.namespace, place.namespace))
     assert vouches(policy, binding, place.namespace)
     assert not vouches(policy, binding, "elsewhere")
     assert not vouches(policy, binding, place.namespace, made=policy["metadata"]["creationTimestamp"])

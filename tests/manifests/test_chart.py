@@ -15,7 +15,7 @@ import yaml
 
 from contracts import names
 from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING, SHADOW
-from contracts.approvals import vouches
+from contracts.approvals import policy_objects, vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
 from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
 
@@ -71,6 +71,21 @@ def test_the_policy_of_approvals_is_the_one_that_promote_looks_for() -> None:
     assert vouches(policy, binding, "mlops", made="2026-01-01T00:00:01Z")
     promote = next(d for d in written if d["kind"] == "ClusterRoleBinding")["subjects"][0]["name"]
     assert promote == names.STEP_SERVICE_ACCOUNT.format(stage="promote")
+
+
+def test_approvals_of_a_second_namespace_leave_those_of_the_first_alone() -> None:
+    def clusterwide(namespace: str) -> dict[tuple[str, str], Any]:
+        return {
+            (each["kind"], each["metadata"]["name"]): each
+            for each in policy_objects(namespace)
+            if "namespace" not in each["metadata"]
+        }
+
+    one, other = clusterwide("one"), clusterwide("other")
+    assert len(one) == 4
+    assert {key: one[key] for key in one.keys() & other.keys()} == {
+        key: other[key] for key in other if key[0] == "ValidatingAdmissionPolicy"
+    }
 
 
 @needs_helm

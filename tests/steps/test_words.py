@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contracts.approvals import Word, config_map, policy_objects, word_name
+from contracts.approvals import Word, binding_name, config_map, policy_objects, word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import Promotion, State
 from contracts.pipeline import parse_pipeline
@@ -142,7 +142,9 @@ def test_without_the_policy_the_name_is_unauthenticated(
         kept = objects.held["ValidatingAdmissionPolicy", "retrain-approvals"]
         kept["spec"] = {**kept["spec"], "validations": kept["spec"]["validations"][1:]}
     if policy == "of another namespace":
-        objects.put(policy_objects("elsewhere")[1], "2026-02-01T00:00:00Z")
+        bound = policy_objects("elsewhere")[1]
+        del objects.held[bound["kind"], binding_name(objects.namespace)]
+        objects.put(bound, "2026-02-01T00:00:00Z")
     objects.put(said(request))
     release(1)
     entry = ledger.head(MODEL)

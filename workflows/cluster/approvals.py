@@ -6,10 +6,10 @@ Called by `approvals`, `review`, `approve`, `reject` and `rollback` with a names
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from contracts.access import ASK
-from contracts.approvals import POLICY, Word, config_map, vouches, word_name
+from contracts.approvals import POLICY, Word, binding_name, config_map, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.names import RELEASE
 from contracts.references import LedgerEntry
@@ -152,13 +152,12 @@ def release(namespace: Namespace, said: Said, name: str) -> None:
 
 def authenticates(namespace: Namespace) -> bool:
     """Say whether the policy that vouches for names is in place, as far as this person may see."""
-    found: list[dict[str, Any] | None] = []
-    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
-        try:
-            found.append(namespace.get(kind, POLICY))
-        except ConfigError:
-            return False
-    return vouches(found[0], found[1], namespace.namespace)
+    try:
+        policy = namespace.get("ValidatingAdmissionPolicy", POLICY)
+        binding = namespace.get("ValidatingAdmissionPolicyBinding", binding_name(namespace.namespace))
+    except ConfigError:
+        return False
+    return vouches(policy, binding, namespace.namespace)
 
 
 def _say(namespace: Namespace, word: Word) -> Said:
