@@ -145,7 +145,10 @@ class SmallRun:
         return list(self.cluster.get("workflows", "-l", f"{OF_PIPELINE}={self.name}"))
 
     def pod(self, stage: str, *, workflow: str = "", seconds: float = 1500) -> str:
-        """Wait until a stage's container runs and return its pod; the test ends when the run does first."""
+        """Wait until a stage's container runs, or was too fast to be seen running, and return its pod.
+
+        The test ends when the run does before.
+        """
         selector = f"{OF_WORKFLOW}={workflow}" if workflow else OF_WORKFLOW
 
         def running() -> str:
@@ -155,7 +158,7 @@ class SmallRun:
                 if not owner.startswith(f"{self.name}-") or name.rpartition("-")[0] != f"{owner}-{stage}":
                     continue
                 for status in pod["status"].get("containerStatuses", ()):
-                    if status["name"] == "main" and "running" in status["state"]:
+                    if status["name"] == "main" and "waiting" not in status["state"]:
                         return str(name)
             return ""
 
