@@ -53,6 +53,12 @@ def unauthenticated(entries: Sequence[LedgerEntry]) -> tuple[int, list[str]]:
     return len(given), doubtful
 
 
+def vouched(entries: Sequence[LedgerEntry]) -> list[tuple[str, str, int]]:
+    """Return of each word that a cluster vouched for, as its entry says: name there, who, on what version."""
+    given = [(entry, entry.evidence[APPROVAL]) for entry in entries if given_by_person(entry)]
+    return [(str(said.get("word", "")), entry.by, entry.version) for entry, said in given if said.get("authenticated")]
+
+
 def requests(entries: Sequence[LedgerEntry], at: datetime) -> Iterator[tuple[LedgerEntry, str]]:
     """Yield each version's request that was not decided, and why it lapsed, empty while it holds."""
     now = standing(entries)

@@ -18,7 +18,7 @@ from contracts.approvals import word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.settings import desk, variable
-from steps.approvals import HOLDS_SECONDS
+from steps.approvals import HOLDS_SECONDS, Person, decide, vouched
 from steps.attestation import statement
 from steps.audit_key import private_key
 from steps.ledger import Ledger
@@ -88,6 +88,29 @@ def enter(ledger: Ledger, state: State, version: int, **evidence: Any) -> None:
         "churn", state, version=version, run_id=f"run-{version}", workflow=f"w-{version}", by="w", reason="why",
         evidence=evidence, after=ledger.head("churn"), at=NOW,
     )  # fmt: skip
+
+
+def test_a_yes_that_the_ledger_holds_and_nobody_left_is_named(place: Any, ledger: Ledger) -> None:
+    request = ledger.entries("churn")[-1]
+    place.me = "ann"
+    said = approvals.decide(place, "w-3", "", approved=True, reason="fine")
+
+    def entered(name: str, word: str) -> None:
+        decide(ledger, "churn", "w-3", State.APPROVED, person=Person(name, True, word), reason="", at=request.at)
+
+    entered("ann", said.name)
+    honest = vouched(ledger.entries("churn"))
+    assert honest == [(said.name, "ann", 3)]
+    assert approvals.never_said(place, "churn", honest) == []
+    forged = [
+        (said.name, "bob", 3),  # another's
+        ("", "bob", 4),
+        ("retrain-approval-0", "bob", 5),
+        ("retrain-approval-../secrets", "bob", 6),
+    ]
+    for one in forged:
+        assert approvals.never_said(place, "churn", [one]) == [f"bob on version {one[2]}"]
+    assert approvals.never_said(place, "churn", honest * 2) == ["ann on version 3"], "a word counts once"
 
 
 def test_what_waits_is_listed_and_a_yes_is_left_once(place: Any, ledger: Ledger) -> None:

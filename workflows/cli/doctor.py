@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from contracts.settings import Settings
     from steps.ledger import Ledger
     from steps.registry import Registry
+    from workflows.cluster.archive import Agreement
     from workflows.cluster.connection import Namespace
 
 _LOOK_AT_EVENTS = "look at the Deployment's events; the next run releases it again"
@@ -179,6 +180,23 @@ def _words(model: str, given: int, doubtful: Sequence[str]) -> Iterator[Line]:
         )  # fmt: skip
 
 
+def _never_said(place: Namespace, one: Agreement) -> Iterator[Line]:
+    """Compare the words that the ledger holds with those that people left in the cluster."""
+    from workflows.cluster.approvals import never_said
+
+    try:
+        found = never_said(place, one.model, one.vouched)
+    except StageError as error:
+        yield Line(what=f"{one.model} approvals", state="note", found=f"not compared with words here: {error.message}")
+        return
+    if found:
+        yield Line(
+            what=f"{one.model} approvals", state="note",
+            found=f"in the ledger, but nobody said so in this namespace: {', '.join(found)}",
+            remedy="is the ledger from another cluster? else somebody with a stage's Secret wrote it: docs/ledger.md",
+        )  # fmt: skip
+
+
 def _server(settings: Settings, model: str, version: int) -> Line:
     if settings.deploy_target == "process":
         from steps.rollout.process import serving_version
@@ -261,6 +279,7 @@ def _records(place: Namespace) -> Iterator[Line]:
     for one in found:
         yield _chain(one.model, one.entries, one.broken)
         yield from _words(one.model, one.given, one.doubtful)
+        yield from _never_said(place, one)
         if one.releasing is not None and one.releasing_in not in under_way:
             yield Line(
                 what=f"{one.model} release", state="wrong",

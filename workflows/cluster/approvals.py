@@ -5,11 +5,12 @@ Called by `approvals`, `review`, `approve`, `reject` and `rollback` with a names
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
-from contracts.approvals import POLICY, Word, binding_name, config_map, vouches, word_name
+from contracts.approvals import POLICY, PREFIX, Word, binding_name, config_map, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.names import RELEASE
 from contracts.references import LedgerEntry
@@ -158,6 +159,21 @@ def authenticates(namespace: Namespace) -> bool:
     except ConfigError:
         return False
     return vouches(policy, binding, namespace.namespace)
+
+
+def never_said(namespace: Namespace, model: str, vouched: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Return which words, vouched for as a ledger says, nobody gave here, each as who on what.
+
+    Who has the ledger's password may enter any; what the policy guards, a word in the cluster, they cannot make.
+    """
+    used, found = set[str](), []
+    for name, by, version in vouched:
+        ours = name.startswith(PREFIX) and name.removeprefix(PREFIX).isalnum() and name not in used
+        said = (namespace.get("ConfigMap", name) or {}).get("data", {}) if ours else {}
+        used.add(name)
+        if (said.get("by"), said.get("model"), said.get("version")) != (by, model, str(version)):
+            found.append(f"{by} on version {version}")
+    return found
 
 
 def _say(namespace: Namespace, word: Word) -> Said:

@@ -38,7 +38,7 @@ _AGREEMENT = """
 import json
 from contracts.names import ALIAS_PRODUCTION
 from contracts.settings import load_settings
-from steps.approvals import unauthenticated
+from steps.approvals import unauthenticated, vouched
 from steps.ledger import Ledger
 from steps.registry import Registry
 from steps.rollout.kubernetes import serving_version
@@ -54,6 +54,7 @@ def look(model):
         "entries": len(entries),
         "given": given,
         "doubtful": doubtful,
+        "vouched": vouched(entries),
         "broken": [str(finding) for finding in ledger.verify(model)],
         "serving": standing.serving.version if standing.serving else None,
         "releasing": standing.releasing.version if standing.releasing else None,
@@ -86,6 +87,8 @@ class Agreement:
     """So many words of persons are in it."""
     doubtful: list[str]
     """Names of those that nobody vouched for."""
+    vouched: list[tuple[str, str, int]]
+    """Of the others: the word's name in the cluster, who gave it, and on what version."""
     serving: int | None
     releasing: int | None
     releasing_in: str
