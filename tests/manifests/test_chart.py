@@ -498,3 +498,19 @@ def test_a_quota_of_the_clusters_administrator_becomes_the_releases() -> None:
         assert metadata["labels"]["app.kubernetes.io/managed-by"] == "Helm"
         assert metadata["annotations"]["meta.helm.sh/release-name"] == "platform"
         assert metadata["annotations"]["meta.helm.sh/release-namespace"] == "mlops"
+
+
+@needs_helm
+def test_secrets_that_others_are_to_make_are_written_down_by_the_chart() -> None:
+    """As docs/cluster.md has them rendered: each that is read, with its keys, where the chart itself renders none."""
+    command = "--set secrets.create=true --show-only templates/secrets.yaml"
+    assert command in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    documents = yaml.safe_load_all(render(*TARGETS["cloud"], *command.split()).stdout)
+    secrets = {d["metadata"]["name"]: set(d.get("data") or {}) for d in documents if d}
+
+    from_a_workload_identity = {variable(f"aws_{key}") for key in ("access_key_id", "secret_access_key")}
+    for stage, access in ACCESS.items():
+        others = from_a_workload_identity | {variable("notify_urls")}
+        assert secrets[names.STAGE_SECRET.format(stage=stage)] == {variable(f) for f in access.secrets} - others
+    assert secrets["platform-mlflow"] == {"backend", "auth.ini", "admin", "session"}
+    assert {"mlflow-database", "argo", "s3-train", "mlflow-train"} < secrets["platform-passwords"]
