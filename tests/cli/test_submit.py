@@ -13,11 +13,13 @@ import yaml
 from typer.testing import CliRunner
 
 from contracts import names
-from contracts.errors import ConfigError, NetworkError
+from contracts.errors import CONFIG, ConfigError, NetworkError
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
+from steps.waiting import Waited
 from workflows.cli.display import result, stage_nodes
 from workflows.cli.main import app
 from workflows.cli.options import where
+from workflows.cli.summary import Records, exit_code, summarise
 from workflows.cluster import runs, submission
 from workflows.cluster.connection import Namespace
 from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
@@ -201,6 +203,35 @@ def test_a_workflow_object_reads_as_the_state_of_a_run() -> None:
     assert ingest.inputs == {"source": "s3://b/x.csv"}
     assert result(run, ingest) == "data: main: Error (exit code 65)"
     assert state.from_json(state.to_json(run)) == run
+
+
+def gone_wrong(template: str, message: str) -> state.RunState:
+    """A run in which a stage failed in its only attempt."""
+    around = {**NODES["r-1"], "name": f"r.{template}", "displayName": template, "templateName": template}
+    attempt = {**NODES["r-2"], "name": f"r.{template}(0)", "templateName": template, "message": message}
+    return runs.run_state(workflow(nodes={"r-1": around, "r-2": attempt}, finishedAt="2026-11-24T20:05:57Z"))
+
+
+def records(waited: Waited | None) -> Records:
+    return Records("s3://b", lambda _uris: {}, lambda _url: {}, lambda node: waited if node == "r-2" else None)
+
+
+def test_kaniko_that_failed_is_shown_and_is_class_network() -> None:
+    run = gone_wrong("kaniko", "main: Error (exit code 1)")
+
+    assert result(run, stage_nodes(run)["kaniko"]) == "network: main: Error (exit code 1)"
+    [error] = summarise(run, records(None)).errors
+    assert (error.stage, error.error_class, error.message) == ("kaniko", "network", "main: Error (exit code 1)")
+    assert exit_code(summarise(run, records(None))) == 75
+
+
+def test_what_a_pod_waited_for_is_said_of_a_run() -> None:
+    run = gone_wrong("train", "Pod was active on the node longer than the specified deadline")
+    found = summarise(run, records(Waited("couldn't find key token in Secret mlops/s", CONFIG)))
+
+    [error] = found.errors
+    assert (error.error_class, exit_code(found)) == ("config", 78)
+    assert error.message == "its pod never began: couldn't find key token in Secret mlops/s"
 
 
 def test_nodes_that_argo_packed_are_unpacked() -> None:

@@ -37,7 +37,7 @@ def empty(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:  # 
     """A database of MLflow's own, which the program is pointed to."""
     url = server.replace("postgresql:", "postgresql+psycopg:")
     with create_engine(url, isolation_level="AUTOCOMMIT").connect() as admin:
-        admin.execute(text("DROP DATABASE IF EXISTS mlflow"))
+        admin.execute(text("DROP DATABASE IF EXISTS mlflow WITH (FORCE)"))
         admin.execute(text("CREATE DATABASE mlflow"))
     own = url.replace("/postgres?", "/mlflow?")
     monkeypatch.setenv("DATABASE_URL", own)

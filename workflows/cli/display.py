@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from contracts.access import KANIKO
 from contracts.errors import ConfigError, class_of_failure
 from contracts.probes import PROBES, is_silent
-from contracts.stages import BY_NAME, STAGES, Preflight
+from contracts.stages import BY_NAME, STAGES, Build, Preflight
 
 if TYPE_CHECKING:
     from workflows.local.state import Node, RunState
@@ -24,6 +25,8 @@ _BAD = ("Failed", "Error")
 _NO_ITEMS = "Skipped, empty params"
 """Argo's words for a fan-out over an empty list."""
 _PROBES = {probe.name for probe in PROBES}
+_ROWS = [row for stage in STAGES for row in ((stage.name, KANIKO) if stage is Build else (stage.name,))]
+"""What a run is shown as: Kaniko's container, which is no stage of ours, only where it had something to build."""
 _STYLES = {
     "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
     "Error": ("✗", "red"), "Skipped": ("–", "dim"), "Omitted": ("–", "dim"), "": ("·", "dim"),
@@ -48,7 +51,9 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
         found[Preflight.name] = next((node for node in probes if not node.fulfilled), probes[-1])
     for node in state.nodes.values():
         stage, known = node.template, found.get(node.template)
-        if stage not in BY_NAME or (known is not None and known.type == "TaskGroup"):
+        if stage == KANIKO and node.phase in ("Skipped", "Omitted"):
+            continue
+        if (stage not in BY_NAME and stage != KANIKO) or (known is not None and known.type == "TaskGroup"):
             continue
         if known is None or known.template in _PROBES or node.type in ("TaskGroup", "Retry", "Skipped"):
             found[stage] = node
@@ -118,12 +123,21 @@ def _fans_out(node: Node) -> bool:
 
 
 def _failure(state: RunState, node: Node) -> str:
-    """Return the class and Argo's message of the last attempt; a retry's own message says only that it gave up."""
+    """Return the class and Argo's message of the last attempt."""
     if _fans_out(node):
         failed = [state.nodes[child] for child in node.children if state.nodes[child].phase in _BAD]
         return "; ".join(f"{each.display_name}: {_failure(state, each)}" for each in failed)
-    last = next((state.nodes[child] for child in reversed(node.children) if child in state.nodes), node)
-    return f"{class_of_failure(last.phase, last.message).name}: {last.message}"
+    last = last_attempt(state, node)
+    return f"{class_of_failure(last.phase, last.message, kaniko=last.template == KANIKO).name}: {last.message}"
+
+
+def last_attempt(state: RunState, node: Node) -> Node:
+    """Return the pod that failed last of a stage's: what stands around it says only that it gave up."""
+    inside = [state.nodes[child] for child in node.children if child in state.nodes]
+    if _fans_out(node):
+        failed = [each for each in inside if each.phase in _BAD]
+        return last_attempt(state, failed[0]) if failed else node
+    return inside[-1] if node.type == "Retry" and inside else node
 
 
 def table(state: RunState, now: datetime) -> Table:
@@ -134,8 +148,8 @@ def table(state: RunState, now: datetime) -> Table:
     grid.add_column("time", justify="right", no_wrap=True)
     grid.add_column("result", ratio=1, overflow="fold")
     nodes = shown_nodes(state)
-    stages = [stage.name for stage in STAGES]
-    for name in stages if nodes.keys() <= set(stages) else nodes:
+    rows = [row for row in _ROWS if row != KANIKO or row in nodes] if nodes.keys() <= set(_ROWS) else nodes
+    for name in rows:
         node = nodes.get(name)
         sign, style = _STYLES[node.phase if node else ""]
         took = seconds(node, now) if node else None

@@ -13,6 +13,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
+from contracts.access import KANIKO
 from contracts.base import Contract
 from contracts.errors import (
     BY_NAME,
@@ -28,7 +29,7 @@ from contracts.outcomes import Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_settings
-from workflows.cli.display import silent_probes, stage_nodes
+from workflows.cli.display import last_attempt, silent_probes, stage_nodes
 
 if TYPE_CHECKING:
     from steps.waiting import Waited
@@ -257,9 +258,11 @@ def _request(url: str, describe: Callable[[str], Any]) -> str:
 
 def _error(state: RunState, stage: str, node: Node, records: Records) -> ErrorReport:
     """Return what the nodes say of a stage that left no report."""
-    row, ended, message = class_of_failure(node.phase, node.message), interruption(node.message), node.message
+    last = last_attempt(state, node)
+    row = class_of_failure(last.phase, last.message, kaniko=stage == KANIKO)
+    ended, message = interruption(last.message), last.message
     where = Finding(where=f"log of {stage}", what=f"retrain logs {records.options}{state.name} {stage}")
-    if ended is OUT_OF_TIME and (waited := records.waited(node.id)):
+    if ended is OUT_OF_TIME and (waited := records.waited(last.id)):
         row, ended, message = waited.row, None, str(waited)
     return ErrorReport(
         error_class=row.name, stage=stage, message=message, findings=(where,), remedy=(ended or row).remedy
