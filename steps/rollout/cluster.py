@@ -25,7 +25,8 @@ FIELD_MANAGER = "retrain"
 VERSIONS = {
     "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2",
     "PodDisruptionBudget": "policy/v1", "NetworkPolicy": "networking.k8s.io/v1", "Lease": "coordination.k8s.io/v1",
-    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1", "ResourceQuota": "v1",
+    "Service": "v1", "ServiceAccount": "v1", "Pod": "v1", "Event": "v1", "ConfigMap": "v1", "Secret": "v1",
+    "ResourceQuota": "v1",
     "ValidatingAdmissionPolicy": "admissionregistration.k8s.io/v1",
     "ValidatingAdmissionPolicyBinding": "admissionregistration.k8s.io/v1",
     "Workflow": "argoproj.io/v1alpha1", "WorkflowTemplate": "argoproj.io/v1alpha1",
