@@ -26,7 +26,10 @@ from steps.world import World
 
 _SHORTEST = 7
 """Characters that a shortened hash has at least; fewer digits are a version's number."""
-_HASHES = ("dataset_sha256", "code_commit", "artifact_sha256")
+_HASHES = (
+    "dataset_sha256", "code_commit", "user_commit", "user_code", "artifact_sha256", "pipeline_sha256", "lock_sha256",
+)  # fmt: skip
+"""Evidence by which a version can be named."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Reference:
 
 
 def versions_made_of(entries: Sequence[LedgerEntry], what: str) -> list[int]:
-    """Return the versions with this run, workflow, dataset, commit or image in an entry; hashes may be shortened."""
+    """Return the versions with this run, workflow, image, or hash of what made them in an entry; see `_HASHES`."""
     found = {
         entry.version
         for entry in entries
@@ -83,6 +86,23 @@ def asked(settings: Settings, run: str, model: str = "") -> tuple[Archive, Ledge
         if any(entry.workflow == run for entry in entries):
             return Archive(settings, ledger, name), request_of(entries, run)
     raise ConfigError(f"the ledger knows no run {run}", remedy="`retrain approvals` lists those that ask")
+
+
+def entries_of(settings: Settings, what: str = "", at: datetime | None = None) -> list[LedgerEntry]:
+    """Return the ledger's entries, model by model: all, of one model, or of the versions that a reference names.
+
+    Raises
+    ------
+    ConfigError
+        It names nothing; see `Archive.versions`.
+    """
+    ledger = Ledger(settings.ledger.get_secret_value())
+    models = ledger.models()
+    if what in ("", *models):
+        return [entry for model in models if what in ("", model) for entry in ledger.entries(model, at)]
+    archive, name = Archive.named(settings, what)
+    versions = archive.versions(name, at)
+    return [entry for entry in ledger.entries(archive.model, at) if entry.version in versions]
 
 
 class Archive:
@@ -151,42 +171,55 @@ class Archive:
         return World(settings=self.settings, pipeline=load_pipeline(kept), pipeline_path=kept)
 
     def version(self, name: str, at: datetime | None = None) -> int:
-        """Return the version that ``production``, another alias, a number or something of its making names.
-
-        A prediction's id holds its version; no record of it is looked for.  `production` is what the ledger says, of
-        now or of a moment, whatever the alias in MLflow does.  Of its making are the MLflow run, a workflow, the
-        dataset's hash, a commit and an image's digest; hashes may be shortened.
+        """Return the one version that a name stands for; see `versions`.
 
         Raises
         ------
         ConfigError
             It names none, or several.
         """
+        found = self.versions(name, at)
+        if len(found) > 1:
+            raise ConfigError(
+                f"{len(found)} versions of {self.model} have {name}",
+                remedy=f"name one: {', '.join(map(str, found))}; `retrain audit log {name}` tells of all",
+            )
+        return found[0]
+
+    def versions(self, name: str, at: datetime | None = None) -> list[int]:
+        """Return what ``production``, another alias, a number or something of a version's making names: one or more.
+
+        A prediction's id holds its version; no record of it is looked for.  `production` is what the ledger says, of
+        now or of a moment, whatever the alias in MLflow does.  Of its making are the MLflow run, a workflow, an image's
+        digest, a commit, and the hashes of dataset, package, pipeline file, lock file and the user's modules, which may
+        be shortened; of those, several versions may be made, by a moment fewer.
+
+        Raises
+        ------
+        ConfigError
+            It names none.
+        """
         if name == ALIAS_PRODUCTION:
             serving = self.ledger.serving_at(self.model, at) if at else self.ledger.serving(self.model)
             if serving is None:
                 when = f"served at {at.isoformat()}" if at else "serves"
                 raise ConfigError(f"no version of {self.model} {when}", remedy="name a version")
-            return serving.version
+            return [serving.version]
         if prediction := PredictionId.parse(name):
             if prediction.model != self.model:
                 raise ConfigError(f"{name} is a prediction of {prediction.model}, not of {self.model}")
-            return self._known(prediction.version)
+            return [self._known(prediction.version)]
         if name.isdigit() and len(name) < _SHORTEST:
-            return self._known(int(name))
-        if len(name) >= _SHORTEST and (made := versions_made_of(self.ledger.entries(self.model), name)):
-            if len(made) > 1:
-                raise ConfigError(
-                    f"{len(made)} versions of {self.model} have {name}", remedy=f"name one: {', '.join(map(str, made))}"
-                )
-            return made[0]
+            return [self._known(int(name))]
+        if len(name) >= _SHORTEST and (made := versions_made_of(self.ledger.entries(self.model, at), name)):
+            return made
         if (version := self.registry.alias(name)) is None:
             raise ConfigError(
                 f"{self.model} has no alias {name!r}, and nothing of a version's making is called so",
                 remedy=f"a version, {ALIAS_PRODUCTION}, a prediction's id, a run, workflow, dataset's hash, commit or "
                 "image's digest",
             )
-        return version
+        return [version]
 
     def _known(self, version: int) -> int:
         there = sorted({entry.version for entry in self.ledger.entries(self.model)})

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
+from steps.archive import Archive
 from steps.lifecycle import moment_text
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -64,6 +66,21 @@ def statement(model: str, history: Sequence[LedgerEntry]) -> Json:
             },
         },
     }
+
+
+def provenance(archive: Archive, name: str, at: datetime | None = None) -> Json:
+    """Return the statement of the version that `name` names, as the ledger would have made it at a moment.
+
+    Raises
+    ------
+    ConfigError
+        The ledger does not know it, or knew too little of it then.
+    """
+    history = archive.ledger.history(archive.model, archive.version(name, at), at)
+    if not history:
+        when = "did not know it then" if at else "does not know it"
+        raise ConfigError(f"{archive.model}@{name}: the ledger {when}", remedy="name a version that a run registered")
+    return statement(archive.model, history)
 
 
 def _dependencies(known: Json) -> Iterator[Json]:

@@ -97,13 +97,15 @@ class Ledger:
         """Return the names of all models that have entries."""
         return self._rows.models()
 
-    def entries(self, model: str) -> list[LedgerEntry]:
-        """Return all entries of a model, oldest first."""
-        return self._rows.entries(model)
+    def entries(self, model: str, at: datetime | None = None) -> list[LedgerEntry]:
+        """Return the entries of a model, oldest first: all, or those up to a moment."""
+        return self._until(model, self._rows.entries(model), at)
 
     def history(self, model: str, version: int, at: datetime | None = None) -> list[LedgerEntry]:
         """Return the entries of one version, oldest first: all, or those up to a moment."""
-        entries = self._rows.about(model, version)
+        return self._until(model, self._rows.about(model, version), at)
+
+    def _until(self, model: str, entries: list[LedgerEntry], at: datetime | None) -> list[LedgerEntry]:
         if at is None:
             return entries
         until = self._rows.until(model, lifecycle.moment_text(at))

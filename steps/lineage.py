@@ -6,11 +6,12 @@ comes from the ledger's evidence and a note says so.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -205,7 +206,16 @@ def _validation(
     uri = known.get("report", "")
     if not uri:
         return None
-    if (report := _read(archive, uri, ValidationReport, notes)) is None:
+    expected, kept = known.get("report_sha256", ""), _bytes(archive, uri, notes)
+    if kept is not None and expected and hashlib.sha256(kept).hexdigest() != expected:
+        notes.append(f"{uri} is not the report that the ledger has the hash of; the numbers are from the ledger")
+    if said := (history[0].evidence.get("validation") if history else None):
+        return GateAnswer(
+            decision=said["verdict"], reason=said["reason"], report=uri,
+            checks=tuple(Check.model_validate(check) for check in said["checks"]),
+        )  # fmt: skip
+    report = _parsed(uri, kept, ValidationReport, notes)
+    if report is None:  # of before entries had the numbers
         return GateAnswer(decision="passed", reason=history[0].reason, report=uri)
     return GateAnswer(decision=report.verdict.value, reason=report.reason, checks=report.checks, report=uri)
 
@@ -281,11 +291,19 @@ def _last(history: Sequence[LedgerEntry], *states: State) -> LedgerEntry | None:
 
 
 def _read(archive: Archive, uri: str, kind: type[R], notes: list[str]) -> R | None:
+    return _parsed(uri, _bytes(archive, uri, notes), kind, notes)
+
+
+def _bytes(archive: Archive, uri: str, notes: list[str]) -> bytes | None:
+    if archive.storage.exists(uri):
+        return archive.storage.read(uri)
+    notes.append(f"{uri} is not in the store any more")
+    return None
+
+
+def _parsed(uri: str, data: bytes | None, kind: type[R], notes: list[str]) -> R | None:
     try:
-        if archive.storage.exists(uri):
-            data: Any = archive.storage.read(uri)
-            return kind.model_validate_json(data)
-        notes.append(f"{uri} is not in the store any more")
+        return None if data is None else kind.model_validate_json(data)
     except ValidationError:
         notes.append(f"{uri} has another form than this retrain reads")
-    return None
+        return None

@@ -6,18 +6,21 @@ the stage can be killed anywhere and run again.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from contracts.errors import ConfigError
 from contracts.names import ALIAS_STAGING, TAG_PREFIX, tag
 from contracts.outcomes import State
+from contracts.reports import ValidationReport
 from contracts.stages import Register
 from steps.ledger import until_won
 from steps.world import World
 
-"""Registering rests on no other entry, so a lost race is tried again, this often."""
 IN_THE_RUN_ONLY = {tag("train_key")}
 """Tags of a run that say nothing about its model."""
+_SAID_ELSEWHERE = {"run_id", "pipeline", "dataset_sha256", "split_sha256"}
+"""Of a validation report, what its entry says anyway."""
 
 
 def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
@@ -26,7 +29,7 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     Raises
     ------
     ConfigError
-        The run is not finished or has no model.
+        The run is not finished, or has no model or no report.
     """
     model = world.pipeline.name
     run = world.tracking.record(inputs.run_id)
@@ -34,11 +37,16 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
         raise ConfigError(
             f"run {inputs.run_id} is {run.status.lower()} and has no model to register", remedy="train again"
         )
+    report = world.storage.read(inputs.report)
+    judged = ValidationReport.model_validate_json(report).model_dump(mode="json", exclude=_SAID_ELSEWHERE)
     references = {k: v for k, v in run.tags.items() if k.startswith(TAG_PREFIX) and k not in IN_THE_RUN_ONLY}
     tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
     with world.ledger.exclusively(model):
         version = world.registry.register(inputs.run_id, run.model_uri, tags)
-    evidence = {"report": inputs.report, "parameters": dict(run.params)}
+    evidence = {
+        "report": inputs.report, "report_sha256": hashlib.sha256(report).hexdigest(), "validation": judged,
+        "parameters": dict(run.params),
+    }  # fmt: skip
     evidence |= {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
     new = _enter(world, version, inputs, evidence)
     world.registry.set_alias(ALIAS_STAGING, version)

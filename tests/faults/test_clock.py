@@ -15,7 +15,7 @@ from steps.deploy import Act, decide
 from steps.ledger import Ledger
 from steps.register import register
 from steps.world import World
-from tests.steps.registered import NOW, finished_run, make_world
+from tests.steps.registered import NOW, finished_run, make_world, validated
 
 BACK = NOW - timedelta(days=400)
 
@@ -29,6 +29,11 @@ def at(world: World, moment: datetime, workflow: str) -> World:
     return replace(world, now=lambda: moment, workflow=workflow)
 
 
+def asked(world: World) -> Register.Inputs:
+    run = finished_run(world)
+    return Register.Inputs(run_id=run, report=validated(world, run))
+
+
 def enter(ledger: Ledger, before: LedgerEntry, state: State, moment: datetime, workflow: str) -> LedgerEntry:
     return ledger.append(
         before.model, state, version=before.version, run_id=before.run_id, workflow=workflow, by="test",
@@ -40,7 +45,7 @@ def test_a_version_released_after_the_clock_was_set_back_takes_the_place_of_the_
     model, ledger = world.pipeline.name, world.ledger
     for moment, workflow in ((NOW, "w1"), (BACK, "w2")):
         now = at(world, moment, workflow)
-        version = register(Register.Inputs(run_id=finished_run(world), report="r"), world=now).version
+        version = register(asked(world), world=now).version
         registered = ledger.standing(model).latest[version]
         approved = enter(ledger, registered, State.APPROVED, moment, workflow)
         plan = decide(ledger.standing(model), version, approved.id, workflow, moment)
@@ -58,7 +63,7 @@ def test_a_version_released_after_the_clock_was_set_back_takes_the_place_of_the_
 
 
 def test_a_run_whose_clock_is_set_back_between_two_attempts_registers_one_version(world: World) -> None:
-    inputs = Register.Inputs(run_id=finished_run(world), report="r")
+    inputs = asked(world)
 
     first = register(inputs, world=at(world, NOW, "w1"))
     again = register(inputs, world=at(world, BACK, "w1"))
@@ -71,9 +76,7 @@ def test_a_stale_approval_stays_stale_when_the_clock_is_set_back(world: World) -
     model, ledger = world.pipeline.name, world.ledger
     entries = []
     for workflow in ("w1", "w2"):
-        version = register(
-            Register.Inputs(run_id=finished_run(world), report="r"), world=at(world, NOW, workflow)
-        ).version
+        version = register(asked(world), world=at(world, NOW, workflow)).version
         entries.append(enter(ledger, ledger.standing(model).latest[version], State.APPROVED, NOW, workflow))
     serving = enter(ledger, entries[1], State.RELEASING, BACK, "w2")
     enter(ledger, serving, State.SERVING, BACK, "w2")

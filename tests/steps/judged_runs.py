@@ -27,7 +27,7 @@ from steps.ingest import ingest
 from steps.register import register
 from steps.splitting import read_recipe, read_split
 from steps.world import World
-from tests.steps.registered import NOW, make_world
+from tests.steps.registered import NOW, make_world, validated
 
 PIPELINE = """
 apiVersion: retrain/v1
@@ -151,7 +151,7 @@ def train_run(
 
 
 def registered(world: World, run: str) -> int:
-    return register(Register.Inputs(run_id=run, report="file:///report"), world=world).version
+    return register(Register.Inputs(run_id=run, report=validated(world, run)), world=world).version
 
 
 def serve(world: World, version: int, at: datetime = NOW) -> None:

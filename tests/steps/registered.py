@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from contracts.names import tag
+from contracts.outcomes import Verdict
 from contracts.pipeline import load_pipeline
+from contracts.reports import Check, Interval, ValidationReport
 from contracts.settings import Settings, desk, variable
 from steps.mlflow_connection import mlflow_client
 from steps.world import World
@@ -21,6 +23,10 @@ TAGS = {
     tag("dataset_sha256"): "d" * 64, tag("split_sha256"): "5" * 64, tag("transform_sha256"): "7" * 64,
     tag("code_commit"): "abc123", tag("train_key"): "k" * 64,
 }  # fmt: skip
+CHECK = Check(
+    name="roc_auc", verdict=Verdict.PASSED, value=0.91, min=0.88, reason="roc_auc 0.91 is at least 0.88",
+    interval=Interval(low=0.9, high=0.92, confidence=0.95, resamples=1000),
+)  # fmt: skip
 
 
 def make_settings(folder: Path, **changed: Any) -> Settings:
@@ -50,6 +56,16 @@ def make_world(folder: Path, workflow: str = "retrain-1") -> World:
         workflow=workflow,
         now=lambda: NOW,
     )
+
+
+def validated(world: World, run: str) -> str:
+    """Write the report by which a run passed the validation gate, and return its URI."""
+    report = ValidationReport(
+        run_id=run, pipeline=world.pipeline.name, environment="desk", verdict=Verdict.PASSED, reason=CHECK.reason,
+        checks=(CHECK,), metrics={"roc_auc": 0.91}, test_rows=2000, dataset_sha256="d" * 64, split_sha256="5" * 64,
+        policy_sha256="a" * 64,
+    )  # fmt: skip
+    return world.storage.write(world.storage.uri("reports", run, "validation.json"), report.model_dump_json().encode())
 
 
 def finished_run(world: World, tags: dict[str, str] | None = None) -> str:

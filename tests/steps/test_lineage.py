@@ -12,26 +12,21 @@ from rich.console import Console
 
 from contracts.errors import ConfigError
 from contracts.names import tag
-from contracts.outcomes import Promotion, State, Verdict
+from contracts.outcomes import Promotion, State
 from contracts.references import DatasetManifest
-from contracts.reports import Check, Interval, ValidationReport
 from contracts.settings import Settings
 from contracts.stages import Register
-from steps.archive import Archive, Reference
+from steps.archive import Archive, Reference, entries_of
 from steps.lifecycle import moment_text
 from steps.lineage import Lineage, lineage
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.world import World
 from tests.loopback import Handler, serving
-from tests.steps.registered import NOW, finished_run, make_world
+from tests.steps.registered import CHECK, NOW, finished_run, make_world, validated
 from workflows.cli.lineage import render
 
 MODEL = "adult-income"
-CHECK = Check(
-    name="roc_auc", verdict=Verdict.PASSED, value=0.91, min=0.88, reason="roc_auc 0.91 is at least 0.88",
-    interval=Interval(low=0.9, high=0.92, confidence=0.95, resamples=1000),
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -54,13 +49,7 @@ def register_version(world: World) -> tuple[str, int]:
     client = mlflow_client(world.settings)
     client.log_param(run, "parameters.C", "1.0")
     client.log_metric(run, "test_roc_auc", 0.91)
-    report = ValidationReport(
-        run_id=run, pipeline=MODEL, environment="desk", verdict=Verdict.PASSED, reason="1 of 1 checks passed",
-        checks=(CHECK,), metrics={"roc_auc": 0.91}, test_rows=2000, dataset_sha256="d" * 64, split_sha256="5" * 64,
-        policy_sha256="a" * 64,
-    )  # fmt: skip
-    where = world.storage.write(world.storage.uri("reports", run, "validation.json"), report.model_dump_json().encode())
-    return run, register(Register.Inputs(run_id=run, report=where), world=world).version
+    return run, register(Register.Inputs(run_id=run, report=validated(world, run)), world=world).version
 
 
 def enter(world: World, state: State, version: int, run: str, **evidence: Any) -> None:
@@ -175,8 +164,37 @@ def test_what_was_removed_is_answered_from_the_ledger(world: World) -> None:
     found = ask(world)
     assert (found.dataset.sha256, found.code.commit, found.candidate) == ("d" * 64, "abc123", "linear")
     assert found.promotion is not None
-    assert found.promotion.checks == (CHECK,)
+    assert found.validation is not None
+    assert found.promotion.checks == found.validation.checks == (CHECK,), "both gates' numbers are chained"
     assert any("not in the store any more" in note for note in found.notes)
+
+
+def test_a_report_altered_in_the_store_changes_no_number_and_is_told(world: World) -> None:
+    release(world)
+    before = ask(world)
+    assert before.validation is not None
+    assert not [note for note in before.notes if "report" in note]
+    report = world.storage.read(before.validation.report)
+    world.storage.write(before.validation.report, report.replace(b"0.91", b"0.99"))
+    found = ask(world)
+    assert found.validation == before.validation
+    assert any("is not the report that the ledger has the hash of" in note for note in found.notes)
+
+
+def test_what_made_several_versions_names_all_of_them_and_by_a_moment_fewer(world: World) -> None:
+    for _ in range(2):
+        release(world)
+    archive = Archive.open(world.settings)
+    for name in ("d" * 64, "ddddddd", "1" * 64, "f" * 12):
+        assert archive.versions(name) == [1, 2]
+        with pytest.raises(ConfigError, match="2 versions of adult-income have"):
+            archive.version(name)
+    assert [entry.version for entry in entries_of(world.settings, "d" * 64)] == [1, 1, 1, 1, 2, 2, 2, 1, 2]
+    assert entries_of(world.settings, MODEL) == entries_of(world.settings) == world.ledger.entries(MODEL)
+    with pytest.raises(ConfigError, match="no alias 'ddddddd'"):
+        archive.versions("ddddddd", NOW - timedelta(days=1))
+    assert entries_of(world.settings, at=NOW - timedelta(seconds=1)) == []
+    assert [entry.version for entry in entries_of(world.settings, "2")] == [2, 2, 2, 2]
 
 
 def test_a_tag_edited_by_hand_does_not_change_the_answer(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,9 @@ from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.registry import Registry
 from steps.world import World
-from tests.steps.registered import NOW, TAGS, finished_run, make_world
+from tests.steps.registered import NOW, TAGS, finished_run, make_world, validated
 
 MODEL = "adult-income"
-REPORT = "file:///store/reports/r/validation.json"
 
 
 @pytest.fixture
@@ -27,31 +28,36 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-def asked(run: str) -> Register.Inputs:
-    return Register.Inputs(run_id=run, report=REPORT)
+def asked(world: World, run: str) -> Register.Inputs:
+    return Register.Inputs(run_id=run, report=validated(world, run))
 
 
 def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
     run = finished_run(world)
-    outputs = register(asked(run), world=world)
+    inputs = asked(world, run)
+    outputs = register(inputs, world=world)
     [entry] = world.ledger.entries(MODEL)
     assert outputs.version == 1
     assert (entry.state, entry.version, entry.run_id, entry.at) == (State.REGISTERED, 1, run, NOW)
-    assert entry.evidence["report"] == REPORT
+    report = world.storage.read(inputs.report)
+    assert entry.evidence["report"] == inputs.report
+    assert entry.evidence["report_sha256"] == hashlib.sha256(report).hexdigest()
+    said = entry.evidence["validation"]
+    assert (said["checks"], said["metrics"]) == (json.loads(report)["checks"], {"roc_auc": 0.91})
     assert entry.evidence["parameters"] == {}
     assert entry.evidence["dataset_sha256"] == TAGS[tag("dataset_sha256")]
     assert world.registry.aliases() == {"staging": 1}
     assert world.registry.tags(1) == {
         **{k: v for k, v in TAGS.items() if k != tag("train_key")},
         tag("pipeline"): MODEL,
-        tag("validation_report"): REPORT,
+        tag("validation_report"): inputs.report,
     }
 
 
 def test_a_second_time_changes_nothing(world: World) -> None:
     run = finished_run(world)
-    first = register(asked(run), world=world)
-    again = register(asked(run), world=make_world(Path(world.settings.server_home).parent, workflow="retrain-2"))
+    first = register(asked(world, run), world=world)
+    again = register(asked(world, run), world=make_world(Path(world.settings.server_home).parent, workflow="retrain-2"))
     assert again.version == first.version
     assert "as before" in again.summary
     assert len(world.ledger.entries(MODEL)) == 1
@@ -80,8 +86,8 @@ def test_killed_at_any_effect_and_run_again_it_ends_alike(
     with monkeypatch.context() as patch:
         patch.setattr(owner, victim, kill)
         with pytest.raises(Killed):
-            register(asked(run), world=world)
-    assert register(asked(run), world=world).version == 1
+            register(asked(world, run), world=world)
+    assert register(asked(world, run), world=world).version == 1
     assert [e.state for e in world.ledger.entries(MODEL)] == [State.REGISTERED]
     assert world.registry.aliases() == {"staging": 1}
     assert len(mlflow_client(world.settings).search_model_versions(f"name = '{MODEL}'")) == 1
@@ -101,7 +107,7 @@ def test_an_entry_written_meanwhile_does_not_stop_it(world: World, monkeypatch: 
         return seen
 
     monkeypatch.setattr(Ledger, "head", head_then_another)
-    register(asked(finished_run(world)), world=world)
+    register(asked(world, finished_run(world)), world=world)
     assert [e.version for e in world.ledger.entries(MODEL)] == [100, 101, 1]
 
 
@@ -109,11 +115,19 @@ def test_an_unfinished_run_is_refused(world: World) -> None:
     run = finished_run(world)
     mlflow_client(world.settings).set_terminated(run, "KILLED")
     with pytest.raises(ConfigError, match="is killed"):
-        register(asked(run), world=world)
+        register(asked(world, run), world=world)
     assert world.ledger.entries(MODEL) == []
     assert Registry(world.settings, MODEL).aliases() == {}
 
 
 def test_a_run_that_is_not_there_is_told(world: World) -> None:
     with pytest.raises(StageError, match="has not what was asked for"):
-        register(asked("0" * 32), world=world)
+        register(asked(world, "0" * 32), world=world)
+
+
+def test_without_its_report_nothing_is_registered(world: World) -> None:
+    run = finished_run(world)
+    with pytest.raises(ConfigError, match="no such object"):
+        register(Register.Inputs(run_id=run, report=world.storage.uri("reports", "gone.json")), world=world)
+    assert world.ledger.entries(MODEL) == []
+    assert world.registry.aliases() == {}

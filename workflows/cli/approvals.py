@@ -22,7 +22,17 @@ from contracts.reports import Check
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT, connected
+from workflows.cli.options import (
+    AT,
+    CONTEXT,
+    NAMESPACE,
+    REASON,
+    REQUIRE_PROMOTED,
+    RESULT_AS_JSON,
+    WAIT,
+    connected,
+    rfc3339,
+)
 from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
@@ -33,6 +43,7 @@ MODEL = Annotated[str, typer.Option(help="Which model; needed when a version is 
 
 
 def approvals(
+    at: AT = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
@@ -43,11 +54,14 @@ def approvals(
 
       retrain approvals
 
+      retrain approvals --at 2026-11-01T12:00:00Z
+
       retrain approvals -n mlops
     """
     from steps.lifecycle import EXPIRES
 
-    found = _waiting_on_cluster(namespace, context) if namespace or context else _waiting_here()
+    moment = rfc3339(at, "--at")
+    found = _waiting_on_cluster(moment, namespace, context) if namespace or context else _waiting_here(moment)
     if json_output:
         typer.echo(json.dumps([{**entry.model_dump(mode="json"), "lapsed": why} for entry, why in found], indent=2))
         return
@@ -173,18 +187,19 @@ def _say_why(reason: str) -> None:
         raise typer.BadParameter("say why; it is kept in the ledger", param_hint="--reason")
 
 
-def _waiting_here() -> list[tuple[LedgerEntry, str]]:
+def _waiting_here(at: datetime | None) -> list[tuple[LedgerEntry, str]]:
     from steps.approvals import requests
     from steps.ledger import Ledger
 
-    ledger, now = Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value()), datetime.now(UTC)
-    return [found for model in ledger.models() for found in requests(ledger.entries(model), now)]
+    ledger = Ledger(desk_settings(desk_home(must_exist=True)).ledger.get_secret_value())
+    now = at or datetime.now(UTC)
+    return [found for model in ledger.models() for found in requests(ledger.entries(model, at), now)]
 
 
-def _waiting_on_cluster(namespace: str, context: str) -> list[tuple[LedgerEntry, str]]:
+def _waiting_on_cluster(at: datetime | None, namespace: str, context: str) -> list[tuple[LedgerEntry, str]]:
     from workflows.cluster.approvals import requests
 
-    return requests(connected(namespace, context))
+    return requests(connected(namespace, context), at)
 
 
 def _reviewed_here(run: str, model: str, page: Path | None) -> tuple[LedgerEntry, Lineage, Lineage | None]:

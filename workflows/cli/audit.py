@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contracts.errors import DATA, ConfigError, Finding
+from contracts.outcomes import Note, State
 from contracts.settings import variable
+from workflows.cli.checks import short
 from workflows.cli.desk import desk_home, desk_settings
-from workflows.cli.options import CONTEXT, NAMESPACE, connected
+from workflows.cli.options import AT, CONTEXT, NAMESPACE, connected, rfc3339
 
 if TYPE_CHECKING:
+    from contracts.references import LedgerEntry
     from steps.audit import Kept, Proof
     from steps.ledger import Ledger
     from steps.storage import Storage
@@ -132,10 +135,55 @@ def verify(
 
 
 @app.command()
+def log(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL@]VERSION|...",
+            show_default=False,
+            help="Of which versions: as in `retrain lineage`; a hash may stand for several.  Default: all.",
+        ),
+    ] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only entries of this state or note; as often as needed.")
+    ] = None,
+    at: AT = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, evidence included.")] = False,
+    namespace: NAMESPACE = "",
+    context: CONTEXT = "",
+) -> None:
+    """Print the ledger's entries, oldest first: what happened, to which version, by whom and why.
+
+    [bold]Examples[/bold]
+
+      retrain audit log
+
+      retrain audit log 3fa9c01d9e
+
+      retrain audit log --only failed --only rolled-back --at 2026-11-01T12:00:00Z
+
+      retrain audit log adult-income@12 --json
+    """
+    moment, kinds = rfc3339(at, "--at"), {*State, *Note}
+    if unknown := [kind for kind in only or () if kind not in kinds]:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(sorted(kinds))}", param_hint="--only")
+    found = [entry for entry in _entries(what, moment, namespace, context) if not only or entry.state in only]
+    if json_output:
+        typer.echo(json.dumps([entry.model_dump(mode="json") for entry in found], indent=1))
+        return
+    for entry in found:
+        typer.echo(
+            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.model} {entry.version:<4} {entry.state.value:<14} "
+            f"by {entry.by}: {short(entry.reason)}  {entry.id[:12]}"
+        )
+
+
+@app.command()
 def export(
     reference: Annotated[
         str, typer.Argument(metavar="[MODEL@]production|VERSION|...", help="Which version; see `retrain lineage`.")
     ] = "production",
+    at: AT = "",
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
 ) -> None:
@@ -147,19 +195,27 @@ def export(
 
       retrain audit export adult-income@12 > provenance.json
     """
+    moment = rfc3339(at, "--at")
     if namespace or context:
         from workflows.cluster import audit as there
 
-        typer.echo(json.dumps(there.export(connected(namespace, context), reference), indent=1))
+        typer.echo(json.dumps(there.export(connected(namespace, context), reference, moment), indent=1))
         return
     from steps.archive import Archive
-    from steps.attestation import statement
+    from steps.attestation import provenance
 
     archive, name = Archive.named(desk_settings(desk_home(must_exist=True)), reference)
-    history = archive.ledger.history(archive.model, archive.version(name))
-    if not history:
-        raise ConfigError(f"the ledger does not know {reference}", remedy="it was registered by other means")
-    typer.echo(json.dumps(statement(archive.model, history), indent=1))
+    typer.echo(json.dumps(provenance(archive, name, moment), indent=1))
+
+
+def _entries(what: str, at: datetime | None, namespace: str, context: str) -> list[LedgerEntry]:
+    if namespace or context:
+        from workflows.cluster import audit as there
+
+        return there.entries(connected(namespace, context), what, at)
+    from steps.archive import entries_of
+
+    return entries_of(desk_settings(desk_home(must_exist=True)), what, at)
 
 
 def _newest(namespace: str, context: str) -> dict[str, tuple[int, str]]:

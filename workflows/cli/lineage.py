@@ -13,7 +13,7 @@ from rich.text import Text
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
-from workflows.cli.options import CONTEXT, NAMESPACE, rfc3339
+from workflows.cli.options import AT, CONTEXT, NAMESPACE, rfc3339
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -28,7 +28,7 @@ def lineage(
             "prediction's id; MODEL when there are several.",
         ),
     ] = "production",
-    at: Annotated[str, typer.Option(help="As it was at this moment, RFC 3339.")] = "",
+    at: AT = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",

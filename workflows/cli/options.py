@@ -25,6 +25,7 @@ REQUIRE_PROMOTED = Annotated[
 ]
 REASON = Annotated[str, typer.Option(help="Why; kept in the ledger.", show_default=False)]
 RESULT_AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+AT = Annotated[str, typer.Option(help="As it was at this moment, RFC 3339.")]
 NAMESPACE = Annotated[
     str,
     typer.Option(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
@@ -29,8 +30,9 @@ from contracts.settings import load_settings
 from steps.approvals import requests
 from steps.ledger import Ledger
 
-ledger, now = Ledger(load_settings().ledger.get_secret_value()), datetime.now(UTC)
-ask = lambda: [found for model in ledger.models() for found in requests(ledger.entries(model), now)]
+ledger, at = Ledger(load_settings().ledger.get_secret_value()), next(map(datetime.fromisoformat, sys.argv[1:]), None)
+now = at or datetime.now(UTC)
+ask = lambda: [found for model in ledger.models() for found in requests(ledger.entries(model, at), now)]
 print(json.dumps([[entry.model_dump(mode="json"), why] for entry, why in patiently(ask)]))
 """
 _ASKED = """
@@ -90,9 +92,9 @@ class Said:
     """Whether an admission policy saw to it that the name is right."""
 
 
-def requests(namespace: Namespace) -> list[tuple[LedgerEntry, str]]:
+def requests(namespace: Namespace, at: datetime | None = None) -> list[tuple[LedgerEntry, str]]:
     """Return what waits for a person, and why it lapsed, empty while it holds; raises as `errand`."""
-    found = answer(namespace, ASK, _REQUESTS)
+    found = answer(namespace, ASK, _REQUESTS, *([at.isoformat()] if at else []))
     return [(LedgerEntry.model_validate(entry), why) for entry, why in found]
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts import names
 from contracts.access import ASK, AUDIT
 from contracts.errors import ConfigError, Finding
+from contracts.references import LedgerEntry
 from contracts.settings import variable
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
@@ -51,19 +53,23 @@ print(patiently(lambda: kept(Storage(settings), settings.audit_heads)).model_dum
 """
 _EXPORT = """
 import json
-from contracts.errors import ConfigError
+from datetime import datetime
 from contracts.settings import load_settings
 from steps.archive import Archive
-from steps.attestation import statement
+from steps.attestation import provenance
 
-def look():
-    archive, name = Archive.named(load_settings(), sys.argv[1])
-    history = archive.ledger.history(archive.model, archive.version(name))
-    if not history:
-        raise ConfigError(f"the ledger does not know {sys.argv[1]}", remedy="it was registered by other means")
-    return statement(archive.model, history)
+moment = [*map(datetime.fromisoformat, sys.argv[2:])]
+print(json.dumps(patiently(lambda: provenance(*Archive.named(load_settings(), sys.argv[1]), *moment))))
+"""
+_ENTRIES = """
+import json
+from datetime import datetime
+from contracts.settings import load_settings
+from steps.archive import entries_of
 
-print(json.dumps(patiently(look)))
+moment = [*map(datetime.fromisoformat, sys.argv[2:])]
+found = patiently(lambda: entries_of(load_settings(), sys.argv[1], *moment))
+print(json.dumps([entry.model_dump(mode="json") for entry in found]))
 """
 
 
@@ -105,7 +111,17 @@ def key(namespace: Namespace) -> Ed25519PrivateKey:
     return read_private(base64.b64decode(data[field]), f"{field} of {name}")
 
 
-def export(namespace: Namespace, reference: str) -> dict[str, Any]:
+def entries(namespace: Namespace, what: str, at: datetime | None = None) -> list[LedgerEntry]:
+    """Return the ledger's entries, as `steps.archive.entries_of` does; raises as `errand`."""
+    found = answer(namespace, ASK, _ENTRIES, what, *_moment(at))
+    return [LedgerEntry.model_validate(entry) for entry in found]
+
+
+def export(namespace: Namespace, reference: str, at: datetime | None = None) -> dict[str, Any]:
     """Return the statement of how a version was made; raises as `errand`."""
-    found: dict[str, Any] = answer(namespace, ASK, _EXPORT, reference)
+    found: dict[str, Any] = answer(namespace, ASK, _EXPORT, reference, *_moment(at))
     return found
+
+
+def _moment(at: datetime | None) -> list[str]:
+    return [at.isoformat()] if at else []
