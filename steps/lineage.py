@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -21,6 +21,7 @@ from contracts.names import ALIAS_PRODUCTION, TAG_PREFIX
 from contracts.outcomes import State
 from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
 from contracts.reports import Check, ValidationReport
+from steps.approvals import ROLLBACK_FROM, given_by_person
 from steps.archive import Archive
 from steps.own_packages import OwnPackage, lock_sha256, read_lock
 from steps.registry import RunFacts
@@ -68,7 +69,10 @@ class GateAnswer(Contract):
 class Approval(Contract):
     """Who or what let it through."""
 
-    by: str
+    word: Literal["gate", "person", "rollback"] = Field(
+        description="Whose it was: the promotion gate's, a person's on a request, or a person's to go back."
+    )
+    by: str = Field(description="That person; with the gate's, who asked for the run.")
     at: AwareDatetime
     reason: str
     workflow: str
@@ -239,7 +243,10 @@ def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
     entry = _last(history, State.APPROVED)
     if entry is None:
         return None
-    return Approval(by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
+    word: Literal["gate", "person", "rollback"] = "gate"
+    if given_by_person(entry):
+        word = "rollback" if ROLLBACK_FROM in entry.evidence else "person"
+    return Approval(word=word, by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
 
 
 def _serving(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from contracts.approvals import word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import State
+from contracts.references import LedgerEntry
 from contracts.settings import desk, variable
 from steps.approvals import HOLDS_SECONDS, Person, decide, vouched
 from steps.attestation import statement
@@ -25,7 +28,9 @@ from steps.ledger import Ledger
 from steps.lifecycle import EXPIRES, moment_text
 from steps.rollout.cluster import Conflict
 from tests.steps.registered import NOW
+from workflows.cli import approvals as words
 from workflows.cli import audit as command
+from workflows.cli.main import app
 from workflows.cluster import approvals, audit
 from workflows.cluster import errand as errands
 from workflows.cluster.errand import _FRAME
@@ -159,6 +164,43 @@ def test_the_ledger_of_a_cluster_is_audited_from_outside(place: Any, ledger: Led
     assert str(head.number) in finding.where
     history = ledger.history("churn", 2)
     assert audit.export(place, "churn@2") == statement("churn", history)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_entries_statements_and_requests_are_those_of_a_moment(
+    where: str, place: Any, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = NOW + timedelta(hours=1)
+    ledger.append(
+        "churn", State.REJECTED, version=3, run_id="run-3", workflow="w-4", by="ann", reason="not in this month",
+        evidence={}, after=ledger.head("churn"), at=later,
+    )  # fmt: skip
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    for module in (command, words):
+        monkeypatch.setattr(module, "connected", lambda namespace, context: place)
+
+    def said(*typed: str, code: int = 0) -> str:
+        there = ("-n", "mlops") if where == "there" else ()
+        done = CliRunner().invoke(app, [*typed, *there], catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    then, entries = ("--at", NOW.isoformat()), ledger.entries("churn")
+    assert [LedgerEntry.model_validate(each) for each in json.loads(said("audit", "log", "--json"))] == entries
+    assert len(json.loads(said("audit", "log", "--json", *then))) == len(entries) - 1
+    assert len(json.loads(said("audit", "log", "b" * 12, "--only", "registered", "--json"))) == 2, "a hash of two"
+    assert f"{later:%Y-%m-%d %H:%M:%S}  churn 3    rejected       by ann: not in this month  {entries[-1].id[:12]}" in (
+        said("audit", "log", "churn@3", "--only", "rejected")
+    )
+    assert said("audit", "log", "--only", "rejected", *then) == ""
+    assert "'refused' is none of" in said("audit", "log", "--only", "refused", code=2)
+    (waiting,) = json.loads(said("approvals", "--json", *then))
+    assert (waiting["version"], waiting["state"]) == (3, State.AWAITING)
+    assert json.loads(said("approvals", "--json")) == []
+    of_then = json.loads(said("audit", "export", "churn@1", *then))
+    assert of_then == statement("churn", ledger.history("churn", 1, NOW))
+    with pytest.raises(ConfigError, match="the ledger did not know it then"):
+        said("audit", "export", "churn@1", "--at", (NOW - timedelta(days=1)).isoformat())
 
 
 def test_heads_that_a_platform_signed_are_held_against_its_ledger_by_a_pinned_key(

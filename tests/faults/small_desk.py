@@ -105,7 +105,10 @@ class SmallDesk:
     def __call__(self, *words: str, code: int = 0, **more: str) -> str:
         """Run a command, expect its exit code, and return what it printed."""
         process = self.start(*words, **more)
-        out, error = process.communicate(timeout=300)
+        try:
+            out, error = process.communicate(timeout=900)
+        finally:
+            process.kill()  # of no effect on one that has ended
         assert process.returncode == code, f"{process.returncode} {out}{error}"
         assert "Traceback" not in out + error, out + error
         return out or error

@@ -299,7 +299,7 @@ def test_on_a_cluster_the_deployment_says_what_answers(
     for module in ("kubernetes.config", "kubernetes.config.kube_config"):
         monkeypatch.setattr(f"{module}.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     changed = {"deploy_target": "kubernetes", "serving_namespace": "models"}
-    settings = Settings.model_validate(world.settings.model_dump() | changed)
+    settings = Settings.model_validate(world.settings.model_dump(round_trip=True) | changed)
     with serving(type("Api", (_Api,), {"version": version, "ready": ready})) as port:
         (tmp_path / "kubeconfig").write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -327,7 +327,7 @@ def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest
     release(world)
     monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     settings = Settings.model_validate(
-        world.settings.model_dump() | {"deploy_target": "kubernetes", "serving_namespace": "models"}
+        world.settings.model_dump(round_trip=True) | {"deploy_target": "kubernetes", "serving_namespace": "models"}
     )
     found = lineage(Archive.open(settings, MODEL), "production")
 

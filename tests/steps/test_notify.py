@@ -61,7 +61,8 @@ def telling(world: World, *urls: str, on: list[str] | None = None) -> World:
     pipeline = world.pipeline.model_dump(mode="json", by_alias=True)
     if on is not None:
         pipeline["notifications"] = {"on": on}
-    settings = Settings.model_validate(world.settings.model_dump() | {"notify_urls": SecretStr(" ".join(urls))})
+    told = {"notify_urls": SecretStr(" ".join(urls))}
+    settings = Settings.model_validate(world.settings.model_dump(round_trip=True) | told)
     return replace(world, settings=settings, pipeline=Pipeline.model_validate(pipeline))
 
 

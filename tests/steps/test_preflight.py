@@ -62,7 +62,7 @@ def changed(world: World, pipeline: dict[str, Any] | None = None, **settings: An
     merged["gates"] = world.pipeline.gates.model_dump(mode="json", by_alias=True)
     return replace(
         world,
-        settings=Settings.model_validate(world.settings.model_dump() | settings),
+        settings=Settings.model_validate(world.settings.model_dump(round_trip=True) | settings),
         pipeline=Pipeline.model_validate(merged),
     )
 

@@ -97,7 +97,8 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
         place = ", ".join(part for part in (serving.url, answers, serving.image) if part)
         yield "serves since", f"{serving.since:%Y-%m-%d %H:%M:%S %Z}" + (f" ({place})" if place else "")
     if approval := found.approval:
-        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} by {approval.by}: {short(approval.reason)}"
+        who = {"gate": "by the gate, for", "person": "by", "rollback": "to go back, by"}[approval.word]
+        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who} {approval.by}: {short(approval.reason)}"
     yield "dataset", data.uri
     yield "  sha256", data.sha256
     yield "  rows", f"{data.rows:,}" if data.rows is not None else ""
