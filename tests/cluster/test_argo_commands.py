@@ -22,7 +22,8 @@ from tests.cluster.test_faults import kill_controller
 
 pytestmark = pytest.mark.faults
 
-FAILING = ("ingest", "train", "register", "promote", "deploy")
+FAILING = {"ingest": "ingest", "train": "fit", "register": "register", "promote": "promote", "deploy": "deploy"}
+"""Whose password is wrong -> the stage that fails of it."""
 _KEY = variable("aws_secret_access_key")
 
 
@@ -54,9 +55,9 @@ def told(workflow: dict[str, Any]) -> str:
 
 
 @contextmanager
-def no_access(cluster: Cluster, stage: str) -> Iterator[None]:
-    """The store does not know the stage's password meanwhile: class config, never retried."""
-    secret = STAGE_SECRET.format(stage=stage)
+def no_access(cluster: Cluster, account: str) -> Iterator[None]:
+    """The store does not know the password of a stage's account meanwhile: class config, never retried."""
+    secret = STAGE_SECRET.format(stage=account)
     right = cluster.get("secret", secret)["data"][_KEY]
 
     def give(password: str) -> None:
@@ -125,8 +126,8 @@ def test_argo_retry_takes_a_run_on_from_wherever_it_failed(small: SmallRun) -> N
     """One run fails at one stage after the other, and is retried each time."""
     name = small.submit()
     small.pod("preflight")
-    for number, stage in enumerate(FAILING):
-        with no_access(small.cluster, stage):
+    for number, (account, stage) in enumerate(FAILING.items()):
+        with no_access(small.cluster, account):
             if number:
                 argo(small, "retry", name)
                 assert until(lambda: small.cluster.get("workflow", name)["status"].get("phase") == "Running", 60)
@@ -140,11 +141,11 @@ def test_argo_retry_takes_a_run_on_from_wherever_it_failed(small: SmallRun) -> N
     ended_well(small)
 
 
-@pytest.mark.parametrize("stage", FAILING)
-def test_argo_resubmit_does_a_failed_run_again(small: SmallRun, stage: str) -> None:
+@pytest.mark.parametrize(("account", "stage"), FAILING.items(), ids=FAILING)
+def test_argo_resubmit_does_a_failed_run_again(small: SmallRun, account: str, stage: str) -> None:
     name = small.submit()
     small.pod("preflight")
-    with no_access(small.cluster, stage):
+    with no_access(small.cluster, account):
         assert phases(small.ended(name))[stage] == "Failed"
     again = json.loads(argo(small, "resubmit", name, "-o", "json"))["metadata"]["name"]
 
