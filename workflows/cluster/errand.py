@@ -46,6 +46,9 @@ try:
 except StageError as error:
     print(error.message + (" (" + error.remedy + ")" if error.remedy else ""))
     sys.exit(error.row.exit_code)
+except ImportError as error:
+    print(f"the platform's image has another retrain than this command: {error} (`make images push platform`)")
+    sys.exit(78)  # class config
 """
 
 
