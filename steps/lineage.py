@@ -213,13 +213,14 @@ def _validation(
     expected, kept = known.get("report_sha256", ""), _bytes(archive, uri, notes)
     if kept is not None and expected and hashlib.sha256(kept).hexdigest() != expected:
         notes.append(f"{uri} is not the report that the ledger has the hash of; the numbers are from the ledger")
-    if said := (history[0].evidence.get("validation") if history else None):
+    said = history[0].evidence.get("validation") if history else None
+    if isinstance(said, dict):  # entries of before had the verdict alone
         return GateAnswer(
             decision=said["verdict"], reason=said["reason"], report=uri,
             checks=tuple(Check.model_validate(check) for check in said["checks"]),
         )  # fmt: skip
     report = _parsed(uri, kept, ValidationReport, notes)
-    if report is None:  # of before entries had the numbers
+    if report is None:
         return GateAnswer(decision="passed", reason=history[0].reason, report=uri)
     return GateAnswer(decision=report.verdict.value, reason=report.reason, checks=report.checks, report=uri)
 

@@ -43,11 +43,11 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
     with world.ledger.exclusively(model):
         version = world.registry.register(inputs.run_id, run.model_uri, tags)
-    evidence = {
+    evidence: dict[str, Any] = {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
+    evidence |= {
         "report": inputs.report, "report_sha256": hashlib.sha256(report).hexdigest(), "validation": judged,
         "parameters": dict(run.params),
     }  # fmt: skip
-    evidence |= {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
     new = _enter(world, version, inputs, evidence)
     world.registry.set_alias(ALIAS_STAGING, version)
     return Register.Outputs(version=version, summary=f"version {version} of {model}" + ("" if new else ", as before"))

@@ -22,7 +22,7 @@ ADULT = Path("adult.yaml").resolve()
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TAGS = {
     tag("dataset_sha256"): "d" * 64, tag("split_sha256"): "5" * 64, tag("transform_sha256"): "7" * 64,
-    tag("code_commit"): "abc123", tag("train_key"): "k" * 64,
+    tag("code_commit"): "abc123", tag("train_key"): "k" * 64, tag("validation"): "passed",
 }  # fmt: skip
 CHECK = Check(
     name="roc_auc", verdict=Verdict.PASSED, value=0.91, min=0.88, reason="roc_auc 0.91 is at least 0.88",

@@ -169,6 +169,18 @@ def test_what_was_removed_is_answered_from_the_ledger(world: World) -> None:
     assert any("not in the store any more" in note for note in found.notes)
 
 
+def test_an_entry_of_before_that_has_the_verdict_alone_is_answered_from_the_report(world: World) -> None:
+    run = finished_run(world)
+    report = validated(world, run)
+    world.ledger.append(
+        MODEL, State.REGISTERED, version=1, run_id=run, workflow="retrain-1", by="retrain-1", reason="passed",
+        evidence={"report": report, "validation": "passed"}, after=None, at=NOW,
+    )  # fmt: skip
+    found = ask(world, "1")
+    assert found.validation is not None
+    assert (found.validation.decision, found.validation.checks) == ("passed", (CHECK,))
+
+
 def test_a_report_altered_in_the_store_changes_no_number_and_is_told(world: World) -> None:
     release(world)
     before = ask(world)
