@@ -309,7 +309,7 @@ def test_a_probe_that_may_pass_fails_with_its_class_and_yet_hands_on_what_it_fou
     assert "ledger" in log
     examined = Examined.model_validate_json(outputs["found"])
     assert [(found.error_class, found.own) for found in examined.found] == [("network", True)]
-    assert outputs["summary"] == "3 checks, 1 finding"
+    assert outputs["summary"] == "4 checks, 1 finding"
     assert left_by(tmp_path) == ["preflight-register.error.json"]
 
 
