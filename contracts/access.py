@@ -90,6 +90,8 @@ class Access:
     signs: bool = False
     """Whether it holds the key of the ledger's heads.  It lives where the platform's own pods do: who may start pods
     where the workflows run can read every Secret there."""
+    signs_models: bool = False
+    """Whether it holds the key that models are signed by."""
     serving: tuple[Rule, ...] = ()
     """What its token may do in the namespace of serving; only a stage with rules has a token."""
     gradual: tuple[Rule, ...] = ()
@@ -115,6 +117,7 @@ class Access:
                 ("mlflow_password", Need.TRACKING in self.needs),
                 ("mlflow_username", Need.TRACKING in self.needs),
                 ("notify_urls", Need.HOSTS in self.needs),
+                ("signing_key", self.signs_models),
             )
             if wanted
         )
@@ -176,7 +179,8 @@ ACCESS: dict[str, Access] = {
     ),
     Register.name: Access(
         Register.needs,
-        read=(_REPORTS, MODELS), write=(_REPORTS,), mlflow=(_CREATE, _RUNS, _REGISTRY), ledger=LedgerRole.WRITER,
+        read=(_REPORTS, MODELS), write=(_REPORTS, MODELS), mlflow=(_CREATE, _RUNS, _REGISTRY),
+        ledger=LedgerRole.WRITER, signs_models=True,
     ),
     Promote.name: Access(
         Promote.needs,

@@ -32,6 +32,10 @@ ANNOTATION_TEMPLATE = "retrain/template"
 LABEL_STAGE = "retrain/stage"
 """On every pod of a stage; network policies select by it."""
 
+# in a server's environment
+MODEL_KEYS = "RETRAIN_MODEL_KEYS"
+"""The setting `model_keys`, handed on by who starts it."""
+
 # in the store
 PREDICTIONS = "predictions"
 """Folder of prediction records, one a pipeline in it."""

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     audit_heads: str = Field(
         "", description="Where signed heads of the ledger are kept; empty: beside the desk's home."
     )
+    model_keys: str = Field(
+        "",
+        description="Public keys; one of them must have signed a model that is to serve. Each the body of a PEM.",
+    )
 
     @field_validator("tracking_uri")
     @classmethod
@@ -110,6 +114,9 @@ class Settings(BaseSettings):
     aws_secret_access_key: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="S3 secret key.")
     mlflow_password: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="MLflow basic-auth password.")
     mlflow_username: Annotated[SecretStr, Secret()] = Field(SecretStr(""), description="MLflow basic-auth user.")
+    signing_key: Annotated[SecretStr, Secret()] = Field(
+        SecretStr(""), description="Elliptic-curve private key, PEM, that models are signed by when registered."
+    )
 
 
 def variable(field: str) -> str:

@@ -260,7 +260,7 @@ class Register(Stage):
     """Run to model version."""
 
     name = "register"
-    duty = "run -> model version, once per run whatever the retries; alias `staging`"
+    duty = "run -> signed model version, once per run whatever the retries; alias `staging`"
     needs = frozenset({Need.STORE, Need.TRACKING, Need.LEDGER})
 
     class Inputs(Contract):

@@ -1,8 +1,8 @@
 """Serve one packaged model: ``python -m serving --package DIR --version N ...``.  Started by the holder and the image.
 
-It loads the package and predicts its example first; only then does it accept connections and write ``ready`` to
-``--ready-fd``.  With ``--records`` it keeps sampled predictions.  SIGTERM drains.  When the other end of ``--life-fd``
-closes, its holder is gone and it drains too.
+It loads the package, if that is whole and signed by one of the keys in ``RETRAIN_MODEL_KEYS``, and predicts its example
+first; only then does it accept connections and write ``ready`` to ``--ready-fd``.  With ``--records`` it keeps sampled
+predictions.  SIGTERM drains.  When the other end of ``--life-fd`` closes, its holder is gone and it drains too.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     gc.disable()
     # Below the life line: a model whose import or loading hangs ends with its holder all the same.
     from contracts.errors import StageError
+    from contracts.names import MODEL_KEYS
     from serving.app import create_app
     from serving.model import PackagedModel
+    from serving.model_keys import trusted
     from serving.records import Recording, Records
     from serving.schemas import ModelAnswer
     from serving.server import DrainingServer, listen
+    from serving.signature import check, subject
 
     try:
+        check(options.package, subject(options.name, options.run_id), trusted(os.environ.get(MODEL_KEYS, "")))
         model = PackagedModel.load(options.package)
         identity = ModelAnswer(
             name=options.name, version=options.version, run_id=options.run_id,

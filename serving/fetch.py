@@ -2,7 +2,8 @@
 server does, where the image holds no model.
 
 The hash is that of the package's manifest, which holds the hashes of all other files; each is checked here, and by the
-server again when it loads them.  Endpoint and credentials are boto3's own variables.
+server again when it loads them, with the signature that is fetched beside them.  Endpoint and credentials are boto3's
+own variables.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from contracts.errors import ConfigError, NetworkError, StageError
+from contracts.errors import ConfigError, DataError, NetworkError, StageError
 from contracts.references import ModelManifest
 from serving.model import MANIFEST_FILE
+from serving.signature import SIGNATURE_FILE
 
 LOG = logging.getLogger("retrain.fetch")
 
@@ -28,7 +30,9 @@ def fetch(uri: str, folder: Path, sha256: str) -> int:
     Raises
     ------
     ConfigError
-        It is not there, may not be read, or is not what its hashes say.
+        It is not there, or may not be read.
+    DataError
+        It is not what its hashes say, or has no signature.
     NetworkError
         The store does not answer.
     """
@@ -56,16 +60,20 @@ def _fetch(client: Any, bucket: str, prefix: str, folder: Path, sha256: str) -> 
     def read(name: str, expected: str) -> bytes:
         content: bytes = client.get_object(Bucket=bucket, Key=f"{prefix}/{name}")["Body"].read()
         if hashlib.sha256(content).hexdigest() != expected:
-            raise ConfigError(f"s3://{bucket}/{prefix}/{name} is not what its hash says", remedy="train it again")
+            raise DataError(f"s3://{bucket}/{prefix}/{name} is not what its hash says", remedy="train it again")
         return content
 
     package = {MANIFEST_FILE: read(MANIFEST_FILE, sha256)}
     files = ModelManifest.model_validate_json(package[MANIFEST_FILE]).files
     package |= {name: read(name, expected) for name, expected in files.items()}
+    try:
+        package[SIGNATURE_FILE] = client.get_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_FILE}")["Body"].read()
+    except client.exceptions.NoSuchKey:
+        raise DataError(f"s3://{bucket}/{prefix} is not signed: it has no {SIGNATURE_FILE}") from None
     for name, content in package.items():
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts:
-            raise ConfigError(f"s3://{bucket}/{prefix} names a file outside of itself: {name}")
+            raise DataError(f"s3://{bucket}/{prefix} names a file outside of itself: {name}")
         path = folder / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task
 from contracts.references import PACKAGES_FILE, RECIPE_FILE, ModelManifest
 from serving.estimators import FORMATS, FittedEstimator
@@ -70,8 +70,10 @@ class PackagedModel:
 
         Raises
         ------
+        DataError
+            When a file is missing, differs from its hash, or is one too many.
         ConfigError
-            When it is damaged, of another format, or needs a library or a trusted type that is not there.
+            When it is of another format, or needs a library or a trusted type that is not there.
         """
         manifest = checked_manifest(folder)
         read_folder(folder / USER_FOLDER).register()
@@ -105,12 +107,12 @@ def checked_manifest(folder: Path) -> ModelManifest:
     found.pop(MANIFEST_FILE)
     for name in sorted(found.keys() | manifest.files.keys()):
         if name not in manifest.files:
-            if name.startswith(f"{USER_FOLDER}/") and name.endswith(".py"):
-                raise ConfigError(f"the model package in {folder} holds {name}, which its manifest does not name")
+            if name == PACKAGES_FILE or (name.startswith(f"{USER_FOLDER}/") and name.endswith(".py")):
+                raise DataError(f"the model package in {folder} holds {name}, which its manifest does not name")
             continue
         if name not in found or _sha256(found[name]) != manifest.files[name]:
             state = "differs from its hash" if name in found else "is missing"
-            raise ConfigError(
+            raise DataError(
                 f"the model package in {folder} is damaged: {name} {state}", remedy="fetch or train it again"
             )
     return manifest
@@ -134,6 +136,20 @@ def read_manifest(folder: Path) -> ModelManifest:
     if manifest.estimator not in FORMATS:
         raise ConfigError(f"the model package in {folder} holds an unknown kind of estimator: {manifest.estimator}")
     return manifest
+
+
+def manifest_sha256(folder: Path) -> str:
+    """Return the hash of a package: of its manifest, which holds the hash of every other file.
+
+    Raises
+    ------
+    ConfigError
+        There is no package.
+    """
+    try:
+        return _sha256(folder / MANIFEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"there is no model package in {folder}") from None
 
 
 def read_packages(folder: Path) -> str:

@@ -1,6 +1,6 @@
 """The processes of a pipeline's versions: one serves, those before it drain.  Run by `serving.holder`, in its process.
 
-Standard library only, as the holder.
+Standard library only, as the holder, and names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from contracts.names import MODEL_KEYS
 
 LOG = logging.getLogger("retrain.holder")
 
@@ -35,6 +37,8 @@ class Spec:
     version: int
     run_id: str
     dataset_sha256: str
+    trusted_keys: str
+    """The setting `model_keys`."""
     packages: str = ""
     """Folder of what its own modules import beside retrain's libraries."""
     records: str = ""
@@ -133,7 +137,7 @@ class Versions:
                     sys.executable, "-m", "serving", *spec.arguments(), "--drain-seconds", str(drain_seconds),
                     "--fd", str(given[0]), "--ready-fd", str(given[1]), "--life-fd", str(given[2]),
                     pass_fds=given, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                    cwd=self._home, env=_environment(spec.packages),
+                    cwd=self._home, env=_environment(spec),
                 )  # fmt: skip
         finally:
             os.close(ready_child)
@@ -223,9 +227,9 @@ def _log_since(log: Path, start: int, lines: int = 12) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def _environment(packages: str) -> dict[str, str]:
+def _environment(spec: Spec) -> dict[str, str]:
     # one core answers one request; a batch must not take the machine from the runs beside it
-    environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
-    if packages:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), packages)))
+    environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ) | {MODEL_KEYS: spec.trusted_keys}
+    if spec.packages:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), spec.packages)))
     return environment

@@ -21,7 +21,7 @@ from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task
 from contracts.names import tag
 from contracts.pipeline.gates import GatePolicy
-from serving.model import MANIFEST_FILE, PackagedModel, Predictions
+from serving.model import PackagedModel, Predictions, manifest_sha256
 from steps.dataset import read_table
 from steps.metrics import Judged, judge
 from steps.splitting import SplitRows, read_split
@@ -50,7 +50,7 @@ class Trained:
     @property
     def package_sha256(self) -> str:
         """Of the manifest of the model's package, which holds the hashes of its files."""
-        return hashlib.sha256((self.folder / MANIFEST_FILE).read_bytes()).hexdigest()
+        return manifest_sha256(self.folder)
 
 
 @dataclass(frozen=True)

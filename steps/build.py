@@ -14,11 +14,12 @@ import json
 import tarfile
 
 from contracts.errors import ConfigError, Finding
-from contracts.names import tag
+from contracts.names import MODEL_KEYS, tag
 from contracts.references import ModelManifest
 from contracts.settings import Settings, variable
 from contracts.stages import Build
-from steps.images import digest
+from steps.images import digest, pinned
+from steps.signing import proof
 from steps.world import World
 
 REFERENCE = "reference"
@@ -29,6 +30,8 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
 
     Raises
     ------
+    DataError
+        What lies in the store is not the package that was signed.
     ConfigError
         When Kaniko is asked for and the settings lack a registry, or a base image by digest.
     NetworkError
@@ -42,7 +45,9 @@ def build(inputs: Build.Inputs, *, world: World) -> Build.Outputs:
     run_id = world.registry.run_of(inputs.version)
     base = serving_base(world, run_id)
     package = world.tracking.package(run_id, world.scratch)
-    files = {"Dockerfile": dockerfile(base, read_manifest(package), inputs.version, run_id).encode()}
+    proof(package, run_id, world=world)
+    keys = world.settings.model_keys
+    files = {"Dockerfile": dockerfile(base, read_manifest(package), inputs.version, run_id, keys).encode()}
     for file in package.rglob("*"):
         if file.is_file():
             files[f"model/{file.relative_to(package).as_posix()}"] = file.read_bytes()
@@ -86,20 +91,20 @@ def require_images(settings: Settings) -> None:
         for field, value in needed.items()
         if not value
     ]
-    if settings.serving_image and "@sha256:" not in settings.serving_image:
+    if settings.serving_image and not pinned(settings.serving_image):
         what = f"{settings.serving_image} is a name that may mean another image tomorrow"
         missing.append(Finding(where=variable("serving_image"), what=what, remedy="name it by digest: ...@sha256:..."))
     if missing:
         raise ConfigError("no image can be built", findings=missing)
 
 
-def dockerfile(base: str, manifest: ModelManifest, version: int, run_id: str) -> str:
-    """Return the Dockerfile of an image that serves one version and says which."""
+def dockerfile(base: str, manifest: ModelManifest, version: int, run_id: str, keys: str) -> str:
+    """Return the Dockerfile of an image that serves one version and says which, signed by one of these keys."""
     command = [
         "python", "-m", "serving", "--package", "/model", "--name", manifest.pipeline, "--version", str(version),
         "--run-id", run_id, "--dataset-sha256", manifest.dataset_sha256, "--host", "0.0.0.0",  # noqa: S104  in a pod
     ]  # fmt: skip
-    return f"FROM {base}\nCOPY model /model\nCMD {json.dumps(command)}\n"
+    return f"FROM {base}\nCOPY model /model\nENV {MODEL_KEYS}={json.dumps(keys)}\nCMD {json.dumps(command)}\n"
 
 
 def pack(files: dict[str, bytes]) -> bytes:

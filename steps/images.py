@@ -17,6 +17,11 @@ _MANIFESTS = ", ".join(
 )
 
 
+def pinned(image: str) -> bool:
+    """Say whether an image is named by its digest, so that it is the same one tomorrow."""
+    return "@sha256:" in image
+
+
 def digest(repository: str, tag: str, settings: Settings) -> str | None:
     """Return the digest (``sha256:...``) of ``repository:tag``.
 

@@ -25,6 +25,7 @@ from steps.approvals import ROLLBACK_FROM, given_by_person
 from steps.archive import Archive
 from steps.own_packages import OwnPackage, lock_sha256, read_lock
 from steps.registry import RunFacts
+from steps.signing import EVIDENCE
 from steps.tracking import PACKAGES
 
 _DECIDED = (State.APPROVED, State.REJECTED, State.EXPIRED, State.SUPERSEDED)
@@ -79,6 +80,13 @@ class Approval(Contract):
     entry: str
 
 
+class Signature(Contract):
+    """By which key its package was signed."""
+
+    key: str = Field(description="Fingerprint: SHA-256 of the public key's PEM.")
+    sha256: str = Field(description="Of the signature, model.sig beside the package's manifest.")
+
+
 class Serving(Contract):
     """What serves it now."""
 
@@ -107,6 +115,7 @@ class Lineage(Contract):
     validation: GateAnswer | None = None
     promotion: GateAnswer | None = None
     approval: Approval | None = None
+    signature: Signature | None = None
     serving: Serving | None = None
     history: tuple[LedgerEntry, ...] = ()
     notes: tuple[str, ...] = ()
@@ -165,6 +174,7 @@ def lineage(archive: Archive, name: str, at: datetime | None = None) -> Lineage:
         validation=_validation(archive, history, known, notes),
         promotion=_promotion(history),
         approval=_approval(history),
+        signature=_signature(history),
         serving=_serving(archive, history, notes, at),
         history=tuple(about),
         notes=tuple(notes),
@@ -248,6 +258,12 @@ def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
     if given_by_person(entry):
         word = "rollback" if ROLLBACK_FROM in entry.evidence else "person"
     return Approval(word=word, by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
+
+
+def _signature(history: Sequence[LedgerEntry]) -> Signature | None:
+    """Return the latest that was looked at: by register, or by deploy, which a later one may have made good."""
+    found = next((e.evidence[EVIDENCE] for e in reversed(history) if EVIDENCE in e.evidence), None)
+    return Signature.model_validate(found) if found else None
 
 
 def _serving(

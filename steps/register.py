@@ -1,7 +1,7 @@
 """Give a run that passed the validation gate a version number.  Called as the `register` stage; judges nothing.
 
-Order of effects: version (under the ledger's lock), tags, ledger entry, alias.  Each is skipped when it is there, so
-the stage can be killed anywhere and run again.
+Order of effects: signature, version (both under the ledger's lock), tags, ledger entry, alias.  Each is skipped when it
+is there, so the stage can be killed anywhere and run again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contracts.outcomes import State
 from contracts.reports import ValidationReport
 from contracts.stages import Register
 from steps.ledger import until_won
+from steps.signing import signed
 from steps.world import World
 
 IN_THE_RUN_ONLY = {tag("train_key")}
@@ -29,7 +30,9 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     Raises
     ------
     ConfigError
-        The run is not finished, or has no model or no report.
+        The run is not finished, or has no model or no report; or there is no key to sign it by.
+    DataError
+        Its package was altered since it was trained.
     """
     model = world.pipeline.name
     run = world.tracking.record(inputs.run_id)
@@ -42,11 +45,12 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     references = {k: v for k, v in run.tags.items() if k.startswith(TAG_PREFIX) and k not in IN_THE_RUN_ONLY}
     tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
     with world.ledger.exclusively(model):
+        signature = signed(run, world=world)
         version = world.registry.register(inputs.run_id, run.model_uri, tags)
     evidence: dict[str, Any] = {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
     evidence |= {
         "report": inputs.report, "report_sha256": hashlib.sha256(report).hexdigest(), "validation": judged,
-        "parameters": dict(run.params),
+        "parameters": dict(run.params), **signature,
     }  # fmt: skip
     new = _enter(world, version, inputs, evidence)
     world.registry.set_alias(ALIAS_STAGING, version)

@@ -23,6 +23,7 @@ from contracts.pipeline import Pipeline
 from contracts.references import PACKAGES_FILE, ModelManifest
 from contracts.settings import Settings
 from contracts.stages import Train
+from serving.signature import SIGNATURE_FILE
 from serving.transform import rows_to_table
 from steps.mlflow_connection import mlflow_client, mlflow_errors
 from steps.storage import local_path
@@ -194,6 +195,13 @@ class Tracking:
                 pip_requirements=list(requirements),
             )
         return str(info.model_uri)
+
+    def log_signature(self, model_uri: str, bundle: bytes) -> None:
+        """Put the signature of a packaged model beside its manifest."""
+        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+            Path(folder, SIGNATURE_FILE).write_bytes(bundle)
+            with mlflow_errors(self._settings):
+                self._client.log_model_artifacts(model_uri.removeprefix("models:/"), folder, f"artifacts/{PACKAGE}")
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""

@@ -14,7 +14,7 @@ from contracts.errors import Finding
 from contracts.metrics import Task
 from contracts.names import STEPS_IMAGE, tag
 from contracts.references import ModelManifest, Violation
-from serving.model import save
+from serving.model import manifest_sha256, save
 from serving.user_code import UserCode
 from steps import own_packages, provenance
 from steps.candidates import Problem
@@ -83,7 +83,7 @@ def record_training(
     tracking.log(run_id, _parameters(best, problem, material), _metrics(best, all_of_them))
     tracking.log_dataset(run_id, material.inputs.dataset, material.dataset.sha256, material.dataset.rows)
     tracking.log_files(run_id, _files(all_of_them, material, world))
-    tracking.set_tags(run_id, {tag("candidate"): best.candidate.name})
+    tracking.set_tags(run_id, {tag("candidate"): best.candidate.name, tag("artifact_sha256"): manifest_sha256(folder)})
     pins = [package.pin for package in own_packages.read_lock(packages) if package.wanted()]
     requirements = [*provenance.requirements(manifest.estimator), *pins]
     tracking.log_package(run_id, folder, manifest, examples.for_mlflow, requirements)

@@ -1,17 +1,24 @@
-"""Small packaged models for tests of the server and of deploy: real LightGBM, every column type, made at once."""
+"""Small packaged models for tests of the server and of deploy: real LightGBM, every column type, made and signed at
+once.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.metrics import Task
 from contracts.references import ColumnSpec, ModelManifest
 from serving.estimators import LightgbmEstimator
 from serving.model import save
+from serving.model_keys import public_text
+from serving.signature import SIGNATURE_FILE, sign
 from serving.transform import Categorical, DateParts, Numeric, Recipe
 from serving.user_code import UserCode
 
@@ -40,6 +47,10 @@ ROW: dict[str, Any] = {
     "seen": "2026-01-31T12:00:00Z",
 }  # fmt: skip
 
+KEY = ec.generate_private_key(ec.SECP256R1())
+"""By which packages are signed in this process."""
+TRUSTED = public_text(KEY.public_key())
+
 
 def package(folder: Path, *, task: Task = Task.BINARY, seed: int = 0) -> Path:
     """Write a packaged model into `folder` and return it."""
@@ -59,4 +70,18 @@ def package(folder: Path, *, task: Task = Task.BINARY, seed: int = 0) -> Path:
         estimator="lightgbm", dataset_sha256="d" * 64, transform_sha256=RECIPE.sha256, candidate="tiny",
     )  # fmt: skip
     save(folder, manifest, RECIPE, LightgbmEstimator(booster), UserCode({}), [ROW])
+    return folder
+
+
+def break_estimator(folder: Path) -> None:
+    """Let a package's estimator be none, with all hashes right."""
+    damaged, manifest = b"no tree", json.loads((folder / "package.json").read_bytes())
+    (folder / "estimator.txt").write_bytes(damaged)
+    manifest["files"]["estimator.txt"] = hashlib.sha256(damaged).hexdigest()
+    (folder / "package.json").write_text(json.dumps(manifest))
+
+
+def signed(folder: Path, of: str, key: ec.EllipticCurvePrivateKey = KEY) -> Path:
+    """Sign a package as that of ``model@run`` and return its folder."""
+    (folder / SIGNATURE_FILE).write_bytes(sign(folder, of, key))
     return folder

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from contracts.access import ACCESS
 from contracts.errors import Finding
-from contracts.stages import Build, Deploy, Evaluate, Features, Ingest, Need, Probe, Train
+from contracts.stages import Build, Deploy, Evaluate, Features, Ingest, Need, Probe, Register, Train
 from steps.probes import pipeline, places
 from steps.world import World
 
@@ -27,6 +27,7 @@ _BY_DUTY: dict[str, tuple[Check, ...]] = {
     Ingest.name: (places.check_disk,),
     Features.name: (pipeline.check_features,),
     Train.name: (pipeline.check_packages, pipeline.check_code, pipeline.check_libraries),
+    Register.name: (places.check_signing,),
 }
 _NOTES: dict[str, tuple[Check, ...]] = {
     Train.name: (pipeline.library_notes, pipeline.sensitive_notes),

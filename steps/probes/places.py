@@ -100,6 +100,15 @@ def check_ledger(_: Probe.Inputs, world: World) -> Findings:
         world.ledger.try_append()
 
 
+def check_signing(_: Probe.Inputs, world: World) -> Findings:
+    """There is a key to sign models by, and those who verify trust it; at the desk a run's beginning makes it."""
+    from steps.signing import signing_key
+
+    if world.settings.signing_key.get_secret_value() or world.settings.deploy_target != "process":
+        signing_key(world.settings)
+    yield from ()
+
+
 def check_images(_: Probe.Inputs, world: World) -> Findings:
     """Where images are built, the settings say from what and where to, and the registry answers."""
     if world.settings.build != "kaniko":

@@ -29,7 +29,7 @@ def release_findings(world: World) -> Iterator[Finding]:
     """
     target = Kubernetes.of(world)
     if world.settings.build == REFERENCE:
-        target.means(REFERENCE, "")
+        target.reference()
     if target.exports:
         if world.pipeline.release.gradual:
             yield Finding(

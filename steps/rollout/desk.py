@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from contracts.names import PREDICTIONS
@@ -15,6 +16,7 @@ from steps.own_packages import bring
 from steps.rollout.front_door import hear
 from steps.rollout.process import Server, Status
 from steps.rollout.target import Serving
+from steps.signing import proof
 from steps.storage import local_path
 from steps.world import World
 
@@ -30,9 +32,9 @@ class Desk:
         """Hold the server's own lock."""
         return self.server.turn()
 
-    def means(self, built: str, run_id: str) -> Mapping[str, Any]:  # noqa: ARG002
-        """Return what `build` said: no image serves here."""
-        return {"image": built}
+    def means(self, built: str, run_id: str) -> Mapping[str, Any]:
+        """Return what `build` said, since no image serves here, and the package's signature."""
+        return {"image": built, **proof(self._package(run_id), run_id, world=self.world)}
 
     def serving(self) -> Serving | None:
         """Return what answers now."""
@@ -42,11 +44,11 @@ class Desk:
     def release(self, entry: LedgerEntry) -> Serving:
         """Start the version's process and drain the one before."""
         release, records = self.world.pipeline.release, self.world.pipeline.records
-        folder = self.world.tracking.package(entry.run_id, self.server.home / "packages")
+        folder = self._package(entry.run_id)
         spec = Spec(
             package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
             dataset_sha256=read_manifest(folder).dataset_sha256,
-            packages=bring(self.world.settings, read_packages(folder)),
+            packages=bring(self.world.settings, read_packages(folder)), trusted_keys=self.world.settings.model_keys,
             records=self._records_folder if records.share else "", record_share=records.share,
             record_inputs=records.inputs,
         )  # fmt: skip
@@ -68,6 +70,9 @@ class Desk:
     def stop(self) -> object:
         """End the server."""
         return self.server.stop()
+
+    def _package(self, run_id: str) -> Path:
+        return self.world.tracking.package(run_id, self.server.home / "packages")
 
     @property
     def _records_folder(self) -> str:

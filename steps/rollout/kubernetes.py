@@ -24,12 +24,14 @@ from contracts.references import LedgerEntry, ModelManifest
 from contracts.settings import Settings, variable
 from serving.model import MANIFEST_FILE
 from steps.build import REFERENCE, serving_base
+from steps.images import pinned
 from steps.rollout import diagnosis, lease
 from steps.rollout.cluster import Cluster, Object
 from steps.rollout.front_door import hear
 from steps.rollout.gradual_objects import HASH, next_service
 from steps.rollout.objects import ANNOTATION, Version, objects, route_to_service, selector
 from steps.rollout.target import NotHealthy, Serving
+from steps.signing import proof
 from steps.world import World
 
 LOG = logging.getLogger("retrain")
@@ -70,11 +72,20 @@ class Kubernetes:
         return lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost)
 
     def means(self, built: str, run_id: str) -> Mapping[str, Any]:
-        """Return the image that was built, which holds its model, or the one that serves whatever it fetches."""
-        image = serving_base(self.world, run_id) if built == REFERENCE else built
-        if not image:
+        """Return image and signature: the image that was built, which holds its model, or one that fetches it."""
+        image = built if built != REFERENCE else self.reference(run_id)
+        if not pinned(image):
+            raise ConfigError(
+                f"{image} is a name that may mean another image tomorrow", remedy="name it by digest: ...@sha256:..."
+            )
+        package = self.world.tracking.package(run_id, self.world.scratch)
+        return {"image": image, _HOLDS_MODEL: built != REFERENCE, **proof(package, run_id, world=self.world)}
+
+    def reference(self, run_id: str = "") -> str:
+        """Return the image that serves whatever it fetches: that of a run, or of the settings."""
+        if not (image := serving_base(self.world, run_id)):
             raise ConfigError("there is no image to serve with", remedy=f"set {variable('serving_image')}, by digest")
-        return {"image": image, _HOLDS_MODEL: built != REFERENCE}
+        return image
 
     def serving(self) -> Serving | None:
         """Return what answers now, by what the Deployment says of itself."""

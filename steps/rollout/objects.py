@@ -173,11 +173,13 @@ def _pod(version: Version, release: Release, settings: Settings) -> dict[str, An
         "image": version.image,
         "command": [
             "python", "-m", "serving", f"--package={MODEL}", f"--name={version.model}", f"--version={version.version}",
-            f"--run-id={version.run_id}", f"--dataset-sha256={version.dataset_sha256}", "--host=0.0.0.0",
-            f"--port={PORT}", f"--drain-seconds={drain}", *_recording(version),
+            f"--run-id={version.run_id}", f"--dataset-sha256={version.dataset_sha256}",
+            "--host=0.0.0.0", f"--port={PORT}", f"--drain-seconds={drain}", *_recording(version),
         ],
         # one core answers one request; more servers answer more
-        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        "env": [
+            {"name": "OMP_NUM_THREADS", "value": "1"}, {"name": names.MODEL_KEYS, "value": settings.model_keys},
+        ],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(settings),
         # It starts for as long as the release waits: what ends it is the release's own verdict, not the kubelet's.

@@ -56,7 +56,8 @@ class Target(Protocol):
     def means(self, built: str, run_id: str) -> Mapping[str, Any]:
         """Return what will serve, from what `build` said: evidence of *releasing*, and of *serving* after it.
 
-        It holds at least `image`; `release` and `restore` find it in the entries that they are given.
+        It holds at least `image`; `release` and `restore` find it in the entries that they are given.  Raises
+        DataError, before anything is released, where the model in the store is not the one that was signed.
         """
 
     def serving(self) -> Serving | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -22,8 +24,10 @@ from pathlib import Path
 
 import psutil
 
+from contracts.names import MODEL_KEYS
 from serving.model import PackagedModel
 from serving.server import DrainingServer
+from tests.model_packages import TRUSTED, package, signed
 
 TURNS = 3
 CONSTANT = b'{"predictions":[0]}'
@@ -70,7 +74,9 @@ def start(arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, *arguments, "--port", str(port)], stderr=subprocess.DEVNULL)
+    environment = os.environ | {MODEL_KEYS: TRUSTED}
+    command = [sys.executable, *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
@@ -79,10 +85,10 @@ def start(arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     sys.exit(f"{' '.join(arguments)} ended with {process.returncode}")
 
 
-def measure(package: Path, records: Path, seconds: float, clients: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path, records: Path, seconds: float, clients: int) -> dict[str, dict[str, float]]:
     """Return requests a second and latencies of each server."""
-    body = json.dumps({"instances": PackagedModel.load(package).example[:1]}).encode()
-    serve = ["-m", "serving", "--package", str(package), "--name", "benchmark", "--version", "1"]
+    body = json.dumps({"instances": PackagedModel.load(folder).example[:1]}).encode()
+    serve = ["-m", "serving", "--package", str(folder), "--name", "benchmark", "--version", "1"]
     serve += ["--run-id", "benchmark", "--dataset-sha256", "0" * 64, "--host", "127.0.0.1", "--drain-seconds", "1"]
     servers = {
         "model": start(serve),
@@ -131,12 +137,9 @@ def main() -> None:
         DrainingServer(constant, drain_seconds=1, on_ready=lambda: None).run([listener])
         return
     with tempfile.TemporaryDirectory() as scratch:
-        package = options.package
-        if package is None:
-            from tests.model_packages import package as make
-
-            package = make(Path(scratch))
-        found = measure(package.resolve(), Path(scratch) / "records", options.seconds, options.clients)
+        folder = Path(scratch) / "package"
+        signed(shutil.copytree(options.package, folder) if options.package else package(folder), "benchmark@benchmark")
+        found = measure(folder, Path(scratch) / "records", options.seconds, options.clients)
     print(f"{'':10} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'processor ms':>13}")
     for name, row in found.items():
         times = f"{row['p50_ms']:8.2f} {row['p99_ms']:8.2f} {row['processor_ms']:13.3f}"

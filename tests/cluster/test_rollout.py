@@ -5,8 +5,6 @@ One history through all tests, in order: each goes on from what the one before l
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
@@ -33,7 +31,7 @@ from steps.rollout.cluster import Cluster as ReleaseCluster
 from steps.world import World
 from tests.cluster.conftest import Cluster, until
 from tests.cluster.load import Load
-from tests.model_packages import package
+from tests.model_packages import break_estimator, package, signed
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
 
 NAMESPACE = os.environ.get("ROLLOUT_NAMESPACE", "rollout-test")
@@ -108,15 +106,12 @@ class Place:
     def approve(self, world: World, *, broken: bool = False) -> Deploy.Inputs:
         folder = package(world.scratch / "package", seed=self.runs)
         if broken:
-            damaged = b"no tree"
-            manifest = json.loads((folder / "package.json").read_bytes())
-            (folder / "estimator.txt").write_bytes(damaged)
-            manifest["files"]["estimator.txt"] = hashlib.sha256(damaged).hexdigest()
-            (folder / "package.json").write_text(json.dumps(manifest))
+            break_estimator(folder)
         return self.approve_package(world, folder)
 
     def approve_package(self, world: World, folder: Path) -> Deploy.Inputs:
         run_id = finished_run(world)
+        signed(folder, f"{world.pipeline.name}@{run_id}")
         bucket, _, prefix = world.tracking.package_uri(run_id).removeprefix("s3://").partition("/")
         for file in folder.rglob("*"):
             if file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import runpy
@@ -17,6 +18,8 @@ from contracts import names
 from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING, SHADOW
 from contracts.approvals import policy_objects, vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
+from contracts.stages import Register
+from steps.signing import signing_key
 from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +29,7 @@ TARGETS = {
     "local": [*(["-f", str(ROOT / "kind" / "values-local.yaml")]), *(part for i in IMAGES for part in ("--set", i))],
     "cloud": ["-f", str(ROOT / "kind" / "values-cloud.yaml")],
 }
+MODEL_KEYS = variable("model_keys")
 
 needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
 
@@ -36,11 +40,13 @@ def render(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def masked(text: str) -> str:
-    """Return a render without what differs each time: new passwords."""
+    """Return a render without what differs each time: new passwords and keys."""
     documents = [d for d in yaml.safe_load_all(text) if d]
     for document in documents:
         if document["kind"] == "Secret" and "data" in document:
             document["data"] = dict.fromkeys(document["data"], "made at install")
+        if MODEL_KEYS in document.get("data", {}):
+            document["data"][MODEL_KEYS] = "made at install"
         annotations = document.get("spec", {}).get("template", {}).get("metadata", {}).get("annotations", {})
         if "checksum/secret" in annotations:
             annotations["checksum/secret"] = "of what is made at install"
@@ -163,6 +169,23 @@ def test_the_settings_are_known_and_hold_no_secret(rendered: tuple[str, list[dic
     assert settings["metadata"]["labels"]["workflows.argoproj.io/configmap-type"] == "Parameter"
     assert set(settings["data"]) <= {variable(field) for field in Settings.model_fields} - secret | set(sizes())
     assert set(sizes()) <= set(settings["data"])
+
+
+@needs_helm
+def test_register_alone_has_the_key_that_models_are_signed_by_and_the_settings_have_its_public_half() -> None:
+    documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
+    settings = kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"]
+    holders = {
+        name: base64.b64decode(secret["data"][variable("signing_key")]).decode()
+        for name, secret in kinds(documents, "Secret").items()
+        if variable("signing_key") in secret.get("data", {})
+    }
+
+    assert list(holders) == [names.STAGE_SECRET.format(stage=Register.name)]
+    known = {"store": "s3://s", "tracking_uri": "http://m", "model_keys": settings[MODEL_KEYS]}
+    for pem in holders.values():
+        key = signing_key(Settings(**known, signing_key=pem))  # it must be among those that are trusted
+        assert key.curve.name == "secp256r1"
 
 
 @needs_helm

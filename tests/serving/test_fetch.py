@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import ConfigError, NetworkError
+from contracts.errors import ConfigError, DataError, NetworkError
 from serving.fetch import fetch, main
 from serving.model import PackagedModel
-from tests.model_packages import package
+from serving.model_keys import trusted
+from serving.signature import check
+from tests.model_packages import TRUSTED, package, signed
 
 URI = "s3://models/r1/package"
 
 
 def stored(s3: Any, tmp_path: Path) -> str:
     """Store a package and return the hash of its manifest."""
-    folder = package(tmp_path / "package")
+    folder = signed(package(tmp_path / "package"), "tiny@r1")
     for file in folder.rglob("*"):
         if file.is_file():
             s3.upload_file(str(file), "models", f"r1/package/{file.relative_to(folder).as_posix()}")
@@ -29,6 +31,7 @@ def test_a_package_is_fetched_whole_and_loads(s3: Any, tmp_path: Path) -> None:
     sha256 = stored(s3, tmp_path)
     assert main([URI, str(tmp_path / "model"), f"--sha256={sha256}"]) == 0
     assert PackagedModel.load(tmp_path / "model").manifest.pipeline == "tiny"
+    assert check(tmp_path / "model", "tiny@r1", trusted(TRUSTED)), "the signature too"
 
 
 @pytest.mark.parametrize("name", ["package.json", "estimator.txt"])
@@ -38,9 +41,18 @@ def test_one_flipped_byte_is_refused(s3: Any, tmp_path: Path, name: str) -> None
     content[len(content) // 2] ^= 1
     s3.put_object(Bucket="models", Key=key, Body=bytes(content))
 
-    with pytest.raises(ConfigError, match=f"{name} is not what its hash says"):
+    with pytest.raises(DataError, match=f"{name} is not what its hash says"):
         fetch(URI, tmp_path / "model", sha256)
     assert not (tmp_path / "model").exists(), "nothing of it is left to load"
+
+
+def test_a_package_without_a_signature_is_refused(s3: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sha256 = stored(s3, tmp_path)
+    s3.delete_object(Bucket="models", Key="r1/package/model.sig")
+
+    assert main([URI, str(tmp_path / "model"), f"--sha256={sha256}"]) == DataError.row.exit_code
+    assert caplog.messages == [f"{URI} is not signed: it has no model.sig"]
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_package_that_is_not_there_is_a_config_error(s3: Any, tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from contracts.errors import ConfigError
 from serving.versions import Spec
 from steps.rollout import process
 from steps.rollout.process import NotHealthy, Server
-from tests.model_packages import package
+from tests.model_packages import TRUSTED, package, signed
 
 READY = 60.0
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(tmp_path_factory.mktemp("package") / "model")
+    return signed(package(tmp_path_factory.mktemp("package") / "model"), "tiny@r1")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def spec(folder: Path, version: int) -> Spec:
-    return Spec(str(folder), "tiny", version, f"run-{version}", "d" * 64)
+    return Spec(str(folder), "tiny", version, "r1", "d" * 64, TRUSTED)
 
 
 def release(server: Server, folder: Path, version: int) -> str:

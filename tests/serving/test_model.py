@@ -12,7 +12,7 @@ import pytest
 import sklearn.tree  # noqa: F401  brings OpenMP
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task
 from contracts.references import ColumnSpec, ModelManifest
 from serving.estimators import SMALL_BATCH, SkopsEstimator
@@ -101,10 +101,10 @@ def test_the_threshold_of_the_package_decides(tmp_path: Path) -> None:
 def test_a_changed_or_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     folder = package(tmp_path)
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-    with pytest.raises(ConfigError, match=f"{name} differs"):
+    with pytest.raises(DataError, match=f"{name} differs"):
         PackagedModel.load(folder)
     (folder / name).unlink()
-    with pytest.raises(ConfigError, match=f"{name} is missing"):
+    with pytest.raises(DataError, match=f"{name} is missing"):
         PackagedModel.load(folder)
 
 
@@ -126,7 +126,7 @@ def test_user_code_smuggled_into_a_package_is_refused(tmp_path: Path) -> None:
     folder = package(tmp_path)
     (folder / "user").mkdir(exist_ok=True)
     (folder / "user" / "evil.py").write_text("1 / 0")
-    with pytest.raises(ConfigError, match=r"evil\.py"):
+    with pytest.raises(DataError, match=r"evil\.py"):
         PackagedModel.load(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.metrics import Task
+from contracts.names import MODEL_KEYS
 from contracts.prediction_id import PredictionId
 from serving import records as module
 from serving.app import create_app
@@ -30,7 +32,7 @@ from serving.model import PackagedModel
 from serving.records import Recording, Records
 from serving.sampling import is_sampled, request_key
 from serving.schemas import ModelAnswer
-from tests.model_packages import ROW, package
+from tests.model_packages import ROW, TRUSTED, package, signed
 
 shares = st.floats(0, 1)
 
@@ -183,7 +185,7 @@ def test_no_request_waits_while_a_file_is_written(
 
 
 def test_a_server_that_is_told_to_end_writes_what_it_has(tmp_path: Path) -> None:
-    package(tmp_path / "model")
+    signed(package(tmp_path / "model"), "tiny@r9")
     command = [
         sys.executable,
         "-m",
@@ -197,7 +199,8 @@ def test_a_server_that_is_told_to_end_writes_what_it_has(tmp_path: Path) -> None
     ]
     command += ["--run-id", "r9", "--dataset-sha256", "d" * 64, "--port", "0", "--drain-seconds", "1"]
     command += ["--records", str(tmp_path / "records")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {MODEL_KEYS: TRUSTED}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         assert any("answers" in line for line in process.stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving.versions import Spec
 from steps.rollout.process import Server
-from tests.model_packages import ROW, package
+from tests.model_packages import ROW, TRUSTED, package, signed
 
 RATE = 80.0
 """Requests a second, over all clients."""
@@ -64,7 +64,7 @@ class Client:
 
 async def drive(server: Server, folder: Path) -> Counter[str]:
     async def release(version: int) -> str:
-        spec = Spec(str(folder), "tiny", version, f"run-{version}", "d" * 64)
+        spec = Spec(str(folder), "tiny", version, "r1", "d" * 64, TRUSTED)
         status = await asyncio.to_thread(server.release, spec, ready_seconds=60, drain_seconds=15)
         return status.url
 
@@ -89,7 +89,7 @@ async def drive(server: Server, folder: Path) -> Counter[str]:
 def test_no_request_fails_while_releasing(tmp_path: Path) -> None:
     server = Server(tmp_path / "tiny", "127.0.0.1", 0)
     try:
-        seen = asyncio.run(drive(server, package(tmp_path / "model")))
+        seen = asyncio.run(drive(server, signed(package(tmp_path / "model"), "tiny@r1")))
     finally:
         server.stop()
     assert seen.pop("per second") >= 50

@@ -18,7 +18,7 @@ from contracts.pipeline import parse_pipeline
 from contracts.references import ColumnSpec, ModelManifest
 from contracts.stages import Features, Ingest, Register
 from serving.estimators import LightgbmEstimator
-from serving.model import save
+from serving.model import manifest_sha256, save
 from serving.transform import transform
 from serving.user_code import UserCode
 from steps.dataset import read_table
@@ -146,6 +146,7 @@ def train_run(
     example = [{c.name: row[c.name] for c in whole.columns if c.name in row}]
     saved = save(package, whole, recipe, LightgbmEstimator(booster), UserCode({}), example)
     world.tracking.log_package(run, package, saved, example, ["lightgbm"])
+    world.tracking.set_tags(run, {tag("artifact_sha256"): manifest_sha256(package)})
     world.tracking.end(run)
     return run
 

@@ -1,7 +1,8 @@
-"""A world on disk with finished runs that hold a (nearly empty) logged model: what register needs, without training."""
+"""A world on disk with finished runs that hold a small packaged model: what register needs, without training."""
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -9,17 +10,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from contracts.names import tag
 from contracts.outcomes import Verdict
 from contracts.pipeline import load_pipeline
 from contracts.reports import Check, Interval, ValidationReport
 from contracts.settings import Settings, desk, variable
+from serving.model import manifest_sha256
 from steps.evaluate import report_uri
 from steps.mlflow_connection import mlflow_client
+from steps.storage import local_path
 from steps.world import World
+from tests.model_packages import KEY, TRUSTED, package
 
 ADULT = Path("adult.yaml").resolve()
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 TAGS = {
     tag("dataset_sha256"): "d" * 64, tag("split_sha256"): "5" * 64, tag("transform_sha256"): "7" * 64,
     tag("code_commit"): "abc123", tag("train_key"): "k" * 64, tag("validation"): "passed",
@@ -31,7 +38,7 @@ CHECK = Check(
 
 
 def make_settings(folder: Path, **changed: Any) -> Settings:
-    values = desk(folder, folder)
+    values = desk(folder, folder) | {variable("signing_key"): PEM, variable("model_keys"): TRUSTED}
     return Settings.model_validate(
         {f: values[variable(f)] for f in Settings.model_fields if variable(f) in values} | changed
     )
@@ -84,4 +91,14 @@ def finished_run(world: World, tags: dict[str, str] | None = None) -> str:
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
     client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    run_id = str(run.info.run_id)
+    if folder := local_path(world.tracking.package_uri(run_id)):
+        client.set_tag(run_id, tag("artifact_sha256"), manifest_sha256(shutil.copytree(_package(), folder)))
+    return run_id
+
+
+@cache
+def _package() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="retrain-test-"))
+    atexit.register(shutil.rmtree, folder)
+    return package(folder / "package")

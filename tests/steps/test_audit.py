@@ -16,7 +16,8 @@ from contracts.errors import ConfigError, Finding
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from steps.audit import Head, Kept, SignedHead, proof, sign
-from steps.audit_key import fingerprint, private_key, public_keys, public_text
+from steps.audit_key import fingerprint, private_key, public_keys
+from steps.keys import public_text
 from steps.ledger import Ledger
 from steps.ledger_chain import chained, check_chain, to_row
 from tests.steps.registered import NOW

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from contracts.errors import ConfigError, NetworkError
+from contracts.errors import ConfigError, DataError, NetworkError
 from contracts.metrics import Task
 from contracts.pipeline import load_pipeline
 from contracts.references import ModelManifest
 from contracts.settings import Settings
 from contracts.stages import Build
+from serving.model_keys import trusted
+from serving.signature import check
 from steps.build import build
 from steps.storage import Storage
 from steps.tracking import RunRecord
 from steps.world import World
 from tests.loopback import Handler, serving
+from tests.model_packages import TRUSTED, signed
 
 MANIFEST = ModelManifest(
     pipeline="adult-income", task=Task.BINARY, columns=(), estimator="lightgbm", dataset_sha256="d" * 64,
@@ -33,6 +37,7 @@ ADULT = Path(__file__).parents[2] / "adult.yaml"
 
 
 def make_world(folder: Path, **settings: Any) -> World:
+    settings = {"model_keys": TRUSTED, **settings}
     store = {"store": (folder / "store").as_uri(), "tracking_uri": f"sqlite:///{folder / 'mlflow.db'}"}
     return World(settings=Settings(**store, **settings), pipeline=load_pipeline(ADULT), pipeline_path=ADULT)
 
@@ -96,6 +101,7 @@ def packaged(tmp_path: Path, registry: type[ImageRegistry]) -> World:
     package = tmp_path / "package"
     package.mkdir()
     (package / "package.json").write_text(MANIFEST.model_dump_json())
+    signed(package, "adult-income@r3")
     world = make_world(
         tmp_path, build="kaniko", image_registry=f"{registry.host}/ml", insecure_registry=True, serving_image=BASE
     )
@@ -116,6 +122,39 @@ def test_the_same_model_and_base_are_not_built_twice(tmp_path: Path, registry: t
     )  # fmt: skip
     world.settings = world.settings.model_copy(update={"serving_image": BASE.replace("1", "2")})
     assert build(ASKED, world=world).destination, "another base is another image"
+
+
+def test_the_context_has_the_signature_and_the_image_the_keys_that_are_trusted(
+    tmp_path: Path, registry: type[ImageRegistry]
+) -> None:
+    world = packaged(tmp_path, registry)
+    asked = build(ASKED, world=world)
+
+    with tarfile.open(fileobj=io.BytesIO(Storage(world.settings).read(asked.context))) as tar:
+        tar.extractall(tmp_path / "context", filter="data")
+    assert check(tmp_path / "context" / "model", "adult-income@r3", trusted(TRUSTED))
+    assert f'ENV RETRAIN_MODEL_KEYS="{TRUSTED}"\n' in (tmp_path / "context" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("deed", "says"),
+    [
+        (lambda folder: (folder / "model.sig").unlink(), "is not signed"),
+        (
+            lambda folder: (folder / "package.json").write_text(MANIFEST.model_dump_json(indent=1)),
+            "not the one that was",
+        ),
+        (lambda folder: (folder / "packages.lock").write_text("evil==1"), "packages.lock, which its manifest"),
+    ],
+)
+def test_no_image_is_built_of_what_was_not_signed(
+    tmp_path: Path, registry: type[ImageRegistry], deed: Callable[[Path], object], says: str
+) -> None:
+    world = packaged(tmp_path, registry)
+    deed(tmp_path / "package")
+    with pytest.raises(DataError, match=says):
+        build(ASKED, world=world)
+    assert not list((tmp_path / "store").rglob("context.tar.gz"))
 
 
 def test_a_model_with_packages_of_its_own_is_built_on_the_image_that_has_them(
@@ -159,8 +198,10 @@ def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(
 ) -> None:
     package = tmp_path / "package"
     (package / "user").mkdir(parents=True)
-    (package / "package.json").write_text(MANIFEST.model_dump_json())
-    (package / "user" / "rows.py").write_text("x = 1\n")
+    (package / "user" / "rows.py").write_bytes(b"x = 1\n")
+    files = {"user/rows.py": hashlib.sha256(b"x = 1\n").hexdigest()}
+    (package / "package.json").write_text(MANIFEST.model_copy(update={"files": files}).model_dump_json())
+    signed(package, "adult-income@r3")
     world = make_world(
         tmp_path, build="kaniko", image_registry=f"{registry.host}/ml/", insecure_registry=True, serving_image=BASE
     )
@@ -172,7 +213,7 @@ def test_kaniko_gets_a_context_with_the_package_and_a_tag_from_the_run(
     sha256 = first.context.split("/")[-2]
     assert (first.image, first.destination) == ("", f"{registry.host}/ml/adult-income:r3-{sha256[:12]}")
     with tarfile.open(fileobj=io.BytesIO(Storage(world.settings).read(first.context))) as tar:
-        assert tar.getnames() == ["Dockerfile", "model/package.json", "model/user/rows.py"]
+        assert tar.getnames() == ["Dockerfile", "model/model.sig", "model/package.json", "model/user/rows.py"]
         dockerfile = tar.extractfile("Dockerfile")
         assert dockerfile is not None
         text = dockerfile.read().decode()

@@ -25,7 +25,7 @@ from steps.rollout.desk import Desk
 from steps.rollout.process import Server
 from steps.rollout.target import NotHealthy, Serving
 from steps.world import World
-from tests.model_packages import package
+from tests.model_packages import break_estimator, signed
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
 
 
@@ -73,12 +73,12 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def approve(world: World, *, broken: bool = False) -> Deploy.Inputs:
-    """Register and approve a new version with a real package (or, broken, without)."""
+    """Register and approve a new version with a real package, or a broken one: signed, but no model."""
     run_id = finished_run(world)
     folder = world.tracking.package(run_id, world.scratch)
-    package(folder)
     if broken:
-        (folder / "estimator.txt").write_text("no tree")
+        break_estimator(folder)
+    signed(folder, f"{world.pipeline.name}@{run_id}")
     model, version = world.pipeline.name, world.registry.register(run_id, folder.as_uri(), {})
     ledger, entry = world.ledger, world.ledger.head(world.pipeline.name)
     for state in (State.REGISTERED, State.APPROVED):
@@ -121,7 +121,7 @@ def test_a_release_an_unchanged_one_a_broken_one_and_a_dead_server(world: World)
     assert serves(broken.url) == 1
     assert world.registry.alias(ALIAS_PRODUCTION) == 1
     assert states(world)[-1] == (2, "rolled-back")
-    assert any("damaged" in line for line in world.ledger.entries(world.pipeline.name)[-1].evidence["log"])
+    assert any("estimator.txt" in line for line in world.ledger.entries(world.pipeline.name)[-1].evidence["log"])
 
     server = Server.of(world.settings, world.pipeline.name)
     status = server.status()

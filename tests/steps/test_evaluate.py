@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from contracts.errors import ConfigError
+from contracts.errors import DataError
 from contracts.names import tag
 from contracts.outcomes import Verdict
 from contracts.reports import ValidationReport
@@ -109,7 +109,7 @@ def test_what_was_judged_before_is_not_scored_again_unless_model_or_policy_diffe
     estimator = next(world.tracking.package(run, home).glob("estimator.*"))
     whole = estimator.read_bytes()
     estimator.write_bytes(whole + b" ")
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         judge(world, run)
     estimator.write_bytes(whole)
 

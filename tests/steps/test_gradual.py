@@ -59,7 +59,8 @@ def rendered(settings: Settings, strategy: str, number: int = 3) -> list[Object]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return make_settings(tmp_path, prometheus_url=PROMETHEUS, deploy_target="kubernetes", serving_namespace="serving")
+    said = {"deploy_target": "kubernetes", "serving_namespace": "serving", "model_keys": "public-key"}
+    return make_settings(tmp_path, prometheus_url=PROMETHEUS, **said)
 
 
 @pytest.mark.parametrize("strategy", ["canary", "blue-green"])

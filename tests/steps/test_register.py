@@ -49,6 +49,7 @@ def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
     assert world.registry.aliases() == {"staging": 1}
     assert world.registry.tags(1) == {
         **{k: v for k, v in TAGS.items() if k != tag("train_key")},
+        tag("artifact_sha256"): entry.evidence["artifact_sha256"],
         tag("pipeline"): MODEL,
         tag("validation_report"): inputs.report,
     }

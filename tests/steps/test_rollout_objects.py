@@ -13,6 +13,7 @@ from contracts.pipeline.operation import Release
 from contracts.settings import Settings
 from steps.rollout.diagnosis import complete, current, diagnose, progress
 from steps.rollout.objects import Version, objects
+from tests.model_packages import TRUSTED
 from tests.steps.registered import make_settings
 
 FETCHED = Version(
@@ -37,6 +38,11 @@ def rendered(tmp_path: Path, version: Version = FETCHED, **changed: Any) -> dict
 
 def pod_of(found: dict[str, Any]) -> Any:
     return found["Deployment"]["spec"]["template"]["spec"]
+
+
+def plain(container: Any) -> dict[str, str]:
+    """Return a container's environment, which comes from nowhere else."""
+    return {each["name"]: each["value"] for each in container["env"]}
 
 
 def test_everything_has_one_name_so_callers_keep_one_address(tmp_path: Path) -> None:
@@ -69,7 +75,7 @@ def test_only_what_fetches_the_model_has_credentials_and_the_server_none(tmp_pat
     [fetch], [server] = pod["initContainers"], pod["containers"]
     assert {e["name"] for e in fetch["env"] if "valueFrom" in e} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert fetch["command"][-3:] == ["s3://models/r3/package", "/model", f"--sha256={'5' * 64}"]
-    assert [e["name"] for e in server["env"]] == ["OMP_NUM_THREADS"]
+    assert plain(server) == {"OMP_NUM_THREADS": "1", "RETRAIN_MODEL_KEYS": TRUSTED}
     assert pod["automountServiceAccountToken"] is False
 
 
@@ -90,7 +96,7 @@ def test_records_are_brought_by_a_container_beside_the_server_which_has_no_crede
     assert shipping["command"][-2:] == ["/records", "s3://store/predictions/adult-income"]
     assert shipping["restartPolicy"] == "Always", "it runs beside the server and ends after it"
     assert {e["name"] for e in shipping["env"] if "valueFrom" in e} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert [e["name"] for e in server["env"]] == ["OMP_NUM_THREADS"]
+    assert plain(server) == {"OMP_NUM_THREADS": "1", "RETRAIN_MODEL_KEYS": TRUSTED}
     for container in (server, shipping):
         assert {"name": "records", "mountPath": "/records"} in container["volumeMounts"]
     assert {port["port"] for rule in found["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]} == {53, 9000}

@@ -74,7 +74,8 @@ def public(key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") ->
 
       retrain audit key -n mlops > audit.pub
     """
-    from steps.audit_key import private_key, public_text
+    from steps.audit_key import private_key
+    from steps.keys import public_text
 
     if namespace or context:
         from workflows.cluster import audit as there

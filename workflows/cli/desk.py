@@ -20,6 +20,8 @@ from contracts.settings import Settings, desk, find_home, size, variable
 from contracts.stages import SIZED
 
 SECRETS_FILE = "secrets.env"
+SIGNING_KEY = "signing.pem"
+"""In the home: the key that models are signed by, and its public half, the one that is trusted, as signing.pub."""
 
 
 def desk_home(*, must_exist: bool = False) -> Path:
@@ -46,11 +48,11 @@ def desk_environment(home: Path, source_base: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        The secrets file can be read by others, or cannot be read.
+        The secrets file or the signing key can be read by others, or cannot be read.
     """
     known = {variable(field) for field in Settings.model_fields}
     own = {name: value for name, value in os.environ.items() if name in known}
-    return desk(home, source_base) | _whole_machine() | _secrets(home / SECRETS_FILE) | own
+    return desk(home, source_base) | _whole_machine() | _keys(home) | _secrets(home / SECRETS_FILE) | own
 
 
 def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
@@ -71,6 +73,21 @@ def desk_settings(home: Path, source_base: Path | None = None) -> Settings:
             Finding(where=variable(str(e["loc"][0])), what=e["msg"], remedy="set it right") for e in error.errors()
         ]
         raise ConfigError("settings are missing or wrong", findings=wrong) from None
+
+
+def make_signing_key(home: Path) -> None:
+    """See that the home has a key to sign models by.
+
+    Raises
+    ------
+    ConfigError
+        As `steps.keys.private_key`.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from steps.keys import private_key
+
+    private_key(home / SIGNING_KEY, ec.EllipticCurvePrivateKey, lambda: ec.generate_private_key(ec.SECP256R1()))
 
 
 def desk_packages(pipeline: Pipeline, home: Path) -> str:
@@ -116,15 +133,35 @@ def _whole_machine() -> dict[str, str]:
     return {size(stage.name, "memory"): str(max(base, stage.memory_mib)) for stage in SIZED}
 
 
-def _secrets(path: Path) -> dict[str, str]:
+def _keys(home: Path) -> dict[str, str]:
+    """Return the home's keys; without any, a model is neither signed nor trusted."""
+    private = home / SIGNING_KEY
+    public = private.with_suffix(".pub")
+    if not (_for_its_owner(private) and public.exists()):
+        return {}
+    try:
+        found = {variable("signing_key"): private.read_text(encoding="ascii")}
+        return found | {variable("model_keys"): "".join(public.read_text(encoding="ascii").splitlines()[1:-1])}
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"cannot read {private} or its .pub", remedy="a key in PEM, and its public half") from None
+
+
+def _for_its_owner(path: Path) -> bool:
+    """Say whether a file is there, if nobody else can read it."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return {}
+        return False
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
+    return True
+
+
+def _secrets(path: Path) -> dict[str, str]:
+    if not _for_its_owner(path):
+        return {}
     try:
         return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
     except (OSError, UnicodeDecodeError):

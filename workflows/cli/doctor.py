@@ -103,10 +103,28 @@ def _home(home: Path, *, mend: bool) -> Iterator[Line]:
     yield Line(what="secrets", state="ok", found=SECRETS_FILE if (home / SECRETS_FILE).is_file() else "none")
     yield from _unfinished(home)
     settings = desk_settings(home)
+    yield _signing(settings)
     try:
         yield from _projections(settings, mend=mend)
     except StageError as error:
         yield Line(what="records", state="wrong", found=error.message, remedy=error.remedy)
+
+
+def _signing(settings: Settings) -> Line:
+    """Say by which key models are signed here; without it those that were signed before are not trusted any more."""
+    from serving.model_keys import fingerprint
+    from steps.signing import signing_key
+
+    if not settings.signing_key.get_secret_value():
+        return Line(
+            what="signing key", state="note", found="none; a model signed by one that was lost does not serve again",
+            remedy="the next run makes one, and signs what it registers",
+        )  # fmt: skip
+    try:
+        key = fingerprint(signing_key(settings).public_key())
+    except StageError as error:
+        return Line(what="signing key", state="wrong", found=error.message, remedy=error.remedy)
+    return Line(what="signing key", state="ok", found=f"models are signed by {key[:16]}")
 
 
 def _unfinished(home: Path) -> Iterator[Line]:
@@ -229,6 +247,7 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         place = Namespace.connect(namespace, context)
         environment = place.settings[variable("environment")]
         yield Line(what="platform", state="ok", found=f"{place.namespace} of {place.context}: {environment}")
+        yield _trusted(place)
     except StageError as error:
         yield Line(what="platform", state="wrong", found=error.message, remedy=error.remedy)
         return
@@ -245,6 +264,17 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         yield Line(what="controller", state="wrong", found="none in the cluster", remedy="kind/admin.yaml names it")
     yield _policy(place)
     yield from _records(place)
+
+
+def _trusted(place: Namespace) -> Line:
+    """Say by which keys a model must be signed to serve on the cluster; its private one nobody here may see."""
+    from serving.model_keys import trusted
+
+    try:
+        keys = [key[:16] for key in trusted(place.settings.get(variable("model_keys"), ""))]
+    except StageError as error:
+        return Line(what="signing key", state="wrong", found=f"{variable('model_keys')}: {error.message}")
+    return Line(what="signing key", state="ok", found=f"models serve when signed by {' or '.join(keys)}")
 
 
 def _policy(place: Namespace) -> Line:

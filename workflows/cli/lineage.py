@@ -99,6 +99,7 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
     if approval := found.approval:
         who = {"gate": "by the gate, for", "person": "by", "rollback": "to go back, by"}[approval.word]
         yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who} {approval.by}: {short(approval.reason)}"
+    yield "signed by", f"key {found.signature.key}" if found.signature else ""
     yield "dataset", data.uri
     yield "  sha256", data.sha256
     yield "  rows", f"{data.rows:,}" if data.rows is not None else ""

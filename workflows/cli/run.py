@@ -17,7 +17,7 @@ from contracts.access import ACCESS
 from contracts.errors import ConfigError
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.settings import Settings, find_home, secret_fields, sizes, variable
-from workflows.cli.desk import desk_environment, desk_packages, desk_settings
+from workflows.cli.desk import desk_environment, desk_packages, desk_settings, make_signing_key
 from workflows.cli.display import Progress, console
 from workflows.cli.options import (
     AS_OF,
@@ -180,6 +180,7 @@ class Desk:
         wanted = [m for m in compiled if m["kind"] in ("WorkflowTemplate", "ConfigMap")]
         # whatever else stands in secrets.env is a secret too: a DSN, or what a URL's {{secret:...}} names
         plain = {variable(f) for f in Settings.model_fields if f not in secret_fields()} | sizes().keys()
+        make_signing_key(self.home)
         desk_settings(self.home, self.file.parent)  # what is wrong with them is told before anything is written
         values = desk_environment(self.home, self.file.parent)
         if self.packages:

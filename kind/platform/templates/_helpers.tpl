@@ -41,6 +41,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range $name := $names -}}
 {{- $_ := set $all $name (get $kept $name | b64dec | default (randAlphaNum 32)) -}}
 {{- end -}}
+{{- $_ := set $all "signing" (get $kept "signing" | b64dec | default (genPrivateKey "ecdsa")) -}}
 {{- $_ := set .Values "passwords" $all -}}
 {{- end -}}
 {{ toYaml .Values.passwords }}
@@ -56,6 +57,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Where signed heads are kept; empty where the signer is off. */}}
 {{- define "auditHeads" -}}
 {{- if .Values.audit.enabled }}s3://{{ .Values.buckets.audit }}/heads{{ end -}}
+{{- end -}}
+
+{{/* The public half of the key that models are signed by.  A P-256 key in SEC 1 DER ends with its public point: 64 bytes
+     from byte 57, which is base64 from character 76.  What stands before them is the head of every such public key. */}}
+{{- define "modelKey" -}}
+{{- $lines := (include "passwords" . | fromYaml).signing | trim | splitList "\n" -}}
+{{- $der := without $lines (first $lines) (last $lines) | join "" -}}
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE{{ substr 76 -1 $der }}
 {{- end -}}
 
 {{/* What MLflow's Secret holds: ours, or what is there already when others make it. */}}
