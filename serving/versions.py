@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Spec:
     version: int
     run_id: str
     dataset_sha256: str
-    trusted_keys: str
-    """The setting `model_keys`."""
+    trusted_keys: str = ""
+    """The setting `model_keys`; without any, no version serves."""
     packages: str = ""
     """Folder of what its own modules import beside retrain's libraries."""
     records: str = ""
@@ -109,6 +109,7 @@ class Versions:
             "server_pid": child.process.pid if child and alive else None,
             "draining": len(self._draining),
             "crashes": len(self._crashes),
+            "knows": [each.name for each in fields(Spec)],
         }
 
     def stop_soon(self) -> None:

@@ -45,6 +45,9 @@ class Desk:
         """Start the version's process and drain the one before."""
         release, records = self.world.pipeline.release, self.world.pipeline.records
         folder = self._package(entry.run_id)
+        if (holder := self.server.status()) is not None and holder.outdated:
+            proof(folder, entry.run_id, world=self.world)  # what serves is ended for this: so look before
+            self.server.stop()
         spec = Spec(
             package=str(folder), name=entry.model, version=entry.version, run_id=entry.run_id,
             dataset_sha256=read_manifest(folder).dataset_sha256,
@@ -64,7 +67,10 @@ class Desk:
         hear(url, entry.version)
 
     def restore(self, entry: LedgerEntry) -> Serving:
-        """Start it as any other."""
+        """Leave it where it still serves, else start it as any other."""
+        status = self.server.status()
+        if status is not None and status.spec is not None and status.spec.version == entry.version:
+            return self._serving(status)
         return self.release(entry)
 
     def stop(self) -> object:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Status:
     pid: int
     spec: Spec | None
     server_pid: int | None
+    outdated: bool
+    """It is of before an upgrade, and does not know all that it would have to hand on."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,8 @@ class Server:
             The socket cannot be had.
         """
         self._ensure_holder()
-        said = {name: value for name, value in asdict(spec).items() if value}  # a holder of before knows fewer names
         command = {
-            "command": "release", "spec": said, "ready_seconds": ready_seconds, "drain_seconds": drain_seconds,
+            "command": "release", "spec": asdict(spec), "ready_seconds": ready_seconds, "drain_seconds": drain_seconds,
         }  # fmt: skip
         answer = self._ask(command, timeout=ready_seconds + 30)
         if answer is None:
@@ -215,7 +216,8 @@ class Server:
         record = self._record() or {"host": self.host, "port": self.port}
         spec = Spec(**answer["spec"]) if answer["spec"] else None
         host = f"[{record['host']}]" if ":" in record["host"] else record["host"]
-        return Status(f"http://{host}:{record['port']}", answer["pid"], spec, answer["server_pid"])
+        outdated = not {each.name for each in fields(Spec)} <= set(answer.get("knows", ()))
+        return Status(f"http://{host}:{record['port']}", answer["pid"], spec, answer["server_pid"], outdated)
 
     def _ask(self, command: dict[str, Any], timeout: float) -> dict[str, Any] | None:
         with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ import runpy
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from contracts.approvals import policy_objects, vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
 from contracts.stages import Register
 from steps.signing import signing_key
+from tests.loopback import Handler, serving
 from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +35,12 @@ MODEL_KEYS = variable("model_keys")
 needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
 
 
-def render(*options: str) -> subprocess.CompletedProcess[str]:
+def render(*options: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Render as a first install; with a cluster's `kubeconfig` as an upgrade of what is there."""
     command = ["helm", "template", "platform", str(CHART), "-n", "mlops", "--kube-version", "1.34.0", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    known = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
+    command += ["--dry-run=server"] if known else []
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | known)
 
 
 def masked(text: str) -> str:
@@ -186,6 +190,60 @@ def test_register_alone_has_the_key_that_models_are_signed_by_and_the_settings_h
     for pem in holders.values():
         key = signing_key(Settings(**known, signing_key=pem))  # it must be among those that are trusted
         assert key.curve.name == "secp256r1"
+
+
+class Installed(Handler):
+    """An API server that knows the Secrets of an earlier install."""
+
+    secrets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def do_GET(self) -> None:  # noqa: N802
+        path = self.path.partition("?")[0]
+        kinds_of_v1 = [{"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}]
+        known: dict[str, Any] = {
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": kinds_of_v1},
+        }
+        known |= {
+            f"/api/v1/namespaces/{secret['metadata']['namespace']}/secrets/{name}": secret
+            for name, secret in self.secrets.items()
+        }
+        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+        answer = json.dumps(known.get(path, missing)).encode()
+        self.send_response(200 if path in known else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+@needs_helm
+def test_an_upgrade_brings_the_key_where_there_was_none_and_keeps_it_and_all_passwords(tmp_path: Path) -> None:
+    kubeconfig, register = tmp_path / "kubeconfig", names.STAGE_SECRET.format(stage=Register.name)
+    with serving(Installed) as port:
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        there = {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context]}
+        kubeconfig.write_text(yaml.safe_dump(there | {"users": [{"name": "u", "user": {}}], "current-context": "c"}))
+
+        def upgraded() -> tuple[dict[str, Any], str]:
+            done = render(*TARGETS["local"], "--set", "namespaces.workflows=flows", kubeconfig=kubeconfig)
+            assert done.returncode == 0, done.stderr
+            documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+            settings = kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"]
+            return kinds(documents, "Secret"), settings[MODEL_KEYS]
+
+        Installed.secrets, first = upgraded()
+        assert upgraded() == (Installed.secrets, first)
+        lost = Installed.secrets[register]["data"].pop(variable("signing_key"))
+        later, second = upgraded()
+        key = later[register]["data"].pop(variable("signing_key"))
+        assert (key != lost, second != first) == (True, True)
+        assert later == Installed.secrets, "nothing else changes"
+        later[register]["data"][variable("signing_key")] = key
+        Installed.secrets = later
+        assert upgraded() == (later, second)
 
 
 @needs_helm

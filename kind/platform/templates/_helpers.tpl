@@ -41,7 +41,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range $name := $names -}}
 {{- $_ := set $all $name (get $kept $name | b64dec | default (randAlphaNum 32)) -}}
 {{- end -}}
-{{- $_ := set $all "signing" (get $kept "signing" | b64dec | default (genPrivateKey "ecdsa")) -}}
 {{- $_ := set .Values "passwords" $all -}}
 {{- end -}}
 {{ toYaml .Values.passwords }}
@@ -59,10 +58,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.audit.enabled }}s3://{{ .Values.buckets.audit }}/heads{{ end -}}
 {{- end -}}
 
-{{/* The public half of the key that models are signed by.  A P-256 key in SEC 1 DER ends with its public point: 64 bytes
-     from byte 57, which is base64 from character 76.  What stands before them is the head of every such public key. */}}
+{{/* The key that models are signed by, in register's Secret alone: that of an earlier install, else a new one, also at an
+     upgrade; the same in one render. */}}
+{{- define "signingKey" -}}
+{{- if not (hasKey .Values "signingKey") -}}
+{{- $contracts := include "contracts" . | fromYaml -}}
+{{- range $stage, $access := $contracts.stages -}}
+{{- with $access.secrets.signing_key -}}
+{{- $name := printf $contracts.names.stageSecret $stage -}}
+{{- $kept := (lookup "v1" "Secret" (include "stageNamespace" (list $ $stage $access)) $name).data | default dict -}}
+{{- $_ := set $.Values "signingKey" (get $kept . | b64dec | default (genPrivateKey "ecdsa")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ .Values.signingKey }}
+{{- end -}}
+
+{{/* Its public half.  A P-256 key in SEC 1 DER ends with its public point: 64 bytes from byte 57, which is base64 from
+     character 76.  What stands before them is the head of every such public key. */}}
 {{- define "modelKey" -}}
-{{- $lines := (include "passwords" . | fromYaml).signing | trim | splitList "\n" -}}
+{{- $lines := include "signingKey" . | trim | splitList "\n" -}}
 {{- $der := without $lines (first $lines) (last $lines) | join "" -}}
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE{{ substr 76 -1 $der }}
 {{- end -}}
