@@ -197,7 +197,7 @@ class Installed(Handler):
 
     secrets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         kinds_of_v1 = [{"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}]
         known: dict[str, Any] = {

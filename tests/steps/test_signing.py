@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pydantic import SecretStr
 
 from contracts.errors import ConfigError, DataError, StageError
-from contracts.names import tag
+from contracts.names import MODEL_KEYS, tag
 from contracts.outcomes import Outcome, State
 from contracts.stages import Deploy, Register
 from serving.model import manifest_sha256
@@ -25,11 +28,12 @@ from serving.signature import sign
 from steps.deploy import deploy
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
+from steps.rollout import process
 from steps.rollout.cluster import Cluster
 from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.process import Server
 from steps.world import World
-from tests.model_packages import KEY, TRUSTED, package
+from tests.model_packages import KEY, TRUSTED, package, signed
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
 
 OTHER = ec.generate_private_key(ec.SECP256R1())
@@ -238,6 +242,67 @@ def test_what_serves_by_the_ledger_does_not_come_back_when_it_was_altered(bucket
         deploy(inputs, world=replace(bucket.world, workflow="later"))
     assert any("estimator.txt differs from its hash" in finding.what for finding in refused.value.findings)
     assert Server.of(bucket.world.settings, MODEL).status().spec is None  # type: ignore[union-attr]
+
+
+OLD_HOLDER = """
+import os, sys
+from dataclasses import fields, make_dataclass
+from serving import holder, versions
+known = [(f.name, f.type, f) for f in fields(versions.Spec) if f.name != "trusted_keys"]
+old = make_dataclass("Spec", known, frozen=True, namespace={"arguments": versions.Spec.arguments})
+status, environment = versions.Versions.status, dict(os.environ)
+versions.Versions.status = lambda self: {k: v for k, v in status(self).items() if k != "knows"}
+versions._environment = lambda spec: environment
+holder.Spec = old
+sys.exit(holder.main())
+"""
+"""A holder of before models were signed; what it started then asked for no signature, so here it has the keys."""
+
+
+@pytest.fixture
+def of_before(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Such a holder, and a version that it serves."""
+    server, folder = Server.of(bucket.world.settings, MODEL), bucket.local.with_name("before")
+    signed(shutil.copytree(bucket.local, folder), f"{MODEL}@before")
+    with monkeypatch.context() as before:
+        real = subprocess.Popen
+        before.setenv(MODEL_KEYS, TRUSTED)
+        before.setattr(process, "_SECRET_PREFIXES", ())
+        before.setattr(
+            process.subprocess, "Popen",
+            lambda command, **how: real([sys.executable, "-c", OLD_HOLDER, *command[3:]], **how),
+        )  # fmt: skip
+        server.home.mkdir(parents=True)
+        server._ensure_holder()
+    spec = {"package": str(folder), "name": MODEL, "version": 7, "run_id": "before", "dataset_sha256": "d" * 64}
+    asked = {"command": "release", "spec": spec, "ready_seconds": 60, "drain_seconds": 1}
+    answer = server._ask(asked, timeout=90)
+    assert answer is not None
+    assert answer["ok"], answer
+    return server
+
+
+def test_what_a_desk_served_before_an_upgrade_serves_until_a_signed_version_takes_its_place(
+    bucket: Bucket, of_before: Server
+) -> None:
+    inputs = bucket.approved()
+    before = of_before.status()
+    assert before is not None
+    assert before.spec is not None
+    assert (before.spec.version, before.outdated) == (7, True)
+
+    bucket.flip("estimator.txt")
+    with pytest.raises(DataError, match="differs from its hash"):
+        bucket.world.target.release(bucket.world.ledger.entries(MODEL)[-1])
+    assert of_before.status() == before
+
+    bucket.flip("estimator.txt")
+    promoted = deploy(inputs, world=bucket.world)
+    assert (promoted.outcome, promoted.url) == (Outcome.PROMOTED, before.url), "where callers know it"
+    assert httpx.get(f"{promoted.url}/v1/model", timeout=30).json()["run_id"] == bucket.run_id
+    after = of_before.status()
+    assert after is not None
+    assert not after.outdated
 
 
 def test_on_a_cluster_the_image_that_serves_is_named_by_its_digest(bucket: Bucket) -> None:
