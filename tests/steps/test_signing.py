@@ -34,7 +34,7 @@ from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.process import Server
 from steps.world import World
 from tests.model_packages import KEY, TRUSTED, package, signed
-from tests.steps.registered import NOW, finished_run, make_settings, make_world
+from tests.steps.registered import NOW, finished_run, make_settings, make_world, validated
 
 OTHER = ec.generate_private_key(ec.SECP256R1())
 MODEL = "adult-income"
@@ -92,7 +92,8 @@ class Bucket:
     def register(self, **settings: Any) -> int:
         changed = self.world.settings.model_copy(update=settings)
         world = replace(self.world, settings=changed)
-        return register(Register.Inputs(run_id=self.run_id, report="file:///r"), world=world).version
+        report = validated(world, self.run_id)
+        return register(Register.Inputs(run_id=self.run_id, report=report), world=world).version
 
     def approved(self) -> Deploy.Inputs:
         version, ledger = self.register(), self.world.ledger
