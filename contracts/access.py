@@ -39,6 +39,9 @@ ASK = "ask"
 REPRODUCE = "reproduce"
 """Whoever builds a version again from what was kept; no stage of the graph."""
 
+RETENTION = "retention"
+"""Whoever removes what the policy no longer keeps; no stage of the graph."""
+
 LOGS = "logs"
 """Argo's executor where it keeps a pod's log; no stage of the graph."""
 AUDIT = "audit"
@@ -52,6 +55,8 @@ MODELS = "retrain-models"
 """The bucket of MLflow's artifacts."""
 HEADS = "retrain-audit"
 """The bucket of signed heads, under object lock."""
+ARCHIVE = "retrain-archive"
+"""The bucket of what retention removed from the others, where the setting `retention_archive` names it."""
 
 
 class LedgerRole(StrEnum):
@@ -84,6 +89,8 @@ class Access:
     """The same; deleting is writing."""
     append: tuple[str, ...] = ()
     """The same; what lies there it may not delete."""
+    remove: tuple[str, ...] = ()
+    """The same, where it may delete and not write; reading goes with it."""
     mlflow: tuple[tuple[str, str], ...] = ()
     """(resource type, permission) beyond MLflow's default, which is to read."""
     ledger: LedgerRole | None = None
@@ -111,8 +118,8 @@ class Access:
             name
             for name, wanted in (
                 ("audit_key", self.signs),
-                ("aws_access_key_id", bool(self.read or self.write)),
-                ("aws_secret_access_key", bool(self.read or self.write)),
+                ("aws_access_key_id", bool(self.read or self.write or self.remove)),
+                ("aws_secret_access_key", bool(self.read or self.write or self.remove)),
                 ("ledger", self.ledger is not None),
                 ("mlflow_password", Need.TRACKING in self.needs),
                 ("mlflow_username", Need.TRACKING in self.needs),
@@ -216,6 +223,11 @@ ACCESS: dict[str, Access] = {
     ),
     AUDIT: Access(
         frozenset({Need.STORE, Need.LEDGER}), read=(HEADS,), append=(HEADS,), ledger=LedgerRole.READER, signs=True,
+    ),
+    RETENTION: Access(
+        frozenset({Need.STORE, Need.TRACKING, Need.LEDGER, Need.IMAGES}), read=(ARCHIVE,), append=(ARCHIVE,),
+        remove=(_DATASETS, _SPLITS, _FITS, _CODE, _CACHE, _BUILDS, _REPORTS, _LOGS, _PREDICTIONS, MODELS),
+        mlflow=(("experiment", "MANAGE"), ("registered_model", "EDIT")), ledger=LedgerRole.WRITER,
     ),
     LOGS: Access(frozenset({Need.STORE}), write=(_LOGS,)),
     SERVING: Access(frozenset({Need.STORE}), read=(MODELS,), write=(_PREDICTIONS,)),

@@ -56,8 +56,12 @@ class State(StrEnum):
 
 
 class Note(StrEnum):
-    """What the ledger says besides states: where MLflow's alias `production` was found, and what was done about it."""
+    """What the ledger says besides states: where MLflow's alias `production` was found, what was done about it, and
+    what retention removed.
+    """
 
     ALIAS_SET = "alias-set"
     ALIAS_MOVED = "alias-moved"
     ALIAS_RECALLED = "alias-recalled"
+    REMOVED = "removed"
+    """What a version was made of is not kept any longer; of version 0: what belonged to no version."""

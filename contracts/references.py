@@ -114,7 +114,8 @@ class ModelManifest(Contract):
 class LedgerEntry(Contract):
     """One transition of one version, or a note.  `id` is the sha256 of all other fields, `previous` the entry before.
 
-    A note changes no state.  Its `version` is the one that the alias names, its `run_id` empty.
+    A note changes no state.  Its `version` is the one that the alias names, or whose material was removed (0: no
+    version's).
     """
 
     id: str

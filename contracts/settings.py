@@ -96,6 +96,17 @@ class Settings(BaseSettings):
         "",
         description="Public keys; one of them must have signed a model that is to serve. Each the body of a PEM.",
     )
+    retention_served_years: int = Field(10, ge=1, description="What a version needs that served is kept so long after.")
+    retention_unserved_days: int = Field(90, ge=1, description="Everything else, after it was last written or used.")
+    retention_records_days: int = Field(180, ge=1, description="Prediction records.")
+    retention_archive: str = Field(
+        "",
+        description="URI of a folder where what is removed is copied first: s3://bucket/prefix; empty: it is deleted.",
+        pattern="^((s3|file)://.+)?$",
+    )
+    retention_delete_images: bool = Field(
+        False, description="Ask the registry to delete the images of removed versions; else they are named only."
+    )
 
     @field_validator("tracking_uri")
     @classmethod

@@ -197,7 +197,8 @@ def last_good(entries: Sequence[LedgerEntry]) -> int:
     ConfigError
         There is none.
     """
-    serving = standing(entries).serving
+    now = standing(entries)
+    serving = now.serving
     served: list[int] = []
     left: set[int] = set()
     for entry in entries:
@@ -207,7 +208,7 @@ def last_good(entries: Sequence[LedgerEntry]) -> int:
         elif entry.state is State.APPROVED and (before := entry.evidence.get(ROLLBACK_FROM)) is not None:
             left.add(int(before))
     current = serving.version if serving else None
-    if good := [version for version in served if version != current and version not in left]:
+    if good := [version for version in served if version != current and version not in left | now.removed.keys()]:
         return good[-1]
     raise ConfigError(
         "there is no version to go back to", remedy="`retrain rollback --to VERSION` takes any that served"

@@ -59,7 +59,7 @@ def versions_made_of(entries: Sequence[LedgerEntry], what: str) -> list[int]:
         or any(str(entry.evidence.get(key, "")).startswith(what) for key in _HASHES)
         or what in str(entry.evidence.get("image", "")).partition("@")[2]
     }
-    return sorted(found)
+    return sorted(found - {0})
 
 
 def asked(settings: Settings, run: str, model: str = "") -> tuple[Archive, LedgerEntry]:
@@ -167,7 +167,8 @@ class Archive:
         """
         kept = self.registry.fetch(run_id, PIPELINE, folder)
         if kept is None:
-            raise ConfigError(f"the run {run_id} has no pipeline file in MLflow any more", remedy="train again")
+            gone = ConfigError(f"the run {run_id} has no pipeline file in MLflow any more", remedy="train again")
+            raise self.removal(run_id) or gone
         return World(settings=self.settings, pipeline=load_pipeline(kept), pipeline_path=kept)
 
     def version(self, name: str, at: datetime | None = None) -> int:
@@ -221,8 +222,20 @@ class Archive:
             )
         return [version]
 
+    def removal(self, run_id: str) -> ConfigError | None:
+        """Return what to say of a version whose material retention removed, None where it did not."""
+        for version, entry in self.ledger.standing(self.model).removed.items():
+            if version and entry.run_id == run_id:
+                copy = str(entry.evidence.get("archive", ""))
+                return ConfigError(
+                    f"what version {version} of {self.model} was made of was removed on {entry.at:%F} by {entry.by}: "
+                    f"{entry.reason}",
+                    remedy=f"copy it back from {copy}; docs/retention.md says how" if copy else "no copy was kept",
+                )
+        return None
+
     def _known(self, version: int) -> int:
-        there = sorted({entry.version for entry in self.ledger.entries(self.model)})
+        there = sorted({entry.version for entry in self.ledger.entries(self.model) if entry.version})
         if version not in there:
             try:
                 self.registry.run_of(version)  # it may have been registered by other means

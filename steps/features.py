@@ -57,6 +57,7 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
     if inputs.cache is Cache.USE:
         found = lookup(world, "features", key)
         if isinstance(found, Features.Outputs):
+            _remember(world, key, found)  # retention sees by it that the split was used
             told = {"reused": True, "summary": f"reused: {found.summary}"}
             return found.model_copy(update=told | {"candidates": _to_fit(inputs, found.split_sha256, world)})
     if read_manifest(world, inputs.dataset).sha256 != inputs.dataset_sha256:
@@ -71,8 +72,13 @@ def features(inputs: Features.Inputs, *, world: World) -> Features.Outputs:
         reused=False,
         summary=_summary(rows.manifest, recipe),
     )
-    remember(world, "features", key, outputs, [f"{split}/{name}" for name in (SPLIT_ROWS, RECIPE_FILE, SPLIT_MANIFEST)])
+    _remember(world, key, outputs)
     return outputs.model_copy(update={"candidates": _to_fit(inputs, outputs.split_sha256, world)})
+
+
+def _remember(world: World, key: str, outputs: Features.Outputs) -> None:
+    files = [f"{outputs.split}/{name}" for name in (SPLIT_ROWS, RECIPE_FILE, SPLIT_MANIFEST)]
+    remember(world, "features", key, outputs, files)
 
 
 def _to_fit(inputs: Features.Inputs, split_sha256: str, world: World) -> str:

@@ -1,4 +1,4 @@
-"""The image registry, as far as `build` asks it: which digest a tag has.  Nothing is pulled or pushed here."""
+"""The image registry: which digest a tag has, for `build`, and what retention removes.  Nothing is pulled or pushed."""
 
 from __future__ import annotations
 
@@ -33,21 +33,42 @@ def digest(repository: str, tag: str, settings: Settings) -> str | None:
     NetworkError
         The registry does not answer.
     """
-    answer = _ask(repository, tag, settings)
+    answer = _ask("HEAD", repository, tag, settings)
     return answer.headers.get("docker-content-digest") if answer.status_code == 200 else None
 
 
 def shows(repository: str, settings: Settings) -> bool:
     """Say whether the registry tells those who do not log in which images it has; raises as `digest`."""
-    return _ask(repository, "preflight", settings).status_code not in (401, 403)
+    return _ask("HEAD", repository, "preflight", settings).status_code not in (401, 403)
 
 
-def _ask(repository: str, tag: str, settings: Settings) -> httpx.Response:
+def exists(image: str, settings: Settings) -> bool:
+    """Say whether the registry shows an image (``repository@sha256:...``); raises as `digest`."""
+    repository, _, by_digest = image.partition("@")
+    return digest(repository, by_digest, settings) is not None
+
+
+def remove(image: str, settings: Settings) -> str:
+    """Ask the registry to delete an image (``repository@sha256:...``), and return why it does not, if so.
+
+    Its layers go when the registry collects its garbage.
+
+    Raises
+    ------
+    NetworkError
+        The registry does not answer.
+    """
+    repository, _, by_digest = image.partition("@")
+    status = _ask("DELETE", repository, by_digest, settings).status_code
+    return "" if status in (200, 202, 404) else f"its registry answers {status} to a deletion"
+
+
+def _ask(method: str, repository: str, reference: str, settings: Settings) -> httpx.Response:
     host, _, name = repository.partition("/")
     scheme = "http" if settings.insecure_registry else "https"
     try:
-        answer = httpx.head(
-            f"{scheme}://{host}/v2/{name}/manifests/{tag}", headers={"accept": _MANIFESTS}, timeout=10,
+        answer = httpx.request(
+            method, f"{scheme}://{host}/v2/{name}/manifests/{reference}", headers={"accept": _MANIFESTS}, timeout=10,
             follow_redirects=True,
         )  # fmt: skip
     except httpx.HTTPError as error:

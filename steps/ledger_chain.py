@@ -95,17 +95,22 @@ class _Replay:
     def __init__(self) -> None:
         self._latest: dict[int, LedgerEntry] = {}
         self._active: dict[State, int] = {}
+        self._removed: dict[int, LedgerEntry] = {}
 
     def take(self, entry: LedgerEntry) -> str:
-        if isinstance(entry.state, Note):
-            return ""
         matter = {entry.version, *self._active.values()}
-        now = lifecycle.Standing({version: self._latest[version] for version in matter if version in self._latest})
+        latest = {version: self._latest[version] for version in matter if version in self._latest}
         objection = ""
         try:
-            lifecycle.permit(now, entry.state, entry.version, entry.at)
+            lifecycle.permit(
+                lifecycle.Standing(latest, removed=self._removed), entry.state, entry.version, entry.at
+            )  # fmt: skip
         except lifecycle.IllegalTransition as error:
             objection = error.message
+        if entry.state is Note.REMOVED:
+            self._removed[entry.version] = entry
+        if isinstance(entry.state, Note):
+            return objection
         self._active = {state: version for state, version in self._active.items() if version != entry.version}
         if entry.state in lifecycle.ONE_AT_A_TIME:
             self._active[entry.state] = entry.version

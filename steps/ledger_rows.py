@@ -183,7 +183,8 @@ class SqlRows:
 
 @cache
 def _newest(*, of_all: bool) -> Select[Any]:
-    """Select the newest entry of a `model`, its newest note, and the newest transition of each version, in order.
+    """Select the newest entry of a `model`, its newest note of each kind, and each version's newest transition and
+    removal, in order.
 
     Of the versions all, or only those that matter to a transition of `version`.  At most one is in each state of
     `ONE_AT_A_TIME`, so these are the ones that entered those states last; found by index, so that a decision costs the
@@ -192,12 +193,14 @@ def _newest(*, of_all: bool) -> Select[Any]:
     c = ENTRIES.c
     ours, number = c.model == bindparam("model"), func.max(c.number)
     transitions = select(number).where(ours, c.state.in_([state.value for state in State]))
+    removals = select(number).where(ours, c.state == Note.REMOVED.value)
     wanted = [select(number).where(ours)]
-    wanted += [select(number).where(ours, c.state == note.value) for note in Note]
+    wanted += [select(number).where(ours, c.state == note.value) for note in Note if note is not Note.REMOVED]
     every: ColumnElement[bool] = false()
     if of_all:
-        every = c.number.in_(transitions.group_by(c.version))
+        every = or_(c.number.in_(transitions.group_by(c.version)), c.number.in_(removals.group_by(c.version)))
     else:
+        wanted.append(removals.where(c.version == bindparam("version")))
         last = select(c.version).where(ours).order_by(c.number.desc()).limit(1)
         active = [last.where(c.state == state.value).scalar_subquery() for state in lifecycle.ONE_AT_A_TIME]
         wanted += [transitions.where(c.version == which) for which in (bindparam("version"), *active)]

@@ -7,7 +7,7 @@ command line obey one table.  docs/ledger.md shows the table as a picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, auto
 from functools import cached_property
@@ -30,6 +30,8 @@ class Standing:
 
     latest: Mapping[int, LedgerEntry]
     alias: LedgerEntry | None = None
+    removed: Mapping[int, LedgerEntry] = field(default_factory=dict)
+    """The note by which what a version was made of was removed."""
 
     def state(self, version: int) -> State | None:
         """Return the state of a version, None when the ledger does not know it."""
@@ -58,13 +60,16 @@ class Standing:
 def standing(entries: Iterable[LedgerEntry]) -> Standing:
     """Fold entries of one model, in order, into where its versions stand."""
     latest: dict[int, LedgerEntry] = {}
+    removed: dict[int, LedgerEntry] = {}
     alias: LedgerEntry | None = None
     for entry in entries:
-        if isinstance(entry.state, Note):
+        if entry.state is Note.REMOVED:
+            removed[entry.version] = entry
+        elif isinstance(entry.state, Note):
             alias = entry
         else:
             latest[entry.version] = entry
-    return Standing(latest, alias)
+    return Standing(latest, alias, removed)
 
 
 ONE_AT_A_TIME = (State.SERVING, State.RELEASING, State.AWAITING)
@@ -176,17 +181,33 @@ TRANSITIONS: dict[State, Transition] = {
 }  # fmt: skip
 
 
+IN_USE = frozenset({State.AWAITING, State.APPROVED, State.RELEASING, State.SERVING})
+"""States in which what a version is made of may not be removed."""
+
+
 def permit(now: Standing, state: State | Note, version: int, at: datetime) -> None:
-    """Return when `version` may enter `state` at a moment.  A note changes nothing and is always permitted.
+    """Return when `version` may enter `state` at a moment.
+
+    A note changes nothing and is permitted, but for the removal of what a version in use is made of.  After such a
+    removal nothing is permitted: the version stays as it is.
 
     Raises
     ------
     IllegalTransition
         Saying from where to where, and what is in the way.
     """
+    current = now.state(version)
+    if state is Note.REMOVED and current in IN_USE:
+        raise IllegalTransition(f"version {version} is {current.value}; what it is made of cannot be removed")
     if isinstance(state, Note):
         return
-    row, current = TRANSITIONS[state], now.state(version)
+    if removed := now.removed.get(version):
+        raise IllegalTransition(
+            f"version {version} cannot become {state.value}: what it is made of was removed on {removed.at:%F} by "
+            f"{removed.by}",
+            remedy="train again; `retrain lineage` says by which policy, and where a copy is",
+        )
+    row = TRANSITIONS[state]
     if current not in row.follows:
         allowed = ", ".join(sorted(s.value if s else "a new version" for s in row.follows))
         raise IllegalTransition(

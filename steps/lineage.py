@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from contracts.base import Contract
 from contracts.errors import StageError
 from contracts.names import ALIAS_PRODUCTION, TAG_PREFIX
-from contracts.outcomes import State
+from contracts.outcomes import Note, State
 from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
 from contracts.reports import Check, ValidationReport
 from steps.approvals import ROLLBACK_FROM, given_by_person
@@ -87,6 +87,17 @@ class Signature(Contract):
     sha256: str = Field(description="Of the signature, model.sig beside the package's manifest.")
 
 
+class Removal(Contract):
+    """That what it was made of is not kept any longer; where none of it is needed by another version, it is gone."""
+
+    at: AwareDatetime
+    by: str
+    reason: str
+    policy: dict[str, Any]
+    archive: str = Field("", description="Where copies were put first; empty: nowhere.")
+    entry: str
+
+
 class Serving(Contract):
     """What serves it now."""
 
@@ -117,6 +128,7 @@ class Lineage(Contract):
     approval: Approval | None = None
     signature: Signature | None = None
     serving: Serving | None = None
+    removal: Removal | None = None
     history: tuple[LedgerEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -176,6 +188,7 @@ def lineage(archive: Archive, name: str, at: datetime | None = None) -> Lineage:
         approval=_approval(history),
         signature=_signature(history),
         serving=_serving(archive, history, notes, at),
+        removal=_removal(about),
         history=tuple(about),
         notes=tuple(notes),
     )
@@ -264,6 +277,17 @@ def _signature(history: Sequence[LedgerEntry]) -> Signature | None:
     """Return the latest that was looked at: by register, or by deploy, which a later one may have made good."""
     found = next((e.evidence[EVIDENCE] for e in reversed(history) if EVIDENCE in e.evidence), None)
     return Signature.model_validate(found) if found else None
+
+
+def _removal(about: Sequence[LedgerEntry]) -> Removal | None:
+    entry = next((entry for entry in about if entry.state is Note.REMOVED), None)
+    if entry is None:
+        return None
+    said = entry.evidence
+    return Removal(
+        at=entry.at, by=entry.by, reason=entry.reason, policy=said.get("policy", {}), archive=said.get("archive", ""),
+        entry=entry.id,
+    )  # fmt: skip
 
 
 def _serving(

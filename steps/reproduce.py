@@ -34,7 +34,7 @@ from serving.model import PackagedModel, Predictions, read_manifest
 from serving.user_code import pack, unpack
 from steps.archive import Archive
 from steps.assessment import References, references
-from steps.dataset import read_table
+from steps.dataset import has_dataset, read_table
 from steps.own_environment import score
 from steps.own_packages import activate, bring, read_lock
 from steps.provenance import CodeState, retrain_code
@@ -138,6 +138,8 @@ def reproduce(
     run_id = archive.registry.run_of(version)
     kept = archive.world(run_id, folder)
     recorded = _recorded(archive, kept.tracking.record(run_id), folder)
+    if not has_dataset(kept, recorded.refers.dataset) and (removed := archive.removal(run_id)):
+        raise removed
     found = list(_check_dataset(kept, recorded.refers))
     code, environment = _restore(recorded, retrain_code(kept.settings), folder, here, tell)
     own = bring(kept.settings, recorded.packages)

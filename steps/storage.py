@@ -11,11 +11,14 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from contracts.errors import ConfigError, NetworkError, StageError, StorageError
 from contracts.settings import DEFAULT_REGION, Settings
@@ -26,6 +29,16 @@ _ATTEMPTS = 3
 _CONNECT_SECONDS = 5
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """A full disk: nothing that passes, so never tried again."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object."""
+
+    uri: str
+    size: int
+    """In bytes."""
+    modified: datetime
 
 
 class Storage:
@@ -137,12 +150,34 @@ class Storage:
 
     def list(self, uri: str) -> list[str]:
         """Return the URIs of all objects under a prefix, sorted."""
+        return sorted(each.uri for each in self.objects(uri))
+
+    def objects(self, uri: str) -> Iterator[Stored]:
+        """Yield all objects under a prefix, or the one that is called so."""
         if path := local_path(uri):
-            return sorted(p.as_uri() for p in path.rglob("*") if p.is_file() and not p.parent.name.startswith(_PART))
+            for each in [path] if path.is_file() else path.rglob("*"):
+                if each.parent.name.startswith(_PART):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                    about = each.stat()
+                    if stat.S_ISREG(about.st_mode):
+                        yield Stored(each.as_uri(), about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
+            return
         bucket, key = _split(uri)
         with self._s3_errors(uri):
-            pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-            return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ()))
+            for page in self._s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+                for item in page.get("Contents", ()):
+                    yield Stored(f"s3://{bucket}/{item['Key']}", item["Size"], item["LastModified"])
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy an object whole, inside of S3 where both are there, and return the copy's URI."""
+        if local_path(source) or local_path(target):
+            with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+                return self.upload(self.fetch(source, Path(folder)), target)
+        (bucket, key), (to_bucket, to_key) = _split(source), _split(target)
+        with self._s3_errors(target):
+            self._s3().copy({"Bucket": bucket, "Key": key}, to_bucket, to_key)
+        return target
 
     def _place(self, path: Path) -> Path:
         """Return where a file is written first: one place for all, so any writer removes what a killed one left."""
@@ -213,6 +248,11 @@ def _split(uri: str) -> tuple[str, str]:
     if parts.scheme != "s3":
         raise ConfigError(f"cannot read or write {uri}", remedy="the store is file:// or s3://")
     return parts.netloc, unquote(parts.path).lstrip("/")
+
+
+def quoted(uri: str) -> str:
+    """Return a listed ``s3://`` URI as the other methods take it: its ``%``, ``?`` and ``#`` are part of the key."""
+    return "s3://" + quote(uri.removeprefix("s3://")) if uri.startswith("s3://") else uri
 
 
 def client_error(error: Any, uri: str) -> StageError:

@@ -38,7 +38,7 @@ def compile_pipeline(path: Path) -> dict[str, str]:
         CONFIGMAP: _configmap(pipeline, configmap, text),
         **triggers(pipeline),
     }
-    return {name: _text(manifest, path) for name, manifest in manifests.items()}
+    return {name: manifest_text(manifest, path.name) for name, manifest in manifests.items()}
 
 
 def write(path: Path, folder: Path) -> None:
@@ -53,9 +53,10 @@ def load_manifests(folder: Path) -> dict[str, dict[str, Any]]:
     return {file.name: documents(file.read_text(encoding="utf-8"))[0] for file in sorted(folder.glob("*.yaml"))}
 
 
-def _text(manifest: dict[str, Any], path: Path) -> str:
+def manifest_text(manifest: dict[str, Any], source: str) -> str:
+    """Return a manifest as YAML, with a line that says what it was compiled from."""
     body = yaml.dump(_names_first(manifest), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-    return f"# Compiled by retrain from {path.name}; do not edit.\n{body}"
+    return f"# Compiled by retrain from {source}; do not edit.\n{body}"
 
 
 def _names_first(value: Any) -> Any:

@@ -92,15 +92,17 @@ def rights_page() -> str:
         "From `contracts/access.py`, which the chart's service accounts, roles, network policies, users and Secrets",
         "are rendered from. Every pod also reaches DNS, and the API server for Argo's executor; only a stage with",
         "rights in Kubernetes has a token. MLflow's users read everything and write what is named. `audit` lives in",
-        "the platform's own namespace; what it adds lies under an object lock ([ledger.md](ledger.md)).\n",
-        "| who | connects to | reads | writes | in MLflow | ledger | in Kubernetes |",
-        "|---|---|---|---|---|---|---|",
+        "the platform's own namespace; what it adds lies under an object lock ([ledger.md](ledger.md)). Who removes",
+        "something may read it there too, and not write.\n",
+        "| who | connects to | reads | writes | removes | in MLflow | ledger | in Kubernetes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, access in ACCESS.items():
         cells = (
             ", ".join(sorted(need.value for need in access.needs)),
             ", ".join(f"`{path}`" for path in access.read),
             ", ".join([*(f"`{path}`" for path in access.write), *(f"`{path}` (adds)" for path in access.append)]),
+            ", ".join(f"`{path}`" for path in access.remove),
             ", ".join(f"{permission} {resource}" for resource, permission in access.mlflow),
             {None: "", LedgerRole.READER: "reads", LedgerRole.WRITER: "reads, appends"}[access.ledger],
             "; ".join(_rule(rule) for rule in (*access.serving, *access.gradual, *access.workflows)),

@@ -26,6 +26,7 @@ from contracts.access import (
 )
 from contracts.approvals import policy_objects
 from contracts.settings import sizes, variable
+from workflows import retention
 
 FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts.yaml"
 APPROVALS = FILE.parent.parent / "approvals.yaml"
@@ -59,7 +60,7 @@ def chart_contracts() -> str:
             name: {
                 "needs": sorted(need.value for need in access.needs),
                 "secrets": {field: variable(field) for field in access.secrets},
-                "s3": {"read": list(access.read), "write": list(access.write), "append": list(access.append)},
+                "s3": {what: list(getattr(access, what)) for what in ("read", "write", "append", "remove")},
                 "mlflow": [{"resource": resource, "permission": permission} for resource, permission in access.mlflow],
                 "ledger": access.ledger.value if access.ledger else "",
                 "signs": access.signs,
@@ -90,3 +91,4 @@ def approvals_policy() -> str:
 if __name__ == "__main__":
     FILE.write_text(chart_contracts(), encoding="utf-8")
     APPROVALS.write_text(approvals_policy(), encoding="utf-8")
+    retention.FILE.write_text(retention.cron_workflow_file(), encoding="utf-8")

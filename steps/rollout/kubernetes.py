@@ -30,13 +30,12 @@ from steps.rollout.cluster import Cluster, Object
 from steps.rollout.front_door import hear
 from steps.rollout.gradual_objects import HASH, next_service
 from steps.rollout.objects import ANNOTATION, Version, objects, route_to_service, selector
-from steps.rollout.target import NotHealthy, Serving
+from steps.rollout.target import IMAGE_HOLDS_MODEL, NotHealthy, Serving
 from steps.signing import proof
 from steps.world import World
 
 LOG = logging.getLogger("retrain")
 
-_HOLDS_MODEL = "image_holds_model"
 LOOK_SECONDS = 1.0
 _MANY = 10**6
 _SYNC_SECONDS = 900.0
@@ -79,7 +78,7 @@ class Kubernetes:
                 f"{image} is a name that may mean another image tomorrow", remedy="name it by digest: ...@sha256:..."
             )
         package = self.world.tracking.package(run_id, self.world.scratch)
-        return {"image": image, _HOLDS_MODEL: built != REFERENCE, **proof(package, run_id, world=self.world)}
+        return {"image": image, IMAGE_HOLDS_MODEL: built != REFERENCE, **proof(package, run_id, world=self.world)}
 
     def reference(self, run_id: str = "") -> str:
         """Return the image that serves whatever it fetches: that of a run, or of the settings."""
@@ -124,7 +123,7 @@ class Kubernetes:
         # pods reach a bucket only: where the store is a folder, none are kept
         records, records_uri = self.world.pipeline.records, self.world.storage.uri(PREDICTIONS, self.name)
         manifest = ModelManifest.model_validate_json(content)
-        fetches = not entry.evidence.get(_HOLDS_MODEL)
+        fetches = not entry.evidence.get(IMAGE_HOLDS_MODEL)
         version = Version(
             model=entry.model, version=entry.version, run_id=entry.run_id, image=str(entry.evidence["image"]),
             dataset_sha256=manifest.dataset_sha256,

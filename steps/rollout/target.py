@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from contracts.references import LedgerEntry
 
+IMAGE_HOLDS_MODEL = "image_holds_model"
+"""Evidence of *releasing* and *serving*: the image was built for this version, and not one that serves any."""
+
 
 class NotHealthy(Exception):  # noqa: N818  an outcome, not a failure of the step
     """A version did not come up; what served before still does.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from contracts.errors import ConfigError, DataError, NetworkError, StageError
 from steps.sources.uris import Kind, has_glob, kind, path_of, shown
+from steps.storage import quoted
 from steps.world import World
 
 _RETRIED = {408, 425, 429}
@@ -112,11 +112,11 @@ def object_names(uri: str, world: World) -> list[str]:
             f"{uri} names no object", remedy=f"name one, or a pattern such as {uri.rstrip('/')}/*.parquet"
         )
     if not has_glob(key):
-        if not world.storage.exists(_quoted(uri)):
+        if not world.storage.exists(quoted(uri)):
             raise ConfigError(f"there is no object {uri}", remedy="check source.uri")
         return [uri]
     prefix = key[: min(key.index(c) for c in "*?[" if c in key)]
-    listed = world.storage.list(_quoted(f"s3://{bucket}/{prefix}"))
+    listed = world.storage.list(quoted(f"s3://{bucket}/{prefix}"))
     start = len(f"s3://{bucket}/")
     found = [name for name in listed if not name.endswith("/") and _matches(name[start:].split("/"), key.split("/"))]
     if not found:
@@ -133,14 +133,9 @@ def _matches(parts: list[str], wanted: list[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])
 
 
-def _quoted(uri: str) -> str:
-    """Return an s3:// URI as `Storage` takes it: a key's ``%``, ``?`` and ``#`` are part of the key."""
-    return "s3://" + quote(uri[len("s3://") :])
-
-
 def _fetch(name: str, world: World, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    return world.storage.fetch(_quoted(name), folder)
+    return world.storage.fetch(quoted(name), folder)
 
 
 def _check_readable(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contracts.pipeline import load_pipeline
@@ -75,7 +75,6 @@ def rows(count: int, seed: int = 1) -> str:
 
 
 def make_version(folder: Path, pipeline: str = PIPELINE) -> Trained:
-    (folder / "churn.csv").write_text(rows(600))
     (folder / "churn.yaml").write_text(pipeline)
     (folder / "my_model.py").write_text(MODULE)
     make_world(folder)  # MLflow's database
@@ -83,6 +82,13 @@ def make_version(folder: Path, pipeline: str = PIPELINE) -> Trained:
         settings=make_settings(folder), pipeline=load_pipeline(folder / "churn.yaml"),
         pipeline_path=folder / "churn.yaml", workflow="retrain-1", now=lambda: NOW,
     )  # fmt: skip
+    return train_version(world)
+
+
+def train_version(world: World, seed: int = 1) -> Trained:
+    """Train a version on another month's rows."""
+    world, folder = replace(world), world.pipeline_path.parent  # a scratch folder of its own, as a step has
+    (folder / "churn.csv").write_text(rows(600, seed))
     code = world.storage.write(world.storage.uri("code", "mine.zip"), pack(folder, ["my_model"]))
     data = ingest(Ingest.Inputs(as_of=NOW, code=code), world=world)
     split = features(Features.Inputs(dataset=data.dataset, dataset_sha256=data.dataset_sha256), world=world)

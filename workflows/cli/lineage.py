@@ -100,6 +100,9 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
         who = {"gate": "by the gate, for", "person": "by", "rollback": "to go back, by"}[approval.word]
         yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who} {approval.by}: {short(approval.reason)}"
     yield "signed by", f"key {found.signature.key}" if found.signature else ""
+    if gone := found.removal:
+        copies = f"; copies in {gone.archive}" if gone.archive else ""
+        yield "not kept", f"removed {gone.at:%Y-%m-%d %H:%M:%S %Z} by {gone.by}: {gone.reason}{copies}"
     yield "dataset", data.uri
     yield "  sha256", data.sha256
     yield "  rows", f"{data.rows:,}" if data.rows is not None else ""

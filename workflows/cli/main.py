@@ -18,6 +18,7 @@ from workflows.cli import (
     lineage,
     predict,
     reproduce,
+    retention,
     rollback,
     run,
     schema,
@@ -53,6 +54,7 @@ app.command(rich_help_panel="Ask")(lineage.lineage)
 app.command(rich_help_panel="Ask")(predict.predict)
 app.command(rich_help_panel="Ask")(reproduce.reproduce)
 app.add_typer(audit.app, name="audit", rich_help_panel="Ask")
+app.add_typer(retention.app, name="retention", rich_help_panel="Decide")
 app.add_typer(schema.app, name="schema", rich_help_panel="Run")
 
 

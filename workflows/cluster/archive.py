@@ -19,8 +19,9 @@ from contracts.stages import Train
 from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
+from workflows.duties import ANSWER
 from workflows.local.state import RunState
-from workflows.reproduction import ANSWER, reproduction
+from workflows.reproduction import reproduction
 
 if TYPE_CHECKING:
     from steps.lineage import Lineage
@@ -116,6 +117,12 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
     from steps.reproduce import Reproduction
 
     found = lineage(namespace, reference)
+    if gone := found.removal:
+        raise ConfigError(
+            f"what version {found.version} of {found.model} was made of was removed on {gone.at:%F} by {gone.by}: "
+            f"{gone.reason}",
+            remedy=f"a copy is in {gone.archive}" if gone.archive else "no copy was kept",
+        )
     image = found.code.steps_image
     if not image:
         raise ConfigError(

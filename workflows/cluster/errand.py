@@ -52,13 +52,21 @@ except ImportError as error:
 """
 
 
-def answer(namespace: Namespace, duty: str, program: str, *arguments: str) -> Any:
+def answer(namespace: Namespace, duty: str, program: str, *arguments: str, patience: float = _PATIENCE_SECONDS) -> Any:
     """Run a program that prints JSON on its last line, and return what that says; raises as `errand`."""
-    return json.loads(errand(namespace, duty, program, *arguments).strip().splitlines()[-1])
+    return json.loads(errand(namespace, duty, program, *arguments, patience=patience).strip().splitlines()[-1])
 
 
-def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files: Sequence[Path | bytes] = ()) -> str:
+def errand(
+    namespace: Namespace, duty: str, program: str, *arguments: str, files: Sequence[Path | bytes] = (),
+    patience: float = _PATIENCE_SECONDS,
+) -> str:  # fmt: skip
     """Run a program in a pod of a duty, hand it files on its standard input one after the other; return its answer.
+
+    Parameters
+    ----------
+    patience
+        Seconds that it may take.
 
     Raises
     ------
@@ -73,7 +81,7 @@ def errand(namespace: Namespace, duty: str, program: str, *arguments: str, files
         if files:
             _wait(namespace, name, "Running", "Succeeded", "Failed")
             namespace.feed(name, (chunk for file in files for chunk in _chunks(file)))
-        ended = _wait(namespace, name, "Succeeded", "Failed")
+        ended = _wait(namespace, name, "Succeeded", "Failed", patience=patience)
         said = "\n".join(namespace.log(name, "main", previous=False, lines=1_000_000))
     finally:
         namespace.delete("Pod", name)
@@ -118,8 +126,10 @@ def _pod(
     }
 
 
-def _wait(namespace: Namespace, name: str, *phases: str) -> dict[str, Any]:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def _wait(
+    namespace: Namespace, name: str, *phases: str, patience: float = _PATIENCE_SECONDS
+) -> dict[str, Any]:  # fmt: skip
+    deadline = time.monotonic() + patience
     while True:
         pod = namespace.get("Pod", name)
         if pod is None:

@@ -85,14 +85,15 @@ def buckets(plan: dict[str, Any]) -> None:
     admin = MinioAdmin(endpoint=host, credentials=StaticProvider(user, secret), secure=secure)
     for stage, rights in plan["stages"].items():
         name = f"retrain-{stage}"
-        admin.policy_add(name, policy=policy(rights["read"], rights["write"], rights["append"]))
+        admin.policy_add(name, policy=policy(**{what: rights[what] for what in ("read", "write", "append", "remove")}))
         admin.user_add(name, password(f"s3-{stage}"))
         try:
             admin.policy_set(name, user=name)
         except MinioAdminException as error:
             if "already in effect" not in str(error):  # MinIO's answer when nothing changes
                 raise
-        log(f"user {name}: reads {', '.join(rights['read']) or '-'}; writes {', '.join(rights['write']) or '-'}")
+        did = {"reads": rights["read"], "writes": rights["write"], "removes": rights["remove"]}
+        log(f"user {name}: " + "; ".join(f"{what} {', '.join(paths)}" for what, paths in did.items() if paths))
 
 
 def lock(store: Any, bucket: str, mode: str, days: int) -> None:
@@ -111,21 +112,22 @@ def lock(store: Any, bucket: str, mode: str, days: int) -> None:
     log(f"bucket {bucket}: {mode} for {days} days")
 
 
-def policy(read: list[str], write: list[str], append: list[str]) -> dict[str, Any]:
+def policy(read: list[str], write: list[str], append: list[str], remove: list[str]) -> dict[str, Any]:
     """Return an S3 policy; listing is of whole buckets, or a missing object would look like a forbidden one."""
 
     def objects(paths: list[str]) -> list[str]:
         return [f"arn:aws:s3:::{path}/*" for path in paths]
 
-    touched = sorted({path.split("/")[0] for path in (*read, *write, *append)})
+    touched = sorted({path.split("/")[0] for path in (*read, *write, *append, *remove)})
     statements = [
         (
             ["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"],
             [f"arn:aws:s3:::{bucket}" for bucket in touched],
         ),
-        (["s3:GetObject", "s3:GetObjectVersion"], objects(read)),
+        (["s3:GetObject", "s3:GetObjectVersion"], objects([*read, *remove])),
         (["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], objects(write)),
         (["s3:PutObject"], objects(append)),
+        (["s3:DeleteObject"], objects(remove)),
     ]
     return {
         "Version": "2012-10-17",
