@@ -257,8 +257,16 @@ class Tracking:
         model_uri = self.record(run_id).model_uri
         if not model_uri:
             raise ConfigError(f"run {run_id} has no model", remedy="train again")
-        with mlflow_errors(self._settings):
-            return str(self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location)
+        place = ""
+        with mlflow_errors(self._settings, absent=True):
+            place = self._client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
+        if not place:  # deleted, by retention perhaps, and copied back since: its version still says where it lay
+            with mlflow_errors(self._settings):
+                found = self._client.search_model_versions(f"run_id = '{run_id}'")
+                place = self._client.get_model_version_download_uri(found[0].name, found[0].version) if found else ""
+        if not place:
+            raise ConfigError(f"the model of run {run_id} was deleted in MLflow", remedy="train again")
+        return str(place)
 
     def _search(self, condition: str) -> list[Run]:
         with mlflow_errors(self._settings):

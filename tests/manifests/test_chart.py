@@ -456,10 +456,10 @@ def test_a_bucket_of_heads_is_made_with_its_lock_and_added_to_alone() -> None:
     plan = planned()
     assert plan["locked"] == {HEADS: {"mode": "COMPLIANCE", "days": 30}}
     assert HEADS not in plan["buckets"]
-    assert [name for name, rights in plan["stages"].items() if rights["append"]] == [AUDIT]
+    assert [name for name, rights in plan["stages"].items() if HEADS in rights["append"]] == [AUDIT]
     assert not [name for name, rights in plan["stages"].items() if HEADS in rights["write"]]
     provision = runpy.run_path(str(CHART / "files" / "provision.py"))
-    said = provision["policy"](**{what: plan["stages"][AUDIT][what] for what in ("read", "write", "append")})
+    said = provision["policy"](**{what: plan["stages"][AUDIT][what] for what in ("read", "write", "append", "remove")})
     actions = {action for statement in said["Statement"] for action in statement["Action"]}
     assert "s3:PutObject" in actions
     assert not [action for action in actions if "Delete" in action or "Retention" in action or "Bypass" in action]

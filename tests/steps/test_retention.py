@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,7 @@ class Desk:
 
 
 def make_desk(folder: Path) -> Desk:
+    folder.mkdir(exist_ok=True)
     first = make_version(folder)
     enter(first, *SERVED, at=NOW)
     second = train_version(first.world, seed=2)
@@ -159,6 +161,24 @@ def test_a_story_of_four_versions(desk: Desk, tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "removed" in shown.output
     assert "unserved_days 90" in shown.output
+
+
+@pytest.mark.faults
+def test_what_is_copied_back_can_be_built_again(tmp_path: Path) -> None:
+    desk, cold = make_desk(tmp_path / "home"), tmp_path / "cold"
+    third = desk.versions[2]
+    archiving = desk.settings.model_copy(update={"retention_archive": cold.as_uri()})
+    apply(archiving, LATER, workflow="retention-1", by="ann")
+    with pytest.raises(ConfigError, match="what version 3 of churn was made of was removed on") as error:
+        reproduce(desk.archive, "3", tmp_path / "gone")
+    assert error.value.remedy.startswith(f"copy it back from {cold.as_uri()}")
+
+    for name in ("store", "artifacts"):
+        shutil.copytree(cold / name, desk.folder / name, dirs_exist_ok=True)
+
+    assert reproduce(desk.archive, "3", tmp_path / "back", here=True).answer is Answer.IDENTICAL
+    with pytest.raises(IllegalTransition, match="was removed on"):
+        enter(third, State.APPROVED)
 
 
 def test_the_same_data_trained_again_is_a_new_version(desk: Desk) -> None:
