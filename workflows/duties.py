@@ -46,7 +46,7 @@ def duty_container(
         ],
         env_from=[
             ConfigMapEnvFrom(name=names.SETTINGS_CONFIGMAP),
-            SecretEnvFrom(name=names.STAGE_SECRET.format(stage=duty)),
+            SecretEnvFrom(name=names.STAGE_SECRET.format(stage=duty), optional=True),  # or a workload identity
         ],
         volumes=[
             EmptyDirVolume(name="outputs", mount_path=names.OUTPUTS_MOUNT),

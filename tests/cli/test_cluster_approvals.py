@@ -60,7 +60,7 @@ class Place:
         return wanted
 
 
-def here(place: Place, duty: str, program: str, *arguments: str, files: Any = ()) -> str:
+def here(place: Place, duty: str, program: str, *arguments: str, files: Any = (), patience: float = 0) -> str:
     """Run an errand's program in a process of this machine."""
     indented = "\n".join(f"    {line}" for line in program.strip().splitlines())
     command = [sys.executable, "-c", _FRAME.replace("{program}", indented), *arguments]

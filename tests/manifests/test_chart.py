@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from contracts import names
-from contracts.access import ACCESS, AUDIT, HEADS, LOGS, SERVING, SHADOW
+from contracts.access import ACCESS, ARCHIVE, AUDIT, HEADS, LOGS, RETENTION, SERVING, SHADOW
 from contracts.approvals import policy_objects, vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
 from contracts.stages import Register
@@ -252,7 +252,7 @@ def test_a_stage_has_its_own_account_secret_and_policy(rendered: tuple[str, list
     accounts, policies = kinds(documents, "ServiceAccount"), kinds(documents, "NetworkPolicy")
     secrets = kinds(documents, "Secret")
 
-    for stage in ACCESS:
+    for stage in ACCESS if target == "cloud" else ACCESS.keys() - {RETENTION}:
         name = names.STEP_SERVICE_ACCOUNT.format(stage=stage)
         if stage != SERVING:
             assert accounts[name]["automountServiceAccountToken"] is ACCESS[stage].token
@@ -472,6 +472,31 @@ def test_a_platform_without_a_signer_has_nothing_of_it() -> None:
     assert not [d for d in documents if d["metadata"]["name"].startswith("retrain-audit")]
     assert kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"][variable("audit_heads")] == ""
     assert planned("--set", "audit.enabled=false")["locked"] == {}
+
+
+@needs_helm
+def test_nobody_may_remove_anything_until_retention_is_switched_on() -> None:
+    account, secret = names.STEP_SERVICE_ACCOUNT.format(stage=RETENTION), names.STAGE_SECRET.format(stage=RETENTION)
+    off, on = (
+        {
+            (d["kind"], d["metadata"]["name"]): d
+            for d in yaml.safe_load_all(render(*TARGETS["local"], *more).stdout)
+            if d
+        }
+        for more in ([], ["--set", "retention.enabled=true"])
+    )
+    assert {key for key in on.keys() - off.keys() if key[0] != "Job"} == {
+        ("ServiceAccount", account), ("Secret", secret), ("NetworkPolicy", account),
+    }  # fmt: skip
+    assert set(on["Secret", secret]["data"]) == {variable(field) for field in ACCESS[RETENTION].secrets}
+    assert {"s3-retention", "mlflow-retention"} == (
+        on["Secret", "platform-passwords"]["data"].keys() - off["Secret", "platform-passwords"]["data"].keys()
+    )
+    before, after = planned(), planned("--set", "retention.enabled=true")
+    assert not [name for name, rights in before["stages"].items() if rights["remove"]]
+    assert [name for name, rights in after["stages"].items() if rights["remove"]] == [RETENTION]
+    assert set(after["buckets"]) - set(before["buckets"]) == {ARCHIVE}
+    assert after["stages"][RETENTION]["write"] == []
 
 
 def planned(*options: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_its_pod_has_the_duty_s_account_and_secret_and_no_token() -> None:
     assert template["serviceAccountName"] == "retrain-retention"
     assert template["automountServiceAccountToken"] is False
     assert template["metadata"]["labels"] == {"retrain/stage": RETENTION}
-    assert {"secretRef": {"name": "retrain-retention-secrets"}} in template["container"]["envFrom"]
+    assert {"secretRef": {"name": "retrain-retention-secrets", "optional": True}} in template["container"]["envFrom"]
     assert template["container"]["securityContext"]["readOnlyRootFilesystem"] is True
 
 

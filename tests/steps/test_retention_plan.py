@@ -28,6 +28,7 @@ ONWARD = (State.APPROVED, State.RELEASING, State.SERVING)
 """Drawn more often, else few histories come to a version that serves."""
 YEAR, FAR = timedelta(days=365), datetime.min.replace(tzinfo=UTC)
 KEYS = [f"n{number}" for number in range(12)]
+gentle = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -53,6 +54,7 @@ def kept(decided: list[Decision]) -> set[str]:
     return {decision.key for decision in decided if decision.keep}
 
 
+@gentle
 @given(graphs(), policies)
 def test_what_stays_keeps_all_that_it_needs(nodes: list[Node], policy: Policy) -> None:
     stays = kept(plan(nodes, policy, NOW))
@@ -69,6 +71,7 @@ def test_what_stays_keeps_all_that_it_needs(nodes: list[Node], policy: Policy) -
             assert node.key in stays
 
 
+@gentle
 @given(graphs(), policies)
 def test_only_what_nothing_keeps_goes(nodes: list[Node], policy: Policy) -> None:
     stays = kept(plan(nodes, policy, NOW))
@@ -79,6 +82,7 @@ def test_only_what_nothing_keeps_goes(nodes: list[Node], policy: Policy) -> None
             assert needed or node.pinned or NOW - node.since <= policy.lasts(node.limit)
 
 
+@gentle
 @given(graphs(), policies)
 def test_once_it_was_done_there_is_nothing_left_to_do(nodes: list[Node], policy: Policy) -> None:
     stays = kept(plan(nodes, policy, NOW))
@@ -86,6 +90,7 @@ def test_once_it_was_done_there_is_nothing_left_to_do(nodes: list[Node], policy:
     assert kept(plan([node for node in nodes if node.key in stays], policy, NOW)) == stays
 
 
+@gentle
 @given(graphs(), policies, policies)
 def test_a_policy_that_keeps_longer_keeps_more(nodes: list[Node], one: Policy, other: Policy) -> None:
     longer = Policy(**{name: max(getattr(one, name), getattr(other, name)) for name in Policy.model_fields})
@@ -93,11 +98,13 @@ def test_a_policy_that_keeps_longer_keeps_more(nodes: list[Node], one: Policy, o
     assert kept(plan(nodes, one, NOW)) <= kept(plan(nodes, longer, NOW))
 
 
+@gentle
 @given(graphs(), policies, st.integers(0, 500))
 def test_time_alone_brings_nothing_back(nodes: list[Node], policy: Policy, days: int) -> None:
     assert kept(plan(nodes, policy, NOW + timedelta(days=days))) <= kept(plan(nodes, policy, NOW))
 
 
+@gentle
 @given(graphs())
 def test_every_decision_says_why(nodes: list[Node]) -> None:
     decided = plan(nodes, POLICY, NOW)
@@ -136,7 +143,7 @@ def permitted(now: lifecycle.Standing, version: int, at: datetime) -> Iterator[S
             yield state
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@gentle
 @given(histories(), policies)
 def test_no_version_that_is_in_use_or_served_within_the_years_goes(entries: list[LedgerEntry], policy: Policy) -> None:
     stays = kept(plan(list(version_nodes(entries, {})), policy, NOW))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from contracts.access import RETENTION
-from contracts.errors import class_of_failure, error_type
+from contracts.errors import ConfigError, class_of_failure, error_type
 from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
@@ -32,9 +32,10 @@ _PATIENCE_SECONDS = 1800
 
 
 def look(namespace: Namespace) -> Outlook:
-    """Return what would be removed; raises as `errand`."""
+    """Return what would be removed; raises as `errand`, and as `apply` where it is off."""
     from steps.retention.sweep import Outlook
 
+    _on(namespace)
     return Outlook.model_validate(answer(namespace, RETENTION, _PLAN, patience=_PATIENCE_SECONDS))
 
 
@@ -43,12 +44,15 @@ def apply(namespace: Namespace, tell: Callable[[str], None]) -> Outlook:
 
     Raises
     ------
+    ConfigError
+        The platform has nobody who may remove anything.
     StageError
         Of the class that it ended with.
     """
     from steps.approvals import Person
     from steps.retention.sweep import Outlook
 
+    _on(namespace)
     name = f"{NAME}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     namespace.create(workflow(name, str(Person(namespace.user()))))
     tell(f"{name} removes what the policy of {namespace.namespace} no longer keeps")
@@ -61,3 +65,11 @@ def apply(namespace: Namespace, tell: Callable[[str], None]) -> Outlook:
     said = lines[-1].partition(": ")[2] if lines else ended.message
     kind = error_type(class_of_failure(last.phase if last else ended.phase, last.message if last else ended.message))
     raise kind(f"{name}: {said[:500]}", remedy="the next one goes on from there")
+
+
+def _on(namespace: Namespace) -> None:
+    if namespace.get("ServiceAccount", NAME) is None:
+        raise ConfigError(
+            f"the platform in {namespace.namespace} keeps everything: retention is off there",
+            remedy="set retention.enabled=true in its values; docs/retention.md says how",
+        )

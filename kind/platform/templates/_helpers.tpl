@@ -1,7 +1,8 @@
-{{/* The contracts file, as an object; without the signer of heads where it is off. */}}
+{{/* The contracts file, as an object; without the signer of heads and without retention where they are off. */}}
 {{- define "contracts" -}}
 {{- $contracts := .Files.Get "contracts.yaml" | fromYaml -}}
 {{- if not .Values.audit.enabled }}{{ $_ := unset $contracts.stages $contracts.names.audit }}{{ end -}}
+{{- if not .Values.retention.enabled }}{{ $_ := unset $contracts.stages $contracts.names.retention }}{{ end -}}
 {{ toYaml $contracts }}
 {{- end -}}
 
