@@ -15,7 +15,7 @@ from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.retention.runs import Runs
 from steps.world import World
-from tests.steps.registered import NOW, finished_run
+from tests.steps.registered import NOW, finished_run, validated
 
 MODEL = "adult-income"
 SERVED = (State.APPROVED, State.RELEASING, State.SERVING)
@@ -58,7 +58,7 @@ def make(world: World, letter: str, *, dataset: str = "", registered: bool = Tru
         Runs(world.settings).places(run_id), ("pipeline.yaml", "package/estimator.txt"), strict=True
     ):
         storage.write(f"{place}/{name}", f"{name} of {letter}".encode())
-    report = storage.write(storage.uri("reports", run_id, "validation.json"), b"{}")
+    report = validated(world, run_id)
     version = register(Register.Inputs(run_id=run_id, report=report), world=world).version if registered else 0
     return Made(version, run_id, dataset, split, code)
 
