@@ -25,13 +25,22 @@ from steps.retention.plan import Decision, Kind, Policy, plan
 from steps.retention.runs import Runs
 from steps.retention.survey import Survey, survey
 from steps.retention.versions import REMOVED, run_key
+from steps.signing import EVIDENCE
 from steps.storage import Storage, Stored, quoted
 
 ARCHIVE = "archive"
 """Evidence of the note *removed*: where copies were put first, if anywhere."""
 _AT_ONCE = 1000
 """A note holds no more than so many things."""
-_HASHES = ("dataset_sha256", "split_sha256", "transform_sha256", "user_code", "lock_sha256", "artifact_sha256")
+_HASHES = (
+    "dataset_sha256",
+    "split_sha256",
+    "transform_sha256",
+    "user_code",
+    "lock_sha256",
+    "artifact_sha256",
+    EVIDENCE,
+)
 
 
 class Outlook(Contract):

@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,32 +219,55 @@ class Installed(Handler):
         self.wfile.write(answer)
 
 
-@needs_helm
-def test_an_upgrade_brings_the_key_where_there_was_none_and_keeps_it_and_all_passwords(tmp_path: Path) -> None:
-    kubeconfig, register = tmp_path / "kubeconfig", names.STAGE_SECRET.format(stage=Register.name)
+Upgrade = Callable[..., tuple[dict[str, Any], str]]
+"""Options -> the Secrets and the trusted keys that an upgrade renders."""
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path) -> Iterator[Upgrade]:
+    kubeconfig = tmp_path / "kubeconfig"
     with serving(Installed) as port:
         cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
         context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
         there = {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context]}
         kubeconfig.write_text(yaml.safe_dump(there | {"users": [{"name": "u", "user": {}}], "current-context": "c"}))
 
-        def upgraded() -> tuple[dict[str, Any], str]:
-            done = render(*TARGETS["local"], "--set", "namespaces.workflows=flows", kubeconfig=kubeconfig)
+        def upgrade(*options: str) -> tuple[dict[str, Any], str]:
+            done = render(*TARGETS["local"], "--set", "namespaces.workflows=flows", *options, kubeconfig=kubeconfig)
             assert done.returncode == 0, done.stderr
             documents = [d for d in yaml.safe_load_all(done.stdout) if d]
             settings = kinds(documents, "ConfigMap")[names.SETTINGS_CONFIGMAP]["data"]
             return kinds(documents, "Secret"), settings[MODEL_KEYS]
 
-        Installed.secrets, first = upgraded()
-        assert upgraded() == (Installed.secrets, first)
-        lost = Installed.secrets[register]["data"].pop(variable("signing_key"))
-        later, second = upgraded()
-        key = later[register]["data"].pop(variable("signing_key"))
-        assert (key != lost, second != first) == (True, True)
-        assert later == Installed.secrets, "nothing else changes"
-        later[register]["data"][variable("signing_key")] = key
-        Installed.secrets = later
-        assert upgraded() == (later, second)
+        Installed.secrets = {}
+        yield upgrade
+
+
+@needs_helm
+def test_an_upgrade_brings_the_key_where_there_was_none_and_keeps_it_and_all_passwords(upgraded: Upgrade) -> None:
+    register = names.STAGE_SECRET.format(stage=Register.name)
+    Installed.secrets, first = upgraded()
+    assert upgraded() == (Installed.secrets, first)
+    lost = Installed.secrets[register]["data"].pop(variable("signing_key"))
+    later, second = upgraded()
+    key = later[register]["data"].pop(variable("signing_key"))
+    assert (key != lost, second != first) == (True, True)
+    assert later == Installed.secrets, "nothing else changes"
+    later[register]["data"][variable("signing_key")] = key
+    Installed.secrets = later
+    assert upgraded() == (later, second)
+
+
+@needs_helm
+def test_an_upgrade_that_switches_retention_on_adds_its_passwords_and_keeps_all_others(upgraded: Upgrade) -> None:
+    own = {"s3-retention", "mlflow-retention"}
+    Installed.secrets, key = upgraded()
+    on, as_before = upgraded("--set", "retention.enabled=true")
+    assert as_before == key
+    assert on.pop(names.STAGE_SECRET.format(stage=RETENTION))["metadata"]["namespace"] == "flows"
+    passwords = on["platform-passwords"]["data"]
+    assert {name for name in own if passwords.pop(name)} == own
+    assert on == Installed.secrets
 
 
 @needs_helm

@@ -15,7 +15,7 @@ from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.retention.runs import Runs
 from steps.world import World
-from tests.steps.registered import NOW, finished_run, validated
+from tests.steps.registered import NOW, finished_run, put_package, validated
 
 MODEL = "adult-income"
 SERVED = (State.APPROVED, State.RELEASING, State.SERVING)
@@ -54,9 +54,8 @@ def make(world: World, letter: str, *, dataset: str = "", registered: bool = Tru
         tag("dataset_sha256"): dataset.rpartition("/")[2], tag("split_sha256"): letter * 64,
     }  # fmt: skip
     run_id = finished_run(world, tags)
-    for place, name in zip(
-        Runs(world.settings).places(run_id), ("pipeline.yaml", "package/estimator.txt"), strict=True
-    ):
+    put_package(world, run_id)
+    for place, name in zip(Runs(world.settings).places(run_id), ("pipeline.yaml", "MLmodel"), strict=True):
         storage.write(f"{place}/{name}", f"{name} of {letter}".encode())
     report = validated(world, run_id)
     version = register(Register.Inputs(run_id=run_id, report=report), world=world).version if registered else 0

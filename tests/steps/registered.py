@@ -92,9 +92,18 @@ def finished_run(world: World, tags: dict[str, str] | None = None) -> str:
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
     client.set_terminated(run.info.run_id)
     run_id = str(run.info.run_id)
-    if folder := local_path(world.tracking.package_uri(run_id)):
-        client.set_tag(run_id, tag("artifact_sha256"), manifest_sha256(shutil.copytree(_package(), folder)))
+    if local_path(world.tracking.package_uri(run_id)):
+        put_package(world, run_id)
     return run_id
+
+
+def put_package(world: World, run_id: str) -> None:
+    """Put what was trained where MLflow has it."""
+    folder, package = world.tracking.package_uri(run_id), _package()
+    for file in package.rglob("*"):
+        if file.is_file():
+            world.storage.write(f"{folder}/{file.relative_to(package).as_posix()}", file.read_bytes())
+    mlflow_client(world.settings).set_tag(run_id, tag("artifact_sha256"), manifest_sha256(package))
 
 
 @cache
