@@ -143,6 +143,8 @@ def test_a_story_of_four_versions(desk: Desk, tmp_path: Path) -> None:
     assert desk.archive.version(found.dataset.sha256[:12]) == 3
     note = desk.archive.ledger.history("churn", 3)[-1]
     assert note.evidence["dataset_sha256"] == found.dataset.sha256
+    assert found.signature is not None
+    assert note.evidence["signature"]["key"] == found.signature.key
     assert {thing["kind"] for thing in note.evidence["removed"]} == {"version", "run", "dataset", "split"}
     registered = mlflow_client(desk.settings).get_model_version("churn", "3")
     assert registered.tags["retrain.removed"] == f"{LATER:%F}"
