@@ -1,11 +1,15 @@
 """The graph: one WorkflowTemplate with two ways in, `retrain` and `release`.  Called by `workflows.compile`.
 
-    preflight-* - preflight - ingest - features (- fit-*) - train - evaluate - register - release
-                                                                                promote - build (- kaniko) - deploy
+    preflight-* - preflight - ingest - features (- fit-*) - model
+                                                            train - evaluate - register - release
+                                                                             promote - build (- kaniko) - deploy
 
 Preflight's probes, one a duty, run side by side; `preflight` joins what they found, however they ended.  So do the
 candidates, each fitted in a pod of its own, as many at once as the file says; `train` chooses.  Where the training is
 there already, nothing is fitted.
+
+What follows the candidates is a graph of its own, for the sake of `argo retry`: on its way up from a stage that failed,
+Argo 4.0 opens every group that it meets, and waits for ever for one that had ended (argo-workflows 16450).
 
 A rejection is an outcome: what follows is skipped or omitted, and the workflow succeeds.  `finish`, the exit handler,
 tells how it ended.
@@ -49,10 +53,12 @@ from contracts.stages import (
 from workflows.kaniko import kaniko
 from workflows.stages import argo_containers, container, from_settings
 
-FINISH, CANDIDATES = "finish", "candidates"
+FINISH, CANDIDATES, MODEL = "finish", "candidates", "model"
 _FAN_OUT = {**{f: info for f, info in Fit.Inputs.model_fields.items() if f != "candidate"},
             "candidates": Features.Outputs.model_fields["candidates"]}  # fmt: skip
 """Inputs of the fan-out: those of each fit, and the list of candidates."""
+_OF_MODEL = {f: info for f, info in Train.Inputs.model_fields.items() if f not in Parameters.model_fields}
+"""Inputs of what follows it, beside what a run was given."""
 
 
 def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
@@ -71,12 +77,12 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         templates = {stage.name: container(stage, pipeline) for stage in (*STAGES, *PROBES)}
         templates[KANIKO] = kaniko()
         release = _release(templates)
-        _retrain(templates, release, _candidates(templates, pipeline), pipeline)
+        _retrain(templates, _candidates(templates, pipeline), _model(templates, release), pipeline)
         _finish(templates)
     return template
 
 
-def _retrain(templates: dict[str, Container], release: DAG, candidates: DAG, pipeline: Pipeline) -> None:
+def _retrain(templates: dict[str, Container], candidates: DAG, model: DAG, pipeline: Pipeline) -> None:
     # The lock is the template's, not the workflow's, so that `release` as an entry point takes none.  Argo may lose it
     # when the controller restarts; two runs at once then cost work, nothing else: the ledger decides, not the lock.
     lock = Synchronization(mutexes=[Mutex(name=f"retrain-{pipeline.name}")])
@@ -90,19 +96,11 @@ def _retrain(templates: dict[str, Container], release: DAG, candidates: DAG, pip
             arguments=inputs_of(CANDIDATES, _FAN_OUT, dataset, split),
             depends=f"{split.name}.Succeeded",
         )
-        fits = output(fitted, "fits")
-        model = run(templates, Train, dataset, split, fits=fits, depends=f"{fitted.name}.Succeeded")
-        verdict = run(templates, Evaluate, model)
-        version = run(templates, Register, model, verdict, when=is_one_of(verdict, "verdict", Verdict.PASSED))
         Task(
-            name=RELEASE,
-            template=release,
-            arguments={
-                "version": output(version, "version"),
-                "requested-by": workflow("requested-by"),
-                "entrypoint": RETRAIN,
-            },
-            depends=f"{version.name}.Succeeded",
+            name=MODEL,
+            template=model,
+            arguments=inputs_of(MODEL, _OF_MODEL, dataset, split, fits=output(fitted, "fits")),
+            depends=f"{fitted.name}.Succeeded",
         )
 
 
@@ -131,6 +129,27 @@ def _candidates(templates: dict[str, Container], pipeline: Pipeline) -> DAG:
             name=Fit.name, template=templates[Fit.name], arguments={"candidate": "{{item}}", **given}, with_param=items
         )
     return candidates
+
+
+def _model(templates: dict[str, Container], release: DAG) -> DAG:
+    """Build what becomes of fitted candidates: a run, a verdict, and when it passed a version and its release."""
+    with DAG(name=MODEL, inputs=[Parameter(name=names.parameter(field)) for field in _OF_MODEL]) as model:
+        trained = run(
+            templates, Train, **{field: f"{{{{inputs.parameters.{names.parameter(field)}}}}}" for field in _OF_MODEL}
+        )
+        verdict = run(templates, Evaluate, trained)
+        version = run(templates, Register, trained, verdict, when=is_one_of(verdict, "verdict", Verdict.PASSED))
+        Task(
+            name=RELEASE,
+            template=release,
+            arguments={
+                "version": output(version, "version"),
+                "requested-by": workflow("requested-by"),
+                "entrypoint": RETRAIN,
+            },
+            depends=f"{version.name}.Succeeded",
+        )
+    return model
 
 
 def _release(templates: dict[str, Container]) -> DAG:

@@ -17,7 +17,7 @@ from contracts.pipeline import load_pipeline, parse_pipeline
 from contracts.probes import PROBES
 from contracts.settings import desk, secret_fields, sizes, variable
 from contracts.stages import STAGES, Features, Need, Parameters, Stage, choices, contract
-from workflows.graph import CANDIDATES, run, workflow_template
+from workflows.graph import CANDIDATES, MODEL, run, workflow_template
 from workflows.stages import BRACE, argument, container
 
 ROOT = Path(__file__).parents[2]
@@ -44,10 +44,24 @@ def test_retrain_runs_its_stages_one_after_the_other(templates: dict[str, Templa
     probes = [probe.name for probe in PROBES]
     way = [name for name in depends if name not in probes]
 
-    assert way == ["preflight", "ingest", "features", CANDIDATES, "train", "evaluate", "register", RELEASE]
-    assert [depends[name] for name in way[1:]] == [f"{before}.Succeeded" for before, _ in pairwise(way)]
+    then = {name: task.get("depends") for name, task in tasks(templates[MODEL]).items()}
+    assert way == ["preflight", "ingest", "features", CANDIDATES, MODEL]
+    assert list(then) == ["train", "evaluate", "register", RELEASE]
+    for graph, way_ in ((depends, way), (then, list(then))):
+        assert [graph[name] for name in way_[1:]] == [f"{before}.Succeeded" for before, _ in pairwise(way_)]
     assert list(depends)[: len(probes)] == probes
     assert [depends[name] for name in probes] == [None] * len(probes)
+
+
+def test_nothing_follows_a_graph_that_has_ended_but_another_graph(templates: dict[str, Template]) -> None:
+    """On its way up from a stage that failed, `argo retry` opens every group that it meets, ended or not."""
+    for graph in templates.values():
+        if "dag" not in graph:
+            continue
+        groups = {t["name"] for t in graph["dag"]["tasks"] if "withParam" in t or "dag" in templates[t["template"]]}
+        for task in graph["dag"]["tasks"]:
+            after = {name for name in groups if f"{name}." in task.get("depends", "")}
+            assert not after or task["name"] in groups, f"{task['name']} follows {after}"
 
 
 def test_preflight_waits_for_every_probe_however_it_ends_and_hears_each(templates: dict[str, Template]) -> None:
@@ -74,7 +88,8 @@ def test_candidates_are_a_pod_each_as_many_at_once_as_the_file_says(templates: d
             "valueFrom": {"parameter": "{{tasks.fit.outputs.parameters.fit}}", "default": "[]"},
         }
     ]  # fmt: skip
-    assert arguments(tasks(templates[RETRAIN])["train"])["fits"] == "{{tasks.candidates.outputs.parameters.fits}}"
+    assert arguments(tasks(templates[RETRAIN])[MODEL])["fits"] == "{{tasks.candidates.outputs.parameters.fits}}"
+    assert arguments(tasks(templates[MODEL])["train"])["fits"] == "{{inputs.parameters.fits}}"
     two = parse_pipeline(ADULT.replace("training:\n", "training:\n  parallel: 2\n"))
     compiled = workflow_template(two, "c").to_dict()["spec"]["templates"]
     assert next(template for template in compiled if template["name"] == CANDIDATES)["parallelism"] == 2
@@ -91,7 +106,7 @@ def test_a_deploy_ends_within_half_an_hour_unless_its_release_is_gradual(templat
 
 
 def test_only_a_passed_model_is_registered_and_only_a_registered_one_released(templates: dict[str, Template]) -> None:
-    register, release = tasks(templates[RETRAIN])["register"], tasks(templates[RETRAIN])[RELEASE]
+    register, release = tasks(templates[MODEL])["register"], tasks(templates[MODEL])[RELEASE]
 
     assert register["when"] == "'{{tasks.evaluate.outputs.parameters.verdict}}' == 'passed'"
     assert release["depends"] == "register.Succeeded"  # a skipped register omits it; a bare name would not
@@ -122,7 +137,7 @@ def test_the_lock_is_on_retrain_alone(spec: dict[str, Any], templates: dict[str,
     assert templates[RETRAIN]["synchronization"] == {"mutexes": [{"name": "retrain-adult-income"}]}
 
 
-def test_every_tag_of_another_task_names_an_output_of_a_task_before_it(templates: dict[str, Template]) -> None:
+def test_every_tag_of_another_task_way_an_output_of_a_task_before_it(templates: dict[str, Template]) -> None:
     for template in (templates[RETRAIN], templates[RELEASE]):
         before: list[str] = []
         for task in tasks(template).values():
@@ -297,7 +312,7 @@ def test_kaniko_is_whole_though_the_desk_never_runs_it(templates: dict[str, Temp
     assert f"--image-name-with-digest-file={image['valueFrom']['path']}" in kaniko["container"]["args"]
 
 
-def test_no_manifest_names_an_output_that_argo_never_resolves(compiled: dict[str, str]) -> None:
+def test_no_manifest_way_an_output_that_argo_never_resolves(compiled: dict[str, str]) -> None:
     """`outputs.result` of a skipped task hangs a workflow without a word (argo-workflows 16982)."""
     assert not any("outputs.result" in text for text in compiled.values())
 
