@@ -12,9 +12,9 @@ import pytest
 
 from contracts.names import parameter
 from contracts.probes import PROBES
-from contracts.settings import desk
 from contracts.stages import BY_NAME, STAGES, Probe, Stage
 from steps.__main__ import main
+from workflows.cli.desk import desk_environment, make_signing_key
 
 WAY = tuple(stage.name for stage in STAGES if stage.name not in ("fit", "notify"))
 """`train` fits what nobody fitted before it."""
@@ -23,7 +23,8 @@ STEPS: dict[str, type[Stage]] = {**BY_NAME, **{probe.name: probe for probe in PR
 
 def run_stages(file: Path, home: Path, environment: pytest.MonkeyPatch) -> dict[str, str]:
     """Return what the stages said last, by parameter name."""
-    for name, value in desk(home, file.parent).items():
+    make_signing_key(home)
+    for name, value in desk_environment(home, file.parent).items():
         environment.setenv(name, value)
     environment.setenv("RETRAIN_PIPELINE", str(file))
     environment.setenv("RETRAIN_WORKFLOW", file.stem)

@@ -191,12 +191,13 @@ def _began(namespace: Namespace, name: str, until: float) -> str | None:
 
     None when it has not come to it in time: by then it reads what is there now.
     """
-    while time.monotonic() < until:
+    while True:
         found = namespace.get("Workflow", name) or {}
         if found.get("status", {}).get("phase"):
             return str(found["metadata"].get("annotations", {}).get(names.ANNOTATION_TEMPLATE, ""))
+        if time.monotonic() > until:
+            return None
         time.sleep(_LOOK_SECONDS)
-    return None
 
 
 def _path(uri: str) -> str:
