@@ -23,6 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.faults
 def test_the_plan_asked_of_a_cluster_is_that_of_its_own_store(place: Place, tmp_path: Path) -> None:
     world = make_world(tmp_path)
     make(world, "a")

@@ -94,7 +94,7 @@ def against(small: SmallDesk, unharmed: Unharmed, plan: Plan) -> None:
     assert asdict(state) == asdict(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_whose_runner_and_server_are_killed_ends_with_one_version_that_serves(small: SmallDesk) -> None:
     small.clear()
 

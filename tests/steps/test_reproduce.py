@@ -55,6 +55,7 @@ def test_a_version_comes_out_identical_and_leaves_nothing_behind(trained: Traine
     assert (content(trained), len(client.search_runs(experiments)), trained.world.ledger.head("churn")) == before
 
 
+@pytest.mark.faults
 def test_a_commit_that_is_gone_is_an_error_and_here_says_what_is_not_restored(trained: Trained) -> None:
     client, commit = mlflow_client(trained.world.settings), tag("code_commit")
     before = client.get_run(trained.run_id).data.tags.get(commit, "")
@@ -143,6 +144,7 @@ def test_the_command_prints_the_answer_as_json(trained: Trained) -> None:
     assert Lineage.model_validate_json(answer.stdout) == lineage(trained.archive(), "1")
 
 
+@pytest.mark.faults
 def test_a_pods_main_process_leaves_the_answer_or_the_exit_code_of_the_class(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
