@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from contracts.errors import DataError
 from contracts.names import ALIAS_PRODUCTION, tag
 from contracts.outcomes import Outcome, State
 from contracts.pipeline.operation import Release
@@ -348,6 +350,56 @@ def test_exported_objects_are_watched_until_someone_applies_them(place: Place, t
         "serviceaccount",
     }
     assert {file.stem for file in folder.iterdir()} == kinds
+
+
+def test_a_model_altered_in_the_bucket_is_never_served(place: Place) -> None:
+    """One flipped byte: of a version that waits for its release, and of the one that serves, when a pod comes anew."""
+    model, serves = place.base.pipeline.name, place.serves()
+    world = place.world()
+    approved = place.approve(world)
+    flip(place, world.registry.run_of(approved.version), "estimator.txt")
+    with pytest.raises(DataError, match=r"estimator\.txt differs"):
+        deploy(approved, world=world)
+    assert world.ledger.state(model, approved.version) is State.APPROVED, "no release began"
+    assert place.serves() == serves
+
+    run_id = world.registry.run_of(serves)
+    flip(place, run_id, "estimator.txt")
+    place.cluster.kubectl("delete", "pods", "-l", f"retrain/pipeline={model}")
+    said = until(partial(crashed, place), 120)
+    print(said)
+    assert "estimator.txt differs" in said
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://{place.host}/v1/model", timeout=10, trust_env=False).raise_for_status()
+
+    flip(place, run_id, "estimator.txt")  # back
+    place.cluster.kubectl("delete", "pods", "-l", f"retrain/pipeline={model}")
+    assert until(partial(answers, place, serves), 120)
+
+
+def flip(place: Place, run_id: str, name: str) -> None:
+    """Flip the last bit of a file of a run's package."""
+    bucket, _, prefix = place.base.tracking.package_uri(run_id).removeprefix("s3://").partition("/")
+    key = f"{prefix}/{name}"
+    content = place.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    place.s3.put_object(Bucket=bucket, Key=key, Body=content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def crashed(place: Place) -> str:
+    """Return what a server said that ended, empty where none has."""
+    for pod in place.get("pods", "-l", f"retrain/pipeline={place.base.pipeline.name}"):
+        if any(s.get("restartCount") or "terminated" in s["state"] for s in pod["status"].get("containerStatuses", ())):
+            name = pod["metadata"]["name"]
+            done = place.cluster.run("kubectl", "-n", place.cluster.namespace, "logs", name, "--previous")
+            return done.stdout or place.cluster.kubectl("logs", name)
+    return ""
+
+
+def answers(place: Place, version: int) -> bool:
+    try:
+        return place.serves() == version
+    except (httpx.HTTPError, KeyError, ValueError):
+        return False
 
 
 def test_load_adds_servers_and_its_end_takes_them_away(place: Place) -> None:
