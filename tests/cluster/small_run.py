@@ -98,7 +98,7 @@ class SmallRun:
         """Start a run and return its name, without waiting for its end."""
         words = self.command("--no-wait", *more)
         done = subprocess.run(
-            words, cwd=self.folder, env=self._environment, text=True, capture_output=True, check=False, timeout=600
+            words, cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split()[0]
@@ -107,7 +107,7 @@ class SmallRun:
         """Submit, wait for the end, which must have this exit code, and return what `retrain submit --json` said."""
         done = subprocess.run(
             self.command("--json"),
-            cwd=self.folder, env=self._environment, text=True, capture_output=True, check=False, timeout=900,
+            cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=900,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return dict(json.loads(done.stdout))
@@ -117,7 +117,7 @@ class SmallRun:
         """Submit, let the block act meanwhile, and wait until `retrain submit` has seen the end."""
         words = self.command("--json")
         process = subprocess.Popen(
-            words, cwd=self.folder, env=self._environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self.following, collected = process, list[str]()
         reading = threading.Thread(target=lambda: collected.extend(process.communicate()), daemon=True)
@@ -134,7 +134,7 @@ class SmallRun:
         self.said = json.loads(collected[0])
 
     @property
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {
             **os.environ, "KUBECONFIG": self.cluster.kubeconfig, "PYTHONPATH": str(ROOT),
             "RETRAIN_HOME": str(self.folder / "home"),
@@ -187,7 +187,7 @@ class SmallRun:
         """Return what `retrain doctor` says of this model on the cluster: thing -> state."""
         words = [sys.executable, "-m", "workflows.cli.main", "doctor", "-n", self.cluster.namespace, "--json"]
         done = subprocess.run(
-            words, cwd=self.folder, env=self._environment, text=True, capture_output=True, check=False, timeout=300
+            words, cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=300
         )
         assert done.returncode in (0, 78), done.stderr
         lines = {line["what"]: line["state"] for line in json.loads(done.stdout)}
