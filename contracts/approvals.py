@@ -130,9 +130,10 @@ def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
     approving = [
         {"apiGroups": [GROUP], "resources": [RESOURCE], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "create"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "create", "delete"]},
-        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list", "create"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "create", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/log", "services/proxy"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list", "create", "delete"]},
     ]
     group = {"apiGroup": rbac, "kind": "Group", "name": APPROVERS}
     promote = {

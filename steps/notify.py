@@ -16,6 +16,7 @@ from contracts.errors import (
     CODE,
     OUT_OF_TIME,
     STOPPED,
+    ConfigError,
     NetworkError,
     StageError,
     class_of_failure,
@@ -31,6 +32,7 @@ from steps.world import World
 
 _PROBES = {probe.name for probe in PROBES}
 _TEMPLATES = {stage.name for stage in STAGES} | {KANIKO} | _PROBES
+_CHECK_URLS = "check the URLs in the secret; their text is not shown here"
 _ATTEMPT = re.compile(r"\((\d+)\)$")
 
 
@@ -40,7 +42,9 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
     Raises
     ------
     NetworkError
-        When a notification service did not take it.
+        No notification service took it.
+    ConfigError
+        One of their URLs is not one that Apprise knows; the others were told.
     """
     outcome = conclude(inputs)
     stopped = any(_is_stop(node) for node in _decode(inputs.failures))
@@ -64,7 +68,8 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
     body = "\n".join(lines)
     world.log.info("%s", body)
     if _wanted(outcome, world) and (urls := world.settings.notify_urls.get_secret_value().split()):
-        _send(urls, title=lines[0], body=body, failed=outcome is Outcome.FAILED)
+        if lost := _send(urls, title=lines[0], body=body, failed=outcome is Outcome.FAILED):
+            world.log.warning("%s did not take the message", _places(lost))
     return Notify.Outputs(outcome=outcome, summary="; ".join(lines[:2]))
 
 
@@ -178,15 +183,26 @@ def _set(value: str) -> str:
     return "" if value.startswith("{{") else value
 
 
-def _send(urls: list[str], *, title: str, body: str, failed: bool) -> None:
+def _send(urls: list[str], *, title: str, body: str, failed: bool) -> list[int]:
+    """Tell every service; return the places of those that did not take it, where others did.
+
+    A service that is down does not fail the run, nor is anyone told twice for its sake.
+    """
     import apprise
 
-    sender = apprise.Apprise()
-    refused = [number for number, url in enumerate(urls, 1) if not sender.add(url)]
-    if refused or not sender.notify(title=title, body=body, notify_type="failure" if failed else "info"):
-        which = (
-            f"URL {', '.join(map(str, refused))} of RETRAIN_NOTIFY_URLS is not one that Apprise knows"
-            if refused
-            else "a service of RETRAIN_NOTIFY_URLS did not take the message"
-        )
-        raise NetworkError(which, remedy="check the URLs in the secret; their text is not shown here")
+    unknown, lost = [], []
+    for number, url in enumerate(urls, 1):
+        sender = apprise.Apprise()
+        if not sender.add(url):
+            unknown.append(number)
+        elif not sender.notify(title=title, body=body, notify_type="failure" if failed else "info"):
+            lost.append(number)
+    if unknown:
+        raise ConfigError(f"{_places(unknown)} is not one that Apprise knows", remedy=_CHECK_URLS)
+    if len(lost) == len(urls):
+        raise NetworkError("no service of RETRAIN_NOTIFY_URLS took the message", remedy=_CHECK_URLS)
+    return lost
+
+
+def _places(numbers: list[int]) -> str:
+    return f"URL {', '.join(map(str, numbers))} of RETRAIN_NOTIFY_URLS"

@@ -20,6 +20,8 @@ from workflows.triggers import triggers
 
 WORKFLOW_TEMPLATE = "workflowtemplate.yaml"
 CONFIGMAP = "configmap.yaml"
+MARK = "# Compiled by retrain"
+"""How the first line of every compiled file begins."""
 
 
 def compile_pipeline(path: Path) -> dict[str, str]:
@@ -56,7 +58,12 @@ def load_manifests(folder: Path) -> dict[str, dict[str, Any]]:
 def manifest_text(manifest: dict[str, Any], source: str) -> str:
     """Return a manifest as YAML, with a line that says what it was compiled from."""
     body = yaml.dump(_names_first(manifest), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-    return f"# Compiled by retrain from {source}; do not edit.\n{body}"
+    return f"{MARK} from {source}; do not edit.\n{body}"
+
+
+def compiled(file: Path) -> bool:
+    """Say whether a file is one that was compiled, and may be written anew or removed."""
+    return file.read_text(encoding="utf-8", errors="replace").startswith(MARK)
 
 
 def _names_first(value: Any) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hera.workflows import DAG, Container, Parameter, Step, Steps, Task, WorkflowTemplate
-from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, ValueFrom, Volume, WorkflowMetadata
+from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, TTLStrategy, ValueFrom, Volume, WorkflowMetadata
 from pydantic.fields import FieldInfo
 
 from contracts import names
@@ -53,6 +53,8 @@ from contracts.stages import (
 from workflows.kaniko import kaniko
 from workflows.stages import argo_containers, container, from_settings
 
+_KEPT_SECONDS = 30 * 86400
+"""How long a run that has ended stays in the cluster, pods and all; ledger and MLflow know of it for good."""
 FINISH, CANDIDATES, MODEL = "finish", "candidates", "model"
 _FAN_OUT = {**{f: info for f, info in Fit.Inputs.model_fields.items() if f != "candidate"},
             "candidates": Features.Outputs.model_fields["candidates"]}  # fmt: skip
@@ -73,6 +75,7 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         pod_spec_patch=argo_containers(),
         volumes=[Volume(name="pipeline", config_map=ConfigMapVolumeSource(name=configmap))],
         workflow_metadata=WorkflowMetadata(labels={names.LABEL_PIPELINE: pipeline.name}),
+        ttl_strategy=TTLStrategy(seconds_after_completion=_KEPT_SECONDS),
     ) as template:
         templates = {stage.name: container(stage, pipeline) for stage in (*STAGES, *PROBES)}
         templates[KANIKO] = kaniko()

@@ -253,3 +253,16 @@ def test_compile_check_tells_whether_manifests_are_current(desk: Desk) -> None:
     manifest.write_text(manifest.read_text() + "\n")
 
     assert "is not what churn.yaml compiles to" in desk("compile", "churn.yaml", "--check", code=1)
+
+
+def test_compile_touches_no_file_that_it_did_not_make(desk: Desk) -> None:
+    before = (desk.folder / "churn.yaml").read_text()
+    assert "0 removed" in desk("compile", "churn.yaml", "--out", ".")
+    assert (desk.folder / "churn.yaml").read_text() == before
+
+    (desk.folder / "sensor.yaml").write_text("mine: 1\n")
+    text = before + "triggers: {webhook: {}}\n"
+    (desk.folder / "churn.yaml").write_text(text)
+    assert "sensor.yaml is a file of your own" in desk("compile", "churn.yaml", "--out", ".", code=78)
+    assert (desk.folder / "sensor.yaml").read_text() == "mine: 1\n"
+    assert not (desk.folder / "eventsource.yaml").exists(), "nothing is half-written"

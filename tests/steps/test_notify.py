@@ -341,17 +341,33 @@ def test_a_service_that_refuses_is_a_network_error_without_its_url(
     with pytest.raises(NetworkError) as refused:
         notify(ended(outcome="promoted"), world=telling(world, service.url))
 
-    assert "did not take the message" in refused.value.message
+    assert "took the message" in refused.value.message
     for text in (str(refused.value.report("notify")), caplog.text):
         assert "hidden-word" not in text
         assert service.url not in text
 
 
-def test_an_unknown_kind_of_url_is_named_by_its_place_only(world: World) -> None:
-    with pytest.raises(NetworkError, match="URL 1 of RETRAIN_NOTIFY_URLS") as refused:
-        notify(ended(outcome="promoted"), world=telling(world, "nosuch://token-7"))
+def test_a_service_that_is_down_neither_fails_the_run_nor_keeps_others_from_being_told_once(
+    world: World, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = "json://ann:hidden-word@127.0.0.1:1/hook"
+
+    done = notify(ended(outcome="promoted"), world=telling(world, down, service.url))
+
+    assert done.outcome is Outcome.PROMOTED
+    assert len(service.received) == 1
+    assert "URL 1 of RETRAIN_NOTIFY_URLS did not take the message" in caplog.text
+    assert "hidden-word" not in caplog.text
+
+
+def test_an_unknown_kind_of_url_is_named_by_its_place_only_and_the_others_are_told(
+    world: World, service: Service
+) -> None:
+    with pytest.raises(ConfigError, match="URL 1 of RETRAIN_NOTIFY_URLS") as refused:
+        notify(ended(outcome="promoted"), world=telling(world, "nosuch://token-7", service.url))
 
     assert "token-7" not in str(refused.value.report("notify"))
+    assert len(service.received) == 1
 
 
 def test_a_store_that_cannot_be_read_does_not_keep_the_message_back(world: World, service: Service) -> None:

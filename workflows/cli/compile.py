@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.errors import ConfigError
 from contracts.pipeline import load_pipeline
 
 EXAMPLES = """
@@ -27,7 +28,7 @@ def compile_file(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all is well.")] = False,
 ) -> None:
     """Compile a pipeline file to its WorkflowTemplate, CronWorkflow and Argo Events objects."""
-    from workflows.compile import compile_pipeline
+    from workflows.compile import compile_pipeline, compiled
 
     pipeline = load_pipeline(file)
     manifests = compile_pipeline(file)
@@ -36,11 +37,13 @@ def compile_file(
         return
     folder = Path(out) if out else output_folder(file, pipeline.name)
     differing = [n for n, text in manifests.items() if not (folder / n).is_file() or (folder / n).read_text() != text]
-    stale = sorted({p.name for p in folder.glob("*.yaml")} - set(manifests))
+    stale = sorted(p.name for p in folder.glob("*.yaml") if p.name not in manifests and compiled(p))
     if check:
         for name in [*differing, *stale]:
             typer.echo(f"{folder / name} is not what {file} compiles to", err=True)
         raise typer.Exit(1 if differing or stale else 0)
+    if foreign := [name for name in differing if (folder / name).exists() and not compiled(folder / name)]:
+        raise ConfigError(f"{folder / foreign[0]} is a file of your own", remedy="name another folder by --out")
     folder.mkdir(parents=True, exist_ok=True)
     for name in differing:
         (folder / name).write_text(manifests[name])

@@ -241,7 +241,6 @@ def _answer(model: str, version: int, answers: int | None, remedy: str) -> Line:
 def _cluster(namespace: str, context: str) -> Iterator[Line]:
     """Look at the platform of a namespace, and at who runs its workflows."""
     from workflows.cluster.connection import Namespace
-    from workflows.cluster.controller import controllers
 
     try:
         place = Namespace.connect(namespace, context)
@@ -251,6 +250,15 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
     except StageError as error:
         yield Line(what="platform", state="wrong", found=error.message, remedy=error.remedy)
         return
+    yield from _controllers(place)
+    yield _policy(place)
+    yield from _records(place)
+
+
+def _controllers(place: Namespace) -> Iterator[Line]:
+    """Say who runs the namespace's workflows, where whoever asks may look across the cluster."""
+    from workflows.cluster.controller import controllers
+
     try:
         found = list(controllers(place))
     except StageError as error:
@@ -262,8 +270,6 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         yield Line(what="controller", state="ok" if one.ready else "wrong", found=said)
     if not found:
         yield Line(what="controller", state="wrong", found="none in the cluster", remedy="kind/admin.yaml names it")
-    yield _policy(place)
-    yield from _records(place)
 
 
 def _trusted(place: Namespace) -> Line:
