@@ -35,7 +35,9 @@ VERSIONS = {
     "TraefikService": "traefik.io/v1alpha1", "IngressRoute": "traefik.io/v1alpha1",
 }  # fmt: skip
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_TIMEOUT = 30
+_TIMEOUT_SECONDS = 30
+_RETRIES = 1
+"""By urllib3, of what may be said twice: a connection that lay idle may have been closed at the other end."""
 
 
 class Conflict(StageError):  # noqa: N818  it says what happened
@@ -84,7 +86,7 @@ class Cluster:
             "patch", wanted["kind"], wanted["metadata"]["name"],
             lambda api: self._client.server_side_apply(
                 api, body=wanted, namespace=self.namespace, field_manager=FIELD_MANAGER, force_conflicts=True,
-                _request_timeout=_TIMEOUT, **asked,
+                **asked,
             ),
         )  # fmt: skip
 
@@ -101,9 +103,7 @@ class Cluster:
             "spec": {"resourceAttributes": attributes},
         }  # fmt: skip
         with self._errors("create", "SelfSubjectAccessReview", ""):
-            answer = AuthorizationV1Api(self._client.client).create_self_subject_access_review(
-                review, _request_timeout=_TIMEOUT
-            )
+            answer = AuthorizationV1Api(self._client.client).create_self_subject_access_review(review)
         return bool(answer.status.allowed)
 
     def serves(self, group: str) -> bool:
@@ -111,7 +111,7 @@ class Cluster:
         from kubernetes.client import ApisApi
 
         with self._errors("get", "API groups", ""):
-            found = ApisApi(self._client.client).get_api_versions(_request_timeout=_TIMEOUT)
+            found = ApisApi(self._client.client).get_api_versions()
         return group in {each.name for each in found.groups}
 
     def knows(self, kind: str) -> bool:
@@ -168,7 +168,6 @@ class Cluster:
             lambda api: api.patch(
                 body={"spec": {"replicas": replicas}}, name=name, namespace=self.namespace,
                 content_type="application/merge-patch+json", field_manager=f"{FIELD_MANAGER}-scale",
-                _request_timeout=_TIMEOUT,
             ),
         )  # fmt: skip
 
@@ -185,7 +184,6 @@ class Cluster:
             try:
                 text = self._pods.read_namespaced_pod_log(
                     pod, self.namespace, container=container, previous=previous, tail_lines=lines,
-                    _request_timeout=_TIMEOUT,
                 )  # fmt: skip
             except ApiException as error:
                 if error.status in (400, 404):  # not started yet, or removed meanwhile
@@ -238,7 +236,6 @@ class Cluster:
     def _client(self) -> DynamicClient:
         from kubernetes import client, config
         from kubernetes.config import ConfigException
-        from kubernetes.dynamic import DynamicClient
 
         try:
             config.load_config()
@@ -246,7 +243,25 @@ class Cluster:
             raise ConfigError(
                 "no cluster to deploy to", remedy="run in a pod with a service account, or set KUBECONFIG"
             ) from None
-        return DynamicClient(client.ApiClient())
+        return patient(client.Configuration.get_default_copy())
+
+
+def patient(configuration: Any) -> DynamicClient:
+    """Return a client whose every call ends, those too by which it learns the kinds of objects that there are.
+
+    Parameters
+    ----------
+    configuration
+        A `kubernetes.client.Configuration`.
+    """
+    from kubernetes.client import ApiClient
+    from kubernetes.dynamic import DynamicClient
+
+    configuration.retries = _RETRIES
+    api = ApiClient(configuration)
+    endless = api.call_api
+    api.call_api = lambda *words, **more: endless(*words, **{**more, "_request_timeout": _TIMEOUT_SECONDS})
+    return DynamicClient(api)
 
 
 def _own_namespace() -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, NetworkError
 from tests.loopback import Handler, serving
 from workflows.cluster.connection import Namespace
 
@@ -24,6 +27,7 @@ ANSWERS = {
         ],
     },
 }  # fmt: skip
+_SILENT_SECONDS = 3.0
 NOT_FOUND = {"kind": "Status", "code": 404, "message": 'namespaces "mlops" not found'}
 
 
@@ -40,24 +44,58 @@ class ApiServer(Handler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_DELETE = do_GET  # noqa: N815  the base class's names
+    do_POST = do_DELETE = do_PUT = do_PATCH = do_GET  # noqa: N815  the base class's names
+
+
+class Silent(ApiServer):
+    """It describes itself, and answers nothing else for far longer than anybody waits."""
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] not in ANSWERS:
+            time.sleep(_SILENT_SECONDS)
+        with suppress(OSError):  # who asked has gone
+            super().do_GET()
+
+    do_POST = do_DELETE = do_PUT = do_PATCH = do_GET  # noqa: N815  the base class's names
+
+
+class Unreachable(ApiServer):
+    """Packets to it are lost, from the first."""
+
+    def do_GET(self) -> None:
+        time.sleep(_SILENT_SECONDS)
+        with suppress(OSError):
+            super().do_GET()
 
 
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
-    """A namespace of a cluster that has none."""
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kubeconfig"
     # read once, when the client is imported
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    with serving(ApiServer) as port:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the client keeps there what kinds a server has, by its port
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return path
+
+
+@contextmanager
+def connected(server: type[Handler], kubeconfig: Path) -> Iterator[Namespace]:
+    with serving(server) as port:
         config = {
             "apiVersion": "v1", "kind": "Config", "current-context": "one",
             "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
         }  # fmt: skip
-        path.write_text(yaml.safe_dump(config))
+        kubeconfig.write_text(yaml.safe_dump(config))
         yield Namespace.connect("mlops")
+
+
+@pytest.fixture
+def empty(kubeconfig: Path) -> Iterator[Namespace]:
+    """A namespace of a cluster that has none."""
+    with connected(ApiServer, kubeconfig) as namespace:
+        yield namespace
 
 
 def test_what_is_not_there_is_none_and_its_removal_no_error(empty: Namespace) -> None:
@@ -70,3 +108,37 @@ def test_what_cannot_be_made_or_read_because_it_is_not_there_is_said(empty: Name
         empty.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}})
     with pytest.raises(ConfigError, match="in namespace mlops: namespaces"):
         empty.fetch("/api/v1/namespaces/mlops/services/x:80/proxy/openapi.json")
+
+
+OBJECT = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
+CALLS: dict[str, Callable[[Namespace], Any]] = {
+    "get": lambda namespace: namespace.get("ConfigMap", "x"),
+    "select": lambda namespace: namespace.select("ConfigMap"),
+    "apply": lambda namespace: namespace.apply(OBJECT),
+    "create": lambda namespace: namespace.create(OBJECT),
+    "replace": lambda namespace: namespace.replace(OBJECT),
+    "scale": lambda namespace: namespace.scale("ConfigMap", "x", 1),
+    "delete": lambda namespace: namespace.delete("ConfigMap", "x"),
+    "log": lambda namespace: namespace.log("x", "main", previous=False),
+    "may": lambda namespace: namespace.may("get", "", "pods"),
+    "user": lambda namespace: namespace.user(),
+    "fetch": lambda namespace: namespace.fetch("/healthz"),
+    "send": lambda namespace: namespace.send("/healthz", {}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_server_that_does_not_answer_is_not_waited_for_without_end(
+    call: Callable[[Namespace], Any], kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steps.rollout.cluster._TIMEOUT_SECONDS", 0.2)
+    with connected(Silent, kubeconfig) as namespace, pytest.raises(NetworkError, match="the API server did not answer"):
+        call(namespace)
+
+
+def test_a_server_that_does_not_say_what_kinds_it_has_is_not_waited_for_either(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steps.rollout.cluster._TIMEOUT_SECONDS", 0.2)
+    with connected(Unreachable, kubeconfig) as namespace, pytest.raises(NetworkError, match="did not answer"):
+        namespace.get("ConfigMap", "x")

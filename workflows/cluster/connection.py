@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import names
 from contracts.errors import ConfigError
-from steps.rollout.cluster import Cluster
+from steps.rollout.cluster import Cluster, patient
 
 if TYPE_CHECKING:
     from kubernetes.dynamic import DynamicClient
@@ -105,6 +105,5 @@ class Namespace(Cluster):
     @cached_property
     def _client(self) -> DynamicClient:
         from kubernetes import config
-        from kubernetes.dynamic import DynamicClient
 
-        return DynamicClient(config.new_client_from_config(context=self.context))
+        return patient(config.new_client_from_config(context=self.context).configuration)

@@ -104,10 +104,11 @@ def follow(namespace: Namespace, name: str, on_change: Callable[[RunState], None
     """
     seen, silent_since = "", None
     while True:
+        asked = time.monotonic()
         try:
             workflow = load(namespace, name)
         except NetworkError:
-            silent_since = silent_since or time.monotonic()
+            silent_since = silent_since or asked
             if time.monotonic() - silent_since > _AWAY_SECONDS:
                 raise
         else:
