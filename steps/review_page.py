@@ -41,8 +41,9 @@ body { margin: 0 auto; max-width: 46rem; padding: 1rem; background: var(--page);
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p, figure { margin: .5rem 0; } .dim, figcaption, th { color: var(--dim); font-weight: normal; font-size: .875rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-td, th { text-align: left; vertical-align: top;
-  padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line); }
+td, th { text-align: left; vertical-align: top; overflow-wrap: break-word;
+  padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line); } td.long { overflow-wrap: anywhere; }
+@media (max-width: 30rem) { table { font-size: .8125rem; } }
 .passed { color: var(--good); } .rejected { color: var(--bad); } .inconclusive { color: var(--doubt); }
 .better { font-weight: 600; } .ours { color: var(--ours); } .theirs { color: var(--theirs); }
 svg { display: block; max-width: 26rem; width: 100%; height: auto; }
@@ -52,6 +53,8 @@ svg .theirs { stroke: var(--theirs); fill: var(--theirs); } svg .curve { fill: n
 svg .bound { stroke: var(--ink); stroke-dasharray: 3 2; } svg .passed { stroke: var(--good); fill: var(--good); }
 svg .rejected { stroke: var(--bad); fill: var(--bad); } svg .inconclusive { stroke: var(--doubt); fill: var(--doubt); }
 """
+_LONG_WORD = 18
+"""Letters; a longer one is broken anywhere, others only between words: a phone is some 40 letters wide."""
 _SIGNS = {Verdict.PASSED: "✓", Verdict.REJECTED: "✗", Verdict.INCONCLUSIVE: "?", None: "·"}
 
 Cell = str | tuple[str, str]
@@ -100,7 +103,8 @@ def _row(table: Element, cells: Sequence[Cell]) -> None:
     row = SubElement(table, "tr")
     for cell in cells:
         said, style = cell if isinstance(cell, tuple) else (cell, "")
-        text(row, "td", said, style)
+        long = any(len(word) > _LONG_WORD for word in said.split())
+        text(row, "td", said, f"{style} long".strip() if long else style)
 
 
 def _plot(table: Element) -> Element:
