@@ -67,9 +67,9 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
         lines.append(f"the stages' reports cannot be read: {error.message}")
     body = "\n".join(lines)
     world.log.info("%s", body)
-    if _wanted(outcome, world) and (urls := world.settings.notify_urls.get_secret_value().split()):
-        if lost := _send(urls, title=lines[0], body=body, failed=outcome is Outcome.FAILED):
-            world.log.warning("%s did not take the message", _places(lost))
+    urls = world.settings.notify_urls.get_secret_value().split() if _wanted(outcome, world) else []
+    if urls and (lost := _send(urls, title=lines[0], body=body, failed=outcome is Outcome.FAILED)):
+        world.log.warning("%s did not take the message", _places(lost))
     return Notify.Outputs(outcome=outcome, summary="; ".join(lines[:2]))
 
 
