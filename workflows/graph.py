@@ -20,7 +20,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hera.workflows import DAG, Container, Parameter, Step, Steps, Task, WorkflowTemplate
-from hera.workflows.models import ConfigMapVolumeSource, Mutex, Synchronization, TTLStrategy, ValueFrom, Volume, WorkflowMetadata
+from hera.workflows.models import (
+    ConfigMapVolumeSource,
+    Mutex,
+    Synchronization,
+    TTLStrategy,
+    ValueFrom,
+    Volume,
+    WorkflowMetadata,
+)
 from pydantic.fields import FieldInfo
 
 from contracts import names
