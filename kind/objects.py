@@ -13,10 +13,15 @@ import time
 from typing import BinaryIO
 
 from minio import Minio
+from minio.error import S3Error
 from urllib3.exceptions import HTTPError
 
 _PART_BYTES = 16 * 2**20
 _PATIENCE_SECONDS = 60
+_ETAG = "RETRAIN.etag"
+"""Of a member: the store's own word for what the object held."""
+_RESTORED = "restored"
+"""Of an object: which word that was.  Written in parts of another size, the same content has another."""
 
 
 def connect() -> Minio:
@@ -53,6 +58,7 @@ def backup(store: Minio, out: BinaryIO) -> int:
                     member = tarfile.TarInfo(f"{bucket}/{listed.object_name}")
                     member.size = int(answer.headers["Content-Length"])
                     member.mtime = int(listed.last_modified.timestamp())
+                    member.pax_headers = {_ETAG: answer.headers["ETag"].strip('"')}
                     archive.addfile(member, answer)
                 finally:
                     answer.close()
@@ -62,7 +68,10 @@ def backup(store: Minio, out: BinaryIO) -> int:
 
 
 def restore(store: Minio, source: BinaryIO) -> int:
-    """Write every member back where it came from; buckets are made where they are missing."""
+    """Write every member back where it came from, but those that are there as they were; make missing buckets.
+
+    Where a bucket keeps versions, what is written once more stays for as long as its object lock holds.
+    """
     count = 0
     with tarfile.open(fileobj=source, mode="r|") as archive:
         for member in archive:
@@ -71,14 +80,29 @@ def restore(store: Minio, source: BinaryIO) -> int:
                 if not store.bucket_exists(bucket_name=bucket):
                     store.make_bucket(bucket_name=bucket)
                 continue
+            etag = member.pax_headers.get(_ETAG, "")
+            if etag and etag in _etags(store, bucket, key):
+                continue
             content = archive.extractfile(member)
             if content is None:
                 raise ValueError(f"{member.name} is no file")
             store.put_object(
-                bucket_name=bucket, object_name=key, data=content, length=member.size, part_size=_PART_BYTES
-            )
+                bucket_name=bucket, object_name=key, data=content, length=member.size, part_size=_PART_BYTES,
+                metadata={_RESTORED: etag} if etag else None,
+            )  # fmt: skip
             count += 1
     return count
+
+
+def _etags(store: Minio, bucket: str, key: str) -> set[str | None]:
+    """Return the words for what an object holds now, none where there is no such object."""
+    try:
+        found = store.stat_object(bucket_name=bucket, object_name=key)
+    except S3Error as error:
+        if error.code != "NoSuchKey":
+            raise
+        return set()
+    return {found.etag, found.metadata.get(f"x-amz-meta-{_RESTORED}")}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from steps.storage import Storage
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+_VERSION = "?versionId="
+"""Between the name of an object and that of a version which is not its newest."""
+
 
 class Head(Contract):
     """The newest entry of a model at some moment."""
@@ -57,7 +60,8 @@ class Kept(Contract):
     contents: dict[str, str] = {}
     """Name -> content of each, of every version that the store has of it, as the model's folder and below."""
     hidden: tuple[str, ...] = ()
-    """Names that were deleted, though their object is there: what a bucket under object lock does."""
+    """Names that were deleted, or written over with something else, though their object is there: what a bucket under
+    object lock does."""
 
     def models(self) -> set[str]:
         """Return the models that it speaks of, by their folders."""
@@ -98,10 +102,14 @@ def kept(storage: Storage, folder: str) -> Kept:
     """Return what lies in a folder or bucket of signed heads, what was deleted or overwritten under a lock included."""
     there = set(storage.list(folder))
     contents: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
     for uri, version in storage.versions(folder):
         # the text is for people and JSON; bytes that are none are no signed head either
         text = storage.read(uri, version).decode("utf-8", errors="replace")
-        contents[f"{uri}?versionId={version}" if version and uri in contents else uri] = text
+        if (uri, text) in seen:  # written again as it was, by a restore or a request that was sent twice
+            continue
+        seen.add((uri, text))
+        contents[f"{uri}{_VERSION}{version}" if version and uri in contents else uri] = text
     return Kept(contents=contents, hidden=tuple(sorted(contents.keys() - there)))
 
 
@@ -112,7 +120,8 @@ def proof(model: str, found: Kept, keys: Sequence[Ed25519PublicKey]) -> Proof:
     """
     own, result = found.of(model), Proof()
     for name in own.hidden:
-        result.doubtful.append(Finding(where=name, what="was deleted; the object lock kept it"))
+        what = "overwritten" if _VERSION in name else "deleted"
+        result.doubtful.append(Finding(where=name, what=f"was {what}; the object lock kept it"))
     for name, text in sorted(own.contents.items()):
         head, objection = _read(model, text, keys)
         if head is None:
@@ -139,7 +148,7 @@ def _read(model: str, text: str, keys: Sequence[Ed25519PublicKey]) -> tuple[Head
 
 
 def _folder_of(name: str) -> str:
-    return name.partition("?")[0].rsplit("/", 2)[-2]
+    return name.partition(_VERSION)[0].rsplit("/", 2)[-2]
 
 
 def _payload(head: Head) -> bytes:

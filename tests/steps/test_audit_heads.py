@@ -105,6 +105,23 @@ def test_a_head_that_was_overwritten_is_named_and_the_first_still_proves(
     said = findings(other, storage, key)
     assert f"entry {anew.number}: is {anew.id[:12]}, and was signed as {entries[-1].id[:12]}" in said
     assert len([line for line in said if "its signature does not hold" in line]) == 1
+    assert [line.partition("?versionId=")[0] for line in said if "; the object lock kept it" in line] == [uri]
+    assert len([line for line in said if "was overwritten" in line]) == 1
+    assert len(said) == 3
+
+
+def test_a_head_that_was_written_again_as_it_was_is_no_finding(
+    storage: Storage, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    ledger = put(tmp_path / "ledger.db", chain(2))
+    signed(ledger, storage, key)
+    [(uri, _)] = storage.versions(FOLDER)
+    storage.write(uri, storage.read(uri))
+
+    assert len(storage.versions(FOLDER)) == 2
+    assert findings(ledger, storage, key) == []
+    storage.delete(uri)
+    assert findings(ledger, storage, key) == [f"{uri}: was deleted; the object lock kept it"]
 
 
 def test_what_was_written_anew_is_not_signed(storage: Storage, key: Ed25519PrivateKey, tmp_path: Path) -> None:
