@@ -1,4 +1,4 @@
-"""What the chart's pods do to MLflow's database before MLflow starts, on a real PostgreSQL."""
+"""What the chart's pods do to databases before anything else does, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -73,3 +73,29 @@ def test_an_empty_database_is_filled_and_a_current_one_left_alone(
 
     monkeypatch.setattr(mlflow.db.upgrade, "main", again)
     provision.migrate({})
+
+
+OWNERS = {"owner": "retrain_ledger_owner", "reader": "retrain_ledger_reader", "writer": "retrain_ledger_writer"}
+
+
+def test_a_database_whose_maker_was_killed_is_closed_to_others_by_the_next(
+    provision: ModuleType,
+    server: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provision, "password", lambda _: "planted")
+    monkeypatch.setenv("DATABASE_URL", server)
+    names = ("mlflow", "mlflow_auth", "retrain_ledger")
+    with create_engine(server.replace("postgresql:", "postgresql+psycopg:")).connect() as admin:
+        admin = admin.execution_options(isolation_level="AUTOCOMMIT")
+        admin.execute(text("DROP DATABASE IF EXISTS mlflow WITH (FORCE)"))
+        for name in names:
+            admin.execute(text(f"CREATE DATABASE {name}"))
+        admin.execute(text("CREATE ROLE stranger LOGIN"))
+
+        provision.databases({"ledger": OWNERS, "archive": False})
+
+        may = "SELECT has_database_privilege(:who, :name, 'CONNECT')"
+        assert [admin.scalar(text(may), {"who": "stranger", "name": name}) for name in names] == [False] * 3
+        for role in ("reader", "writer"):
+            assert admin.scalar(text(may), {"who": OWNERS[role], "name": "retrain_ledger"})

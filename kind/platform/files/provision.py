@@ -48,7 +48,8 @@ def databases(plan: dict[str, Any]) -> None:
                 # an administrator who is no superuser, as in a managed database, must be a member of the owner
                 admin.execute(SQL("GRANT {} TO CURRENT_USER").format(Identifier(owner)))
                 admin.execute(SQL("CREATE DATABASE {} OWNER {}").format(Identifier(database), Identifier(owner)))
-                admin.execute(SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(Identifier(database)))
+            # each time: whoever made the database may have been ended before this
+            admin.execute(SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(Identifier(database)))
             log(f"database {database}, owner {owner}")
         for role in (ledger["reader"], ledger["writer"]):
             admin.execute(SQL("GRANT CONNECT ON DATABASE retrain_ledger TO {}").format(Identifier(role)))
