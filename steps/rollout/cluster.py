@@ -224,7 +224,8 @@ class Cluster:
                 raise NetworkError(f"the API server answered {error.status} for {what}") from None
             raise ConfigError(f"the cluster does not take {what}: {said}") from None
         except (HTTPError, OSError) as error:
-            raise NetworkError(f"the API server did not answer for {what}: {type(error).__name__}") from None
+            why = getattr(error, "reason", None) or error  # of the last try
+            raise NetworkError(f"the API server did not answer for {what}: {type(why).__name__}") from None
 
     @cached_property
     def _pods(self) -> CoreV1Api:
@@ -235,15 +236,22 @@ class Cluster:
     @cached_property
     def _client(self) -> DynamicClient:
         from kubernetes import client, config
-        from kubernetes.config import ConfigException
 
-        try:
+        with reading_kubeconfig("run in a pod with a service account, or set KUBECONFIG"):
             config.load_config()
-        except ConfigException:
-            raise ConfigError(
-                "no cluster to deploy to", remedy="run in a pod with a service account, or set KUBECONFIG"
-            ) from None
         return patient(client.Configuration.get_default_copy())
+
+
+@contextlib.contextmanager
+def reading_kubeconfig(remedy: str) -> Iterator[None]:
+    """Tell what is wrong with a kubeconfig, or with a file that it names, as a `ConfigError` with a remedy."""
+    from kubernetes.config import ConfigException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (ConfigException, YAMLError, OSError, ValueError, TypeError) as error:  # the last two: no base64, no mapping
+        raise ConfigError(f"no kubeconfig that can be read: {' '.join(str(error).split())}", remedy=remedy) from None
 
 
 def patient(configuration: Any) -> DynamicClient:
@@ -270,10 +278,11 @@ def _own_namespace() -> str:
     from kubernetes import config
     from kubernetes.config import ConfigException
 
-    try:
-        _, active = config.list_kube_config_contexts()
-    except ConfigException:
-        return "default"
+    with reading_kubeconfig("mend it, or set KUBECONFIG"):
+        try:
+            _, active = config.list_kube_config_contexts()
+        except ConfigException:
+            return "default"
     return str(active["context"].get("namespace", "default"))
 
 

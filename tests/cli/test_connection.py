@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from contracts.errors import ConfigError, NetworkError
+from steps.rollout.cluster import Cluster
 from tests.loopback import Handler, serving
 from workflows.cluster.connection import Namespace
 
@@ -72,7 +73,8 @@ class Unreachable(ApiServer):
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kubeconfig"
     # read once, when the client is imported
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    for where in ("kubernetes.config", "kubernetes.config.kube_config"):
+        monkeypatch.setattr(f"{where}.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # the client keeps there what kinds a server has, by its port
     monkeypatch.setattr("tempfile.tempdir", None)
     return path
@@ -142,3 +144,32 @@ def test_a_server_that_does_not_say_what_kinds_it_has_is_not_waited_for_either(
     monkeypatch.setattr("steps.rollout.cluster._TIMEOUT_SECONDS", 0.2)
     with connected(Unreachable, kubeconfig) as namespace, pytest.raises(NetworkError, match="did not answer"):
         namespace.get("ConfigMap", "x")
+
+
+CONTEXT = {"contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}], "current-context": "one"}
+CLUSTER = {"clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("{{{", "line 1"),
+        ("[]", "list indices"),
+        (yaml.safe_dump({"contexts": [], "clusters": [], "users": [], "current-context": "one"}), "name one"),
+        (yaml.safe_dump(CONTEXT | CLUSTER | {"users": [{"name": "u", "user": {"client-certificate": "gone.pem"}}]}),
+         "File does not exist: .*gone.pem"),
+        (yaml.safe_dump(CONTEXT | CLUSTER | {"users": [{"name": "u", "user": {"client-certificate-data": "x"}}]}),
+         "(?i)base64"),
+        (yaml.safe_dump(CONTEXT | {"clusters": [], "users": []}), "name c"),
+    ],
+    ids=["empty", "no YAML", "a list", "no context", "certificate gone", "certificate no base64", "no cluster"],
+)  # fmt: skip
+def test_a_kubeconfig_that_cannot_be_read_is_told_in_one_line(kubeconfig: Path, text: str, said: str) -> None:
+    kubeconfig.write_text(text)
+
+    for connect in (Namespace.connect, lambda: Cluster.of("x")):
+        with pytest.raises(ConfigError, match=said) as refused:
+            connect().get("Pod", "x")
+        assert "\n" not in refused.value.message
+        assert refused.value.remedy

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
 
 from contracts.errors import ConfigError
+from contracts.pipeline import load_pipeline
 from steps.own_packages import read_lock
 from tests.wheels import wheel
-from workflows.cluster.images import Target, context, tag, wheels, with_images, workflow
+from workflows.cluster import errand as errands
+from workflows.cluster import images
+from workflows.cluster.images import Target, context, own_images, tag, wheels, with_images, workflow
 from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
 
 ADULT = Path(__file__).resolve().parents[2] / "adult.yaml"
@@ -150,3 +156,22 @@ def test_kaniko_runs_alone_as_the_compiled_template_has_it() -> None:
     assert "onExit" not in made["spec"]
     given = {p["name"]: p.get("value") for p in made["spec"]["arguments"]["parameters"]}
     assert given.keys() == {"kaniko-image", "build-cpu", "build-memory", "context", "destination", "plain-http"}
+
+
+def test_what_a_pod_writes_beside_its_answer_hides_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Place:
+        settings: ClassVar = {
+            "RETRAIN_IMAGE_REGISTRY": "registry/own", "RETRAIN_STEPS_IMAGE": BASE, "RETRAIN_SERVING_IMAGE": BASE,
+        }  # fmt: skip
+
+    def errand(_place: object, _duty: str, _program: str, *images: str, **_: object) -> str:
+        found = dict.fromkeys(images, "sha256:" + "2" * 64) if images else asdict(TARGET)
+        return f"a library warns of something\n{json.dumps(found)}\n"
+
+    monkeypatch.setattr(errands, "errand", errand)
+    monkeypatch.setattr(images, "resolve", lambda *_: "")  # all that is wanted is in the base
+    pipeline = load_pipeline(ADULT).model_copy(update={"packages": ("corners==2.1",)})
+
+    found = own_images(Place(), pipeline, {}, tmp_path, print)  # type: ignore[arg-type]
+
+    assert found == {name: f"registry/own/{name[:-6]}@sha256:" + "2" * 64 for name in ("steps-image", "serving-image")}

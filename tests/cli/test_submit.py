@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import yaml
@@ -232,6 +232,18 @@ def test_what_a_pod_waited_for_is_said_of_a_run() -> None:
     [error] = found.errors
     assert (error.error_class, exit_code(found)) == ("config", 78)
     assert error.message == "its pod never began: couldn't find key token in Secret mlops/s"
+
+
+def test_what_a_pod_writes_beside_its_answer_hides_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Place:
+        settings: ClassVar = {"RETRAIN_STORE": "s3://store"}
+
+    monkeypatch.setattr(
+        "workflows.cluster.errand.errand",
+        lambda *_, **__: 'a library warns\n{"s3://store/a": "{}", "s3://store/b": null}\n',
+    )
+
+    assert runs.records(Place()).read(["s3://store/a", "s3://store/b"]) == {"s3://store/a": b"{}"}  # type: ignore[arg-type]
 
 
 def test_nodes_that_argo_packed_are_unpacked() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import names
 from contracts.errors import ConfigError
-from steps.rollout.cluster import Cluster, patient
+from steps.rollout.cluster import Cluster, patient, reading_kubeconfig
 
 if TYPE_CHECKING:
     from kubernetes.dynamic import DynamicClient
@@ -33,12 +33,9 @@ class Namespace(Cluster):
             No kubeconfig, no such context.
         """
         from kubernetes import config
-        from kubernetes.config import ConfigException
 
-        try:
+        with reading_kubeconfig("set KUBECONFIG"):
             contexts, active = config.list_kube_config_contexts()
-        except (ConfigException, OSError) as error:
-            raise ConfigError(f"no kubeconfig: {error}", remedy="set KUBECONFIG") from None
         chosen = next((c for c in contexts if c["name"] == context), None) if context else active
         if chosen is None:
             known = ", ".join(c["name"] for c in contexts)
@@ -106,4 +103,6 @@ class Namespace(Cluster):
     def _client(self) -> DynamicClient:
         from kubernetes import config
 
-        return patient(config.new_client_from_config(context=self.context).configuration)
+        with reading_kubeconfig(f"mend what it says of {self.context}, or name another with --context"):
+            found = config.new_client_from_config(context=self.context).configuration
+        return patient(found)

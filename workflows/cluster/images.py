@@ -34,7 +34,7 @@ from steps.own_packages import FOLDER, SERVING_LOCK, OwnPackage, read_lock, reso
 from steps.reuse import LOCK_FILE
 from workflows.cluster import runs
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand
+from workflows.cluster.errand import answer
 from workflows.cluster.submission import put
 from workflows.kaniko import NOT_UNPACKED
 
@@ -121,7 +121,7 @@ def own_images(
             "images with the packages of a pipeline need a registry, and the platform names none",
             remedy=f"set {variable('image_registry')} in its settings",
         )
-    target = Target(**json.loads(errand(namespace, SUBMIT, _DESCRIBE)))
+    target = Target(**answer(namespace, SUBMIT, _DESCRIBE))
     lock = resolve(pipeline.packages, target.python, home)
     contexts: dict[str, bytes] = {}
     for parameter, installed in BASES.items():
@@ -130,7 +130,7 @@ def own_images(
         folder = wheels([p for p in read_lock(missing) if p.wanted(target.markers)], target, home)
         contexts[parameter] = context(base, lock, folder, on_path=parameter == "serving-image")
     wanted = {name: f"{registry}/{name.removesuffix('-image')}:{tag(packed)}" for name, packed in contexts.items()}
-    there = json.loads(errand(namespace, SUBMIT, _FIND, *wanted.values()))
+    there = answer(namespace, SUBMIT, _FIND, *wanted.values())
     found = {}
     for name, destination in wanted.items():
         digest = there[destination]

@@ -23,7 +23,7 @@ from steps.waiting import Waited, waited_for
 from workflows.cli.display import stage_pods
 from workflows.cli.summary import Records
 from workflows.cluster.connection import Namespace
-from workflows.cluster.errand import errand
+from workflows.cluster.errand import answer
 from workflows.local.state import Node, RunState
 
 _LOOK_SECONDS = 1.0
@@ -128,7 +128,7 @@ def records(namespace: Namespace, options: str = "") -> Records:
     def read(uris: Sequence[str]) -> dict[str, bytes]:
         if not uris:
             return {}
-        found = json.loads(errand(namespace, ASK, _READ, *uris))
+        found = answer(namespace, ASK, _READ, *uris)
         return {uri: text.encode() for uri, text in found.items() if text is not None}
 
     def describe(url: str) -> Any:
