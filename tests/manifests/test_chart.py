@@ -433,6 +433,24 @@ def test_an_argo_controller_of_ours_keeps_ended_workflows_in_a_database_of_its_o
 
 
 @needs_helm
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ([], "prefer"),
+        (["postgresql.sslmode=disable"], "disable"),
+        (["postgresql.sslmode=require"], "require"),
+        (["postgresql.sslmode=require", "argo.archive.sslmode=verify-full"], "verify-full"),
+    ],
+)
+def test_the_archive_of_ended_workflows_is_reached_as_the_values_say(values: list[str], mode: str) -> None:
+    rendered = of(*(part for value in ["argo.enabled=true", *values] for part in ("--set", value)))
+    kept = yaml.safe_load(kinds(rendered, "ConfigMap")["workflow-controller-configmap"]["data"]["persistence"])
+
+    # Argo reads the mode only where ssl is on, and takes `prefer` where it is off
+    assert (kept["postgresql"]["ssl"], kept["postgresql"]["sslMode"]) == (True, mode)
+
+
+@needs_helm
 def test_callers_of_a_webhook_have_a_token() -> None:
     documents = [d for d in yaml.safe_load_all(render(*TARGETS["local"]).stdout) if d]
 
