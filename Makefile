@@ -73,7 +73,8 @@ smoke: .venv/.runtime ## Try the whole way on the cluster of KUBECONFIG: submit,
 
 cluster: ## A cluster on this machine, with a registry, the images and the platform (needs Docker and kind)
 	@kind/up
-	@$(MAKE) --no-print-directory images push platform
+	@KUBECONFIG="$(CURDIR)/kind/kubeconfig" IN_CLUSTER=kind-registry:5000/mlops $(MAKE) --no-print-directory images push platform
+	@echo "cluster: where kubectl looks elsewhere, \`kind export kubeconfig --name retrain\` points it here"
 
 lock: | $(UV) ## Resolve the dependencies of pyproject.toml into the lock files
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock

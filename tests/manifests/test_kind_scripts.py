@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -214,3 +215,41 @@ def test_the_settings_of_a_controller_of_ours_may_become_the_releases(script: Sc
     calls = (tmp_path / "calls").read_text()
     assert f"{settings} app.kubernetes.io/managed-by=Helm" in calls
     assert f"{settings} meta.helm.sh/release-name=platform meta.helm.sh/release-namespace=mlops" in calls
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """What `make cluster` did in a copy of this project, its commands stand-ins and kubectl at another cluster."""
+    project, commands = tmp_path / "project", tmp_path / "bin"
+    commands.mkdir()
+    for name in ("kind", "images"):
+        shutil.copytree(KIND.parent / name, project / name, ignore=shutil.ignore_patterns("images.*", "kubeconfig"))
+    shutil.copy(KIND.parent / "Makefile", project)
+    for command in ("docker", "kind", "kubectl", "helm"):
+        stub = commands / command
+        stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "{command} $KUBECONFIG $*" >> {tmp_path}/calls\n')
+        stub.chmod(0o755)
+    who = {f"GIT_{role}_{what}": "t@t" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "KUBECONFIG": "/of/another/cluster", **who}
+    digest = "DIGEST=printf registry@sha256:" + "0" * 64
+    for line in (
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-q", "-m", "all"],
+        ["make", "cluster", "BUILD=true", "PUSH=true", digest],
+    ):
+        done = subprocess.run(line, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return project
+
+
+def test_a_laptops_cluster_is_the_only_one_that_is_changed_and_names_images_as_its_pods_do(made: Path) -> None:
+    calls = [line.split(" ", 2) for line in (made.parent / "calls").read_text().splitlines()]
+    asked = [where for command, where, _ in calls if command in ("kubectl", "helm")]
+    assert len(asked) > 5
+    assert set(asked) == {str(made / "kind" / "kubeconfig")}
+    assert "--name retrain --kubeconfig kubeconfig" in next(a for c, _, a in calls if a.startswith("export"))
+
+    images = yaml.safe_load((made / "kind" / "images.yaml").read_text())["images"]
+    registry = yaml.safe_load((KIND / "values-local.yaml").read_text())["settings"]["RETRAIN_IMAGE_REGISTRY"]
+    assert images == {name: f"{registry}/{name}@sha256:{'0' * 64}" for name in ("steps", "serving", "mlflow")}
