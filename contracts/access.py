@@ -88,7 +88,7 @@ class Access:
     write: tuple[str, ...] = ()
     """The same; deleting is writing."""
     append: tuple[str, ...] = ()
-    """The same; what lies there it may not delete."""
+    """The same; what lies there it may not delete, nor write over for good: these buckets keep versions."""
     remove: tuple[str, ...] = ()
     """The same, where it may delete and not write; reading goes with it."""
     mlflow: tuple[tuple[str, str], ...] = ()

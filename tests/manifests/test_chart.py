@@ -539,6 +539,7 @@ def test_nobody_may_remove_anything_until_retention_is_switched_on() -> None:
     assert [name for name, rights in after["stages"].items() if rights["remove"]] == [RETENTION]
     assert set(after["buckets"]) - set(before["buckets"]) == {ARCHIVE}
     assert after["stages"][RETENTION]["write"] == []
+    assert (before["versioned"], after["versioned"]) == ([], [ARCHIVE]), "or it could write over what it removed"
 
 
 def planned(*options: str) -> dict[str, Any]:

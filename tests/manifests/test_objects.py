@@ -1,4 +1,4 @@
-"""Objects of a store, copied and brought back by kind/objects.py, as kind/backup and kind/restore have them."""
+"""Objects of the platform's store: as the chart's job has them kept, and kind/backup and kind/restore copied."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import requests
 from minio import Minio
-from minio.commonconfig import ENABLED
-from minio.versioningconfig import VersioningConfig
 
-OBJECTS = SimpleNamespace(**runpy.run_path(str(Path(__file__).resolve().parents[2] / "kind" / "objects.py")))
+KIND = Path(__file__).resolve().parents[2] / "kind"
+OBJECTS, PROVISION = (
+    SimpleNamespace(**runpy.run_path(str(KIND / name))) for name in ("objects.py", "platform/files/provision.py")
+)
 PLAIN, VERSIONED = "retrain-store", "retrain-audit"
 
 
@@ -29,7 +30,7 @@ def store() -> Iterator[Minio]:
     client = Minio(endpoint=f"{host}:{port}", access_key="a", secret_key="b", secure=False)
     client.make_bucket(bucket_name=PLAIN)
     client.make_bucket(bucket_name=VERSIONED)  # as one under an object lock is; that itself stands in nobody's way here
-    client.set_bucket_versioning(bucket_name=VERSIONED, config=VersioningConfig(ENABLED))
+    PROVISION.keep_versions(client, VERSIONED)
     yield client
     requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
     server.stop()
@@ -54,6 +55,17 @@ def copy(store: Minio) -> bytes:
     out = io.BytesIO()
     OBJECTS.backup(store, out)
     return out.getvalue()
+
+
+def test_what_is_written_over_where_versions_are_kept_is_still_there(store: Minio) -> None:
+    for word in (b"of the version that goes", b"something else"):
+        put(store, VERSIONED, "artifacts/model", word)
+
+    found = [
+        store.get_object(bucket_name=VERSIONED, object_name="artifacts/model", version_id=each.version_id).read()
+        for each in store.list_objects(bucket_name=VERSIONED, recursive=True, include_version=True)
+    ]
+    assert sorted(found) == [b"of the version that goes", b"something else"]
 
 
 @pytest.fixture

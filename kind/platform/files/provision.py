@@ -81,6 +81,8 @@ def buckets(plan: dict[str, Any]) -> None:
         if not patiently(lambda bucket=bucket: store.bucket_exists(bucket_name=bucket), (HTTPError, S3Error)):
             store.make_bucket(bucket_name=bucket)
         log(f"bucket {bucket}")
+    for bucket in plan["versioned"]:
+        keep_versions(store, bucket)
     for bucket, retention in plan["locked"].items():
         lock(store, bucket, retention["mode"], retention["days"])
     admin = MinioAdmin(endpoint=host, credentials=StaticProvider(user, secret), secure=secure)
@@ -95,6 +97,15 @@ def buckets(plan: dict[str, Any]) -> None:
                 raise
         did = {"reads": rights["read"], "writes": rights["write"], "removes": rights["remove"]}
         log(f"user {name}: " + "; ".join(f"{what} {', '.join(paths)}" for what, paths in did.items() if paths))
+
+
+def keep_versions(store: Any, bucket: str) -> None:
+    """A bucket where what is written over or deleted is still there, as a version that no stage may remove."""
+    from minio.commonconfig import ENABLED
+    from minio.versioningconfig import VersioningConfig
+
+    store.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
+    log(f"bucket {bucket}: keeps versions")
 
 
 def lock(store: Any, bucket: str, mode: str, days: int) -> None:
