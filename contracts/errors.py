@@ -104,8 +104,8 @@ def interruption(message: str) -> Interruption | None:
 
 
 KANIKO_FAILED = 1
-"""How Kaniko ends, whatever failed.  It runs nothing of ours: it reads the store and pulls and pushes images, so what
-fails is class network."""
+"""How Kaniko ends, whatever it failed at: it reads the store and pulls and pushes images, so that is class network.
+Where the context runs a program, to install packages, and that fails, Kaniko ends with that program's exit code."""
 
 
 def class_of_failure(phase: str, message: str, *, kaniko: bool = False) -> ErrorClass:

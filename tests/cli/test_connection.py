@@ -173,3 +173,15 @@ def test_a_kubeconfig_that_cannot_be_read_is_told_in_one_line(kubeconfig: Path, 
             connect().get("Pod", "x")
         assert "\n" not in refused.value.message
         assert refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("http://churn", "/api/v1/namespaces/mlops/services/churn:80/proxy"),
+        ("http://churn.serving:8080", "/api/v1/namespaces/serving/services/churn:8080/proxy"),
+        ("http://churn.serving.svc.cluster.local", "/api/v1/namespaces/serving/services/churn:80/proxy"),
+    ],
+)
+def test_a_service_is_reached_through_the_api_server(url: str, path: str) -> None:
+    assert Namespace("mlops", "one").service(url) == path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import ClassVar
 import pytest
 import yaml
 
-from contracts.errors import ConfigError
+from contracts.errors import CONFIG, RESOURCES, ConfigError
 from contracts.pipeline import load_pipeline
 from steps.own_packages import read_lock
 from tests.wheels import wheel
@@ -78,6 +79,34 @@ def test_the_contexts_own_pip_installs_its_wheels(folder: Path, tmp_path: Path) 
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "packages" / "corners.py").read_text() == "COUNT = 4\n"
+
+
+@pytest.mark.parametrize(
+    ("python", "exit_code"),
+    [
+        ("exit 0", 0),
+        (f'shift; {sys.executable} -I -S FOLDER/pip.zip/pip "$@"', CONFIG.exit_code),
+        ("kill -9 $$", RESOURCES.exit_code),
+    ],
+    ids=["installs", "a wheel has another hash", "is killed"],
+)
+def test_the_installer_in_a_build_ends_it_with_its_class(
+    python: str, exit_code: int, folder: Path, tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    with tarfile.open(fileobj=io.BytesIO(context(BASE, LOCK, folder, on_path=True))) as tar:
+        tar.extractall(built, filter="data")
+    wanted = (built / "wanted.txt").read_text().replace("/wheels", str(built / "wheels"))
+    (built / "wanted.txt").write_text(re.sub("sha256:.{4}", "sha256:0000", wanted))
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{python.replace('FOLDER', str(built))}\n")
+    (tmp_path / "python").chmod(0o755)
+    [line] = [line for line in (built / "Dockerfile").read_text().splitlines() if line.startswith("RUN ")]
+    line = line.removeprefix("RUN ").replace("/opt/packages", str(tmp_path / "opt")).replace(
+        "/wanted.txt", str(built / "wanted.txt")
+    )  # fmt: skip
+
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(["sh", "-c", line], env=path, capture_output=True, check=False).returncode == exit_code
 
 
 def test_an_image_is_named_by_base_and_wheels(folder: Path, tmp_path: Path) -> None:

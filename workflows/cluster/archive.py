@@ -5,18 +5,16 @@ Called by `lineage`, `reproduce` and `doctor` when they are asked about a cluste
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
-from contracts.errors import ConfigError, class_of_failure, error_type
+from contracts.errors import ConfigError
 from contracts.settings import size
 from contracts.stages import Train
-from workflows.cluster import runs
+from workflows.cluster import job
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
 from workflows.duties import ANSWER
@@ -129,7 +127,7 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
             f"version {found.version} of {found.model} names no image that it was trained in",
             remedy="`retrain reproduce` without -n builds it again where its store and MLflow can be reached",
         )
-    name = f"retrain-reproduce-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    name = job.unique("retrain-reproduce")
     memory, cpu = (int(namespace.settings[size(Train.name, what)]) for what in ("memory", "cpu"))
     namespace.create(reproduction(name, image, f"{found.model}@{found.version}", memory_mib=memory, cpu_millicores=cpu))
     tell(f"{name} trains version {found.version} of {found.model} again in {image}")
@@ -143,14 +141,7 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
                     remedy=f"bring {image} back to the registry",
                 )
 
-    ended = runs.follow(namespace, name, look)
-    pods = [node for node in ended.nodes.values() if node.type == "Pod"]
-    if ended.phase == "Succeeded":
-        answer = next(node.outputs[ANSWER] for node in pods if node.outputs.get(ANSWER))
-        return Reproduction.model_validate_json(answer)
-    last = max(pods, key=lambda node: node.started or ended.created, default=None)
-    message = last.message if last else ended.message
-    kind = error_type(class_of_failure(last.phase if last else ended.phase, message))
-    lines = list(runs.log_lines(namespace, runs.load(namespace, name))) if pods else []
-    said = lines[-1].partition(": ")[2] if lines else message
-    raise kind(f"{name}: {said[:500]}", remedy=f"`retrain logs {name} -n {namespace.namespace}` has all of it")
+    ended = job.succeeded(namespace, name, look)
+    return Reproduction.model_validate_json(
+        next(n.outputs[ANSWER] for n in ended.nodes.values() if n.outputs.get(ANSWER))
+    )

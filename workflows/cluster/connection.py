@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from contracts import names
 from contracts.errors import ConfigError
@@ -67,6 +68,12 @@ class Namespace(Cluster):
         with self._errors("create", "SelfSubjectReview", ""):
             answer = AuthenticationV1Api(self._client.client).create_self_subject_review(review)
         return str(answer.status.user_info.username)
+
+    def service(self, url: str) -> str:
+        """Return the path at which the API server passes requests on to a service, from its URL in the cluster."""
+        place = urlsplit(url)
+        name, namespace = [*(place.hostname or "").split("."), self.namespace][:2]
+        return f"/api/v1/namespaces/{namespace}/services/{name}:{place.port or 80}/proxy"
 
     def fetch(self, path: str) -> bytes:
         """Return what the API server answers to a GET."""

@@ -11,10 +11,8 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.access import KANIKO, SUBMIT
-from contracts.errors import ConfigError, NetworkError
+from contracts.errors import CONFIG, RESOURCES, ConfigError
 from contracts.pipeline import Pipeline
 from contracts.references import PACKAGES_FILE
 from contracts.settings import variable
@@ -32,7 +30,7 @@ from steps.build import pack
 from steps.own_environment import install_environment, run
 from steps.own_packages import FOLDER, SERVING_LOCK, OwnPackage, read_lock, resolve, without
 from steps.reuse import LOCK_FILE
-from workflows.cluster import runs
+from workflows.cluster import job
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
 from workflows.cluster.submission import put
@@ -49,6 +47,10 @@ _OLDEST_LIBC = 5
 _MEMORY_MIB = 2048
 """Kaniko unpacks the base, as it runs a program in it."""
 _SHORT = 32
+_TELLING = ("^ERROR: ", "(?i)error")
+"""What is wrong in the log of a build: the installer says more than Kaniko, which ends with it."""
+_OR_ITS_CLASS = f"|| exit $(( $? > 128 ? {RESOURCES.exit_code} : {CONFIG.exit_code} ))"
+"""Kaniko ends as what it runs.  What does not install never will; a process that was killed had too little memory."""
 
 _DESCRIBE = """
 import json, platform
@@ -209,7 +211,7 @@ def context(base: str, lock: str, folder: Path, *, on_path: bool) -> bytes:
         lines = [
             f"FROM {base} AS installed", "USER 0:0", "COPY wheels /wheels", "COPY pip.zip /pip.zip",
             "COPY wanted.txt /wanted.txt",
-            f"RUN {pip} --root-user-action ignore --target {place} -r /wanted.txt",
+            f"RUN {pip} --root-user-action ignore --target {place} -r /wanted.txt {_OR_ITS_CLASS}",
             *lines, f"COPY --from=installed {place} {place}",
         ]  # fmt: skip
     lines += [f"ENV {variable('packages')}={place}", *([f"ENV PYTHONPATH={place}"] if on_path else [])]
@@ -238,8 +240,8 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
 
     Raises
     ------
-    NetworkError
-        It was not built, after all attempts; the message has the end of Kaniko's log.
+    StageError
+        It was not built, after all attempts: of the class that Kaniko ended with, and with what its log says.
     """
     store = namespace.settings[variable("store")].rstrip("/")
     uri = f"{store}/builds/{hashlib.sha256(packed).hexdigest()}/context.tar.gz"
@@ -248,15 +250,12 @@ def build(namespace: Namespace, template: Mapping[str, Any], destination: str, p
     given = {
         "context": uri, "destination": destination, "plain-http": destination.partition("/")[0] if plain else "",
     }  # fmt: skip
-    name = f"retrain-packages-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    name = job.unique("retrain-packages")
     namespace.create(workflow(name, template, given))
-    ended = runs.follow(namespace, name, lambda _: None)
-    for node in ended.nodes.values():
-        if ended.phase == "Succeeded" and node.type == "Pod" and "@" in node.outputs.get("image", ""):
-            return node.outputs["image"].rpartition("@")[2]
-    lines = list(runs.log_lines(namespace, runs.load(namespace, name), KANIKO))
-    said = next((line for line in reversed(lines) if re.search("(?i)error", line)), ended.message).partition(": ")[2]
-    raise NetworkError(f"{destination} was not built: {said[:400]}", remedy=f"`retrain logs {name}` has all of it")
+    ended = job.succeeded(namespace, name, what=f"{destination} was not built", telling=_TELLING, kaniko=True)
+    return next(
+        n.outputs["image"].rpartition("@")[2] for n in ended.nodes.values() if "@" in n.outputs.get("image", "")
+    )
 
 
 def workflow(name: str, template: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -5,14 +5,12 @@ Called by `retrain retention` with a namespace.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from contracts.access import RETENTION
-from contracts.errors import ConfigError, class_of_failure, error_type
-from workflows.cluster import runs
+from contracts.errors import ConfigError
+from workflows.cluster import job
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
 from workflows.duties import ANSWER
@@ -53,18 +51,11 @@ def apply(namespace: Namespace, tell: Callable[[str], None]) -> Outlook:
     from steps.retention.sweep import Outlook
 
     _on(namespace)
-    name = f"{NAME}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    name = job.unique(NAME)
     namespace.create(workflow(name, str(Person(namespace.user()))))
     tell(f"{name} removes what the policy of {namespace.namespace} no longer keeps")
-    ended = runs.follow(namespace, name, lambda _: None)
-    pods = [node for node in ended.nodes.values() if node.type == "Pod"]
-    if ended.phase == "Succeeded":
-        return Outlook.model_validate_json(next(node.outputs[ANSWER] for node in pods if node.outputs.get(ANSWER)))
-    last = max(pods, key=lambda node: node.started or ended.created, default=None)
-    lines = list(runs.log_lines(namespace, runs.load(namespace, name))) if pods else []
-    said = lines[-1].partition(": ")[2] if lines else ended.message
-    kind = error_type(class_of_failure(last.phase if last else ended.phase, last.message if last else ended.message))
-    raise kind(f"{name}: {said[:500]}", remedy="the next one goes on from there")
+    ended = job.succeeded(namespace, name, remedy="the next one goes on from there")
+    return Outlook.model_validate_json(next(n.outputs[ANSWER] for n in ended.nodes.values() if n.outputs.get(ANSWER)))
 
 
 def _on(namespace: Namespace) -> None:

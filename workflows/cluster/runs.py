@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from contracts import names
 from contracts.access import ASK
@@ -132,13 +131,8 @@ def records(namespace: Namespace, options: str = "") -> Records:
         return {uri: text.encode() for uri, text in found.items() if text is not None}
 
     def describe(url: str) -> Any:
-        host = (urlsplit(url).hostname or "").split(".")
-        serving = host[1] if len(host) > 1 else namespace.namespace
-        port = urlsplit(url).port or 80
         try:
-            return json.loads(
-                namespace.fetch(f"/api/v1/namespaces/{serving}/services/{host[0]}:{port}/proxy/openapi.json")
-            )
+            return json.loads(namespace.fetch(f"{namespace.service(url)}/openapi.json"))
         except (ConfigError, NetworkError) as error:
             raise ValueError(error.message) from error
 

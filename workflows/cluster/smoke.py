@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 
@@ -72,9 +71,7 @@ def predicted(place: Namespace, served: Served) -> str:
     StageError
         Another version answers.
     """
-    parts = urlsplit(served.url)
-    name, _, rest = (parts.hostname or "").partition(".")
-    base = f"/api/v1/namespaces/{rest or place.namespace}/services/{name}:{parts.port or 80}/proxy"
+    base = place.service(served.url)
     described = json.loads(place.fetch(f"{base}/openapi.json"))
     answer = json.loads(place.send(f"{base}/v1/predict", {"instances": [example(described)]}))
     if answer["model"]["version"] != served.version:
