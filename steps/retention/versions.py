@@ -15,7 +15,7 @@ from steps.retention.plan import Kind, Limit, Node
 from steps.rollout.target import IMAGE_HOLDS_MODEL
 
 REMOVED = "removed"
-"""Evidence of the note *removed*: what was removed, a list of {key, kind, bytes, since}."""
+"""Evidence of the note *removed*: what was removed, a list of {key, kind, since, why}."""
 _ANSWERS = (State.RELEASING, State.SERVING)
 """A canary that was taken back answered too, so it counts as having served."""
 _MATERIAL = ("dataset", "split", "code")

@@ -494,6 +494,14 @@ def test_the_signer_reaches_ledger_and_store_and_they_let_it_in() -> None:
 
 
 @needs_helm
+def test_mlflow_reaches_its_database_and_nothing_of_the_store_which_it_has_no_credentials_of() -> None:
+    rendered = of()
+    own = kinds(rendered, "NetworkPolicy")["mlflow"]["spec"]["egress"]
+    assert {port["port"] for rule in own for port in rule["ports"]} == {53, 5432}
+    assert "platform-minio" not in yaml.safe_dump(kinds(rendered, "Deployment")["mlflow"])
+
+
+@needs_helm
 def test_a_bucket_of_heads_is_made_with_its_lock_and_added_to_alone() -> None:
     plan = planned()
     assert plan["locked"] == {HEADS: {"mode": "COMPLIANCE", "days": 30}}
