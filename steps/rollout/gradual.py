@@ -34,6 +34,8 @@ _UNDECIDED = "InconclusiveAnalysisRun"
 _MARGIN_SECONDS = 300
 _HEARD_SECONDS = 5.0
 """Until Traefik, which takes changes together, has heard of a new route."""
+_LEAVING_SECONDS = 120.0
+"""Until the servers of the version before the champion are gone: Argo Rollouts keeps them for 30 s, and they drain."""
 _SETTLE_SECONDS = 60.0
 """Until the records of a shadow are in the store: its servers drain, and both versions write what they have."""
 
@@ -71,6 +73,7 @@ class Gradual(Kubernetes):
             return {}
         began, plain = datetime.now(UTC), next(o for o in wanted if o["kind"] == "IngressRoute")
         made = shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent)
+        self._await_leaving()
         try:
             for each in made:
                 self._publish(each)
@@ -116,6 +119,17 @@ class Gradual(Kubernetes):
                 replicasets, pods = (self.cluster.select(kind, labels) for kind in ("ReplicaSet", "Pod"))
                 raise self._not_healthy(replicasets[0] if replicasets else None, pods, self.cluster.select("Event"))
             time.sleep(LOOK_SECONDS)
+
+    def _await_leaving(self) -> None:
+        """Return when the champion's pods are the only ones: connections that Traefik keeps lead to those before."""
+        deadline = time.monotonic() + _LEAVING_SECONDS
+        while time.monotonic() < deadline:
+            stable = (self.cluster.get("Rollout", self.name) or {}).get("status", {}).get("stableRS")
+            pods = self.cluster.select("Pod", selector(self.name))
+            if all((pod["metadata"].get("labels") or {}).get(HASH) == stable for pod in pods):
+                return
+            self._wait(LOOK_SECONDS)
+        LOG.warning("servers of a version before %s still answer; requests to them are in no comparison", self.name)
 
     def _wait(self, seconds: float) -> None:
         if self.lost.wait(seconds):

@@ -468,6 +468,25 @@ def test_a_shadow_answers_copies_before_any_caller_and_its_difference_is_kept(sh
     assert shadowed.version() == 2
 
 
+def test_a_shadow_begins_once_no_server_of_a_version_before_is_left(
+    shadowed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, looks = shadowed.cluster, []
+    stable = (cluster.get("Rollout", NAME) or {})["status"]["stableRS"]
+    for number, of in enumerate((stable, "before", None)):  # of a Deployment that was taken over, a pod has none
+        labels = {**selector(NAME), **({HASH: of} if of else {})}
+        cluster.things["Pod", f"p{number}"] = {"kind": "Pod", "metadata": {"name": f"p{number}", "labels": labels}}
+
+    def leaves(_: object, _seconds: float) -> None:
+        if len(looks) < 2:
+            assert not [what for what in cluster.done if what.endswith("-shadow")]
+            looks.append(cluster.things.pop(("Pod", f"p{len(looks) + 1}")))
+
+    monkeypatch.setattr(Gradual, "_wait", leaves)
+    shadow_release(shadowed, 2)
+    assert len(looks) == 2
+
+
 @pytest.mark.parametrize(("labels", "said"), [(["no"] * 4, "50.00% of its labels"), ([], "nothing of its labels")])
 def test_a_shadow_that_answers_otherwise_than_it_may_meets_no_caller(
     shadowed: Place, labels: list[str], said: str
