@@ -63,6 +63,10 @@ from workflows.stages import argo_containers, container, from_settings
 
 _KEPT_SECONDS = 30 * 86400
 """How long a run that has ended stays in the cluster, pods and all; ledger and MLflow know of it for good."""
+_RUN_SECONDS = 3 * 86400
+"""How long a run may take in all.  A stage's own deadline begins with its pod on a node; one that no node takes waits for
+room, as long as this: Argo looks for it every 20 minutes, and not at all for a template's `timeout` under its retries.
+"""
 FINISH, CANDIDATES, MODEL = "finish", "candidates", "model"
 _FAN_OUT = {**{f: info for f, info in Fit.Inputs.model_fields.items() if f != "candidate"},
             "candidates": Features.Outputs.model_fields["candidates"]}  # fmt: skip
@@ -83,6 +87,7 @@ def workflow_template(pipeline: Pipeline, configmap: str) -> WorkflowTemplate:
         pod_spec_patch=argo_containers(),
         volumes=[Volume(name="pipeline", config_map=ConfigMapVolumeSource(name=configmap))],
         workflow_metadata=WorkflowMetadata(labels={names.LABEL_PIPELINE: pipeline.name}),
+        active_deadline_seconds=_RUN_SECONDS,
         ttl_strategy=TTLStrategy(seconds_after_completion=_KEPT_SECONDS),
     ) as template:
         templates = {stage.name: container(stage, pipeline) for stage in (*STAGES, *PROBES)}
