@@ -19,7 +19,7 @@ from steps.retention.sweep import apply
 LOG = logging.getLogger("retrain")
 ANSWER = "answer"
 _SHOWN = 200
-"""Things that the answer names: it travels as a parameter, which Kubernetes bounds.  The log has all."""
+"""Things that the answer names, beside the total: it is a parameter, which Kubernetes bounds.  The log has all."""
 
 
 def main(requested_by: str = "") -> int:
@@ -35,9 +35,8 @@ def main(requested_by: str = "") -> int:
         return error.row.exit_code
     outputs = Path(os.environ.get(variable("outputs"), names.OUTPUTS_MOUNT))
     outputs.mkdir(parents=True, exist_ok=True)
-    shown = done.model_copy(update={"decisions": done.decisions[:_SHOWN], "left": done.left[:_SHOWN]})
-    (outputs / ANSWER).write_text(shown.model_dump_json(), encoding="utf-8")
-    LOG.info("removed %d things, %d bytes", len(done.decisions), sum(d.size for d in done.decisions))
+    (outputs / ANSWER).write_text(done.shortened(_SHOWN).model_dump_json(), encoding="utf-8")
+    LOG.info("removed %d things, %d bytes", done.total.things, done.total.size)
     return 0
 
 

@@ -43,6 +43,14 @@ _HASHES = (
 )
 
 
+class Total(Contract):
+    """How much goes, or went."""
+
+    things: int
+    size: int = Field(description="In bytes.")
+    left: int = Field(description="Of these, how many could not be removed.")
+
+
 class Outlook(Contract):
     """What a policy would do, or did."""
 
@@ -51,6 +59,17 @@ class Outlook(Contract):
     decisions: tuple[Decision, ...] = Field(description="On everything, what stays first; once done: what was removed.")
     notes: tuple[str, ...] = Field((), description="Ids of the entries that were written.")
     left: tuple[str, ...] = Field((), description="What could not be removed, and why.")
+    total: Total = Field(
+        default_factory=lambda made: Total(
+            things=len(gone := [d for d in made["decisions"] if not d.keep]), size=sum(d.size for d in gone),
+            left=len(made["left"]),
+        ),
+        description="Of all that goes, also where an answer names a part of it.",
+    )  # fmt: skip
+
+    def shortened(self, length: int) -> Outlook:
+        """Return the same with so many names at most; the total stays that of all."""
+        return self.model_copy(update={"decisions": self.decisions[:length], "left": self.left[:length]})
 
     @property
     def goes(self) -> list[Decision]:

@@ -22,6 +22,7 @@ from contracts.settings import desk, variable
 from steps.images import exists
 from steps.ledger import Ledger
 from steps.lifecycle import standing
+from steps.retention import __main__ as pod
 from steps.retention import survey as looking
 from steps.retention import sweep
 from steps.retention.sweep import apply, look
@@ -135,6 +136,22 @@ def test_what_goes_goes_to_the_archive_first_and_what_stays_is_untouched(anywher
     assert goes(done(world)) == set()
     assert contents(world) == after
     assert world.ledger.verify(MODEL) == []
+
+
+def test_an_answer_that_names_a_part_counts_all(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history(world)
+    planned = look(world.settings, LATER)
+    monkeypatch.setattr(pod, "load_settings", lambda: world.settings)
+    monkeypatch.setattr(pod, "apply", lambda settings, _, **more: apply(settings, LATER, **more))
+    monkeypatch.setattr(pod, "_SHOWN", 2)
+    monkeypatch.setenv(variable("outputs"), str(tmp_path / "outputs"))
+
+    assert pod.main("ann") == 0
+
+    answer = sweep.Outlook.model_validate_json((tmp_path / "outputs" / pod.ANSWER).read_text())
+    assert len(answer.decisions) == 2 < answer.total.things
+    assert answer.total == planned.total
+    assert answer.total.size == sum(decision.size for decision in planned.goes) > 0
 
 
 def test_each_removal_is_in_the_ledger_before_anything_is_touched(

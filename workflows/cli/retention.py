@@ -16,6 +16,8 @@ from workflows.cli.options import CONTEXT, NAMESPACE, RESULT_AS_JSON, connected
 from workflows.cli.request import operating_user
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from steps.retention.sweep import Outlook
 
 app = typer.Typer(no_args_is_help=True, help="Remove old versions, runs, datasets and images by policy.")
@@ -78,12 +80,13 @@ def _show(found: Outlook, *, json_output: bool, done: bool) -> None:
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
         return
-    out, goes, policy = console(), found.goes, found.policy
+    out, goes, total, policy = console(), found.goes, found.total, found.policy
     if goes:
         table = Table("removed" if done else "goes", "size", "why", box=None, pad_edge=False)
         for decision in goes:
             table.add_row(Text(decision.key), _size(decision.size), Text(decision.reason))
         out.print(table)
+        _say_rest(out, total.things - len(goes))
     kept = Counter(decision.kind.value for decision in found.decisions if decision.keep)
     out.print(
         f"policy: {policy.served_years} years where served, else {policy.unserved_days} days, "
@@ -91,11 +94,18 @@ def _show(found: Outlook, *, json_output: bool, done: bool) -> None:
         + (f"copies go to {found.archive} first" if found.archive else "no archive"),
         highlight=False,
     )  # fmt: skip
-    total = f"{len(goes)} things, {_size(sum(decision.size for decision in goes))}"
+    much = f"{total.things} things, {_size(total.size)}"
     stays = ", ".join(f"{count} {kind}" for kind, count in sorted(kept.items()))
-    out.print(f"{'removed' if done else 'goes'}: {total}" + (f"; stays: {stays}" if stays else ""), highlight=False)
+    out.print(f"{'removed' if done else 'goes'}: {much}" + (f"; stays: {stays}" if stays else ""), highlight=False)
     for line in found.left:
         out.print(Text(f"note: {line}", style="yellow"))
+    _say_rest(out, total.left - len(found.left))
+
+
+def _say_rest(out: Console, count: int) -> None:
+    """Say of how many things an answer from a cluster leaves out the names."""
+    if count > 0:
+        out.print(f"... and {count} more, which the log of that workflow names", highlight=False)
 
 
 def _size(size: int) -> str:
