@@ -84,15 +84,15 @@ def killed_to_the_end(run: SmallRun, workflow: str) -> list[str]:
     deadline = time.monotonic() + MINUTES * 60
     while time.monotonic() < deadline:
         for pod in run.cluster.get("pods", "-l", f"{OF_WORKFLOW}={workflow}"):
-            name = pod["metadata"]["name"]
-            if name in gone or pod["metadata"]["labels"].get("retrain/stage") not in KILLED:
+            name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]  # Argo may make a pod again by the same name
+            if uid in gone or pod["metadata"]["labels"].get("retrain/stage") not in KILLED:
                 continue
             said = run.cluster.run("kubectl", "-n", run.cluster.namespace, "logs", name, "-c", "main").stdout
             if found := re.search("HELD after (.*)", said):
                 stage = pod["metadata"]["labels"]["retrain/stage"]
                 effects.append(f"{stage}: {found[1].strip()}")
                 run.cluster.kubectl("delete", "pod", name, "--grace-period=0", "--force")
-                gone.add(name)
+                gone.add(uid)
         found_run: dict[str, Any] = run.cluster.get("workflow", workflow)
         if found_run.get("status", {}).get("finishedAt"):
             assert found_run["status"]["phase"] == "Succeeded", found_run["status"].get("message")
