@@ -217,6 +217,36 @@ def test_the_settings_of_a_controller_of_ours_may_become_the_releases(script: Sc
     assert f"{settings} meta.helm.sh/release-name=platform meta.helm.sh/release-namespace=mlops" in calls
 
 
+FILES = """
+*"get -n mlops configmaps -l retrain/pipeline -o name"*)
+  echo configmap/retrain-m-0123456789ab; echo configmap/retrain-m-ba9876543210 ;;
+*"get -n mlops workflowtemplates,"*) ANSWER ;;
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "deleted"),
+    [
+        ("echo 'volumes: [{configMap: {name: retrain-m-0123456789ab}}]'", ["configmap/retrain-m-ba9876543210"]),
+        ("echo 'Unable to connect' >&2; exit 1", []),
+    ],
+    ids=["one is named", "nobody answers"],
+)
+def test_pipeline_files_that_nothing_names_are_removed_as_the_docs_say(
+    script: Script, tmp_path: Path, answer: str, deleted: list[str]
+) -> None:
+    page = (KIND.parent / "docs" / "retention.md").read_text(encoding="utf-8")
+    section = page.split("## Pipeline files on a cluster")[1].split("## ")[0]
+    documented = tmp_path / "documented"
+    documented.write_text("#!/usr/bin/env bash\n" + "\n".join(x for x in section.splitlines() if x.startswith("    ")))
+    documented.chmod(0o755)
+
+    script(str(documented), kubectl=FILES.replace("ANSWER", answer))
+
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[-1] for call in calls if " delete " in call] == deleted
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """What `make cluster` did in a copy of this project, its commands stand-ins and kubectl at another cluster."""
