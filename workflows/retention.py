@@ -24,7 +24,8 @@ NAME = names.STEP_SERVICE_ACCOUNT.format(stage=RETENTION)
 _SUNDAY_NIGHT = "0 3 * * 0"
 _WEEK_SECONDS = 7 * 86400
 _DEADLINE_SECONDS = 6 * 3600
-_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
+"""Of whoever looks at all that is kept, to plan or to remove."""
 
 
 def cron_workflow() -> dict[str, Any]:
@@ -66,6 +67,6 @@ def _filled(workflow: Workflow, requested_by: str) -> dict[str, Any]:
         duty_container(
             RETENTION, "{{workflow.parameters.steps-image}}",
             ["steps.retention", *([requested_by] if requested_by else [])],
-            resources=_RESOURCES, deadline_seconds=_DEADLINE_SECONDS,
+            resources=RESOURCES, deadline_seconds=_DEADLINE_SECONDS,
         )  # fmt: skip
     return dict(workflow.to_dict())

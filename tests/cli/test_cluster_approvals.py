@@ -33,7 +33,7 @@ from workflows.cli import audit as command
 from workflows.cli.main import app
 from workflows.cluster import approvals, audit
 from workflows.cluster import errand as errands
-from workflows.cluster.errand import _FRAME
+from workflows.cluster.errand import _FRAME, failure
 
 
 class Place:
@@ -60,13 +60,14 @@ class Place:
         return wanted
 
 
-def here(place: Place, duty: str, program: str, *arguments: str, files: Any = (), patience: float = 0) -> str:
+def here(place: Place, duty: str, program: str, *arguments: str, **_: Any) -> str:
     """Run an errand's program in a process of this machine."""
     indented = "\n".join(f"    {line}" for line in program.strip().splitlines())
     command = [sys.executable, "-c", _FRAME.replace("{program}", indented), *arguments]
     done = subprocess.run(command, env=place.environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr)
+        ended = {"state": {"terminated": {"reason": "Error", "exitCode": done.returncode}}}
+        raise failure(duty, done.stdout or done.stderr, {"containerStatuses": [ended]})
     return done.stdout
 
 

@@ -14,7 +14,7 @@ from workflows.cluster import job
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer
 from workflows.duties import ANSWER
-from workflows.retention import NAME, workflow
+from workflows.retention import NAME, RESOURCES, workflow
 
 if TYPE_CHECKING:
     from steps.retention.sweep import Outlook
@@ -34,7 +34,7 @@ def look(namespace: Namespace) -> Outlook:
     from steps.retention.sweep import Outlook
 
     _on(namespace)
-    return Outlook.model_validate(answer(namespace, RETENTION, _PLAN, patience=_PATIENCE_SECONDS))
+    return Outlook.model_validate(answer(namespace, RETENTION, _PLAN, patience=_PATIENCE_SECONDS, resources=RESOURCES))
 
 
 def apply(namespace: Namespace, tell: Callable[[str], None]) -> Outlook:
