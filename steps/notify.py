@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from contracts import commands
 from contracts.access import KANIKO
 from contracts.errors import (
     BY_NAME,
@@ -55,9 +56,11 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
             for failure in failed_stages(inputs.failures):
                 lines += _explain(failure, world)
         if outcome is Outcome.AWAITING_APPROVAL:
+            here = Cluster.inside()
+            options = commands.where(here.namespace) if here else ""
             lines += [
-                f"look: retrain review {world.workflow}",
-                f"then: retrain approve {world.workflow} --reason ... (or reject)",
+                f"look: {commands.look(world.workflow, options)}",
+                f"then: {commands.decide(world.workflow, options)}",
             ]
         if outcome is Outcome.ROLLED_BACK and (taken_back := read_release_report(world)):
             lines.append(f"version {taken_back.version} was taken back: {taken_back.reason}")

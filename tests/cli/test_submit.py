@@ -5,22 +5,27 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
+import typer
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
-from contracts import names
+from contracts import commands, names
+from contracts.commands import where
 from contracts.errors import CONFIG, ConfigError, NetworkError
+from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
 from steps.waiting import Waited
+from workflows.cli import doctor
 from workflows.cli.display import result, stage_nodes
 from workflows.cli.main import app
-from workflows.cli.options import where
-from workflows.cli.summary import Records, exit_code, summarise
-from workflows.cluster import runs, submission
+from workflows.cli.summary import Records, Summary, exit_code, show, summarise
+from workflows.cluster import archive, runs, submission
 from workflows.cluster.connection import Namespace
 from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
 from workflows.local import state
@@ -154,6 +159,41 @@ def test_a_context_that_is_not_there_is_said_with_those_that_are() -> None:
 def test_the_options_that_show_a_run_again() -> None:
     assert where("mlops", "") == "-n mlops "
     assert where("mlops", "prod") == "-n mlops --context prod "
+
+
+@pytest.mark.parametrize("options", ["", where("mlops", "prod")])
+def test_the_commands_that_messages_name_are_commands(options: str) -> None:
+    group = typer.main.get_command(app)
+    decide = commands.decide("churn-1", options).replace(" (or reject)", "")
+    for line in (commands.look("churn-1", options), decide, commands.release(3, where("mlops"))):
+        name, *words = shlex.split(line)[1:]
+        parsed = group.commands[name].make_context(name, words).params  # type: ignore[attr-defined]
+        assert parsed["namespace"] == ("mlops" if "-n" in line else "")
+        assert parsed.get("version", 3) == 3
+
+
+def test_a_run_that_waits_for_a_person_names_commands_that_find_it() -> None:
+    console = Console(record=True, width=200)
+    summary = Summary(workflow="churn-1", pipeline="churn", phase="Succeeded", outcome=Outcome.AWAITING_APPROVAL)
+    show(summary, console, where("mlops", "prod"))
+
+    said = console.export_text()
+    assert "retrain review -n mlops --context prod churn-1" in said
+    assert "retrain approve -n mlops --context prod churn-1 --reason" in said
+
+
+def test_a_release_that_was_cut_off_is_taken_over_by_the_command_that_doctor_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = archive.Agreement(
+        model="churn", entries=3, broken=[], given=0, doubtful=[], vouched=[], serving=None, releasing=3,
+        releasing_in="churn-1", alias=None, answers=None,
+    )  # fmt: skip
+    monkeypatch.setattr(archive, "agreements", lambda _: [one])
+    monkeypatch.setattr(runs, "find", lambda _: [])
+
+    [line] = [line for line in doctor._records(Namespace("mlops", "prod")) if line.what == "churn release"]
+    assert "`retrain submit FILE -n mlops --entrypoint release --version 3`" in line.remedy
 
 
 @pytest.mark.parametrize(

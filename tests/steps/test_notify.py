@@ -146,6 +146,18 @@ def test_what_a_pod_waited_for_is_told_where_it_never_began(
     assert "kaniko failed (config): its pod never began: couldn't find key token in Secret mlops/s" in told
 
 
+@pytest.mark.parametrize(("inside", "options"), [(None, ""), (Cluster("mlops"), "-n mlops ")])
+def test_who_is_to_decide_is_told_commands_that_find_the_run(
+    inside: Cluster | None, options: str, world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "inside", lambda: inside)
+    notify(ended(verdict="passed", decision="awaiting-approval"), world=telling(world, service.url))
+
+    [told] = [message["message"] for message in service.received]
+    assert f"look: retrain review {options}{world.workflow}\n" in told
+    assert f"then: retrain approve {options}{world.workflow} --reason" in told
+
+
 @pytest.mark.parametrize("quotes", [0, 1, 2])
 def test_failures_are_read_however_often_they_are_quoted(quotes: int) -> None:
     text = failures(("train", "train", "Failed", 'Error "now" (exit code 65)'), quotes=quotes)

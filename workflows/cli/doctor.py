@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from contracts import names
+from contracts import commands, names
 from contracts.base import Contract
 from contracts.errors import CONFIG, StageError
 from contracts.pipeline import load_pipeline
@@ -317,10 +317,11 @@ def _records(place: Namespace) -> Iterator[Line]:
         yield from _words(one.model, one.given, one.doubtful)
         yield from _never_said(place, one)
         if one.releasing is not None and one.releasing_in not in under_way:
+            again = commands.release(one.releasing, commands.where(place.namespace))
             yield Line(
                 what=f"{one.model} release", state="wrong",
                 found=f"{one.releasing_in} was cut off while it released version {one.releasing}",
-                remedy="the next run, or `retrain submit FILE --entrypoint release`, takes it over",
+                remedy=f"the next run, or `{again}`, takes it over",
             )  # fmt: skip
         elif one.releasing is None:
             remedy = "the next version that serves lets it follow"

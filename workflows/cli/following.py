@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from contracts.commands import where
 from workflows.cli.display import Progress, console
-from workflows.cli.options import where
 
 if TYPE_CHECKING:
     from workflows.cluster.connection import Namespace

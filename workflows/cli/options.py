@@ -78,11 +78,6 @@ def check_options(entrypoint: str, *, source: str, as_of: str, version: int | No
         )
 
 
-def where(namespace: str, context: str) -> str:
-    """Return the options that name a cluster's namespace, with a space at their end."""
-    return "".join(f"{option} {value} " for option, value in (("-n", namespace), ("--context", context)) if value)
-
-
 def pairs(words: Sequence[str]) -> dict[str, str]:
     """Read NAME=VALUE, as often as given."""
     for word in words:

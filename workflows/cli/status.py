@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from contracts.commands import where
 from contracts.errors import ConfigError
 from contracts.settings import find_home
 from workflows.cli.display import console, stage_pods
-from workflows.cli.options import CONTEXT, NAMESPACE, where
+from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
     from workflows.cli.summary import Records

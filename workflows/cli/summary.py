@@ -13,6 +13,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
+from contracts import commands
 from contracts.access import KANIKO
 from contracts.base import Contract
 from contracts.errors import (
@@ -182,7 +183,7 @@ def curl_line(url: str, example: dict[str, Any]) -> str:
 
 
 def show(summary: Summary, console: Console, options: str = "") -> None:
-    """Print the summary for people; `options` are those with which `retrain status` shows it again."""
+    """Print the summary for people; `options` are those with which commands find it."""
 
     wrap = not console.record  # a terminal wraps by itself, and what is copied stays whole; a picture can't
 
@@ -217,8 +218,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
         console.print(f"  (retrain status {options}{summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
     if summary.outcome is Outcome.AWAITING_APPROVAL:
-        line("look", f"retrain review {summary.workflow}")
-        line("decide", f"retrain approve {summary.workflow} --reason ... (or reject)")
+        line("look", commands.look(summary.workflow, options))
+        line("decide", commands.decide(summary.workflow, options))
     if summary.url and not summary.curl:
         again = "" if options else "; the next `retrain run` brings it back"
         line("served at", f"{summary.url}  (nothing answers there now{again})")

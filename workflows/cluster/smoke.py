@@ -16,9 +16,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from contracts.commands import where
 from contracts.errors import BY_EXIT_CODE, CODE, StageError, error_type
 from workflows.cli.main import show_error
-from workflows.cli.options import CONTEXT, NAMESPACE, where
+from workflows.cli.options import CONTEXT, NAMESPACE
 from workflows.cli.summary import example
 from workflows.cluster.connection import Namespace
 
