@@ -35,22 +35,25 @@ class Word(Contract):
     model: str
     version: int
     about: str
-    """The entry that it answers: the request, or of a rollback that by which what serves began to serve."""
+    """The entry that it answers: the request; of a rollback the newest of what serves and of where it goes back to."""
     artifact_sha256: str = ""
     report: str = ""
     report_sha256: str = ""
+    again: int = 0
+    """Of a rollback: how many words before it answered the same entry, and lapsed."""
 
 
-def word_name(about: str, version: int) -> str:
-    """Return what the word on a version is called that answers an entry: there can be one."""
-    return PREFIX + hashlib.sha256(f"{about} {version}".encode()).hexdigest()[:40]
+def word_name(about: str, version: int, again: int = 0) -> str:
+    """Return what the word on a version is called that answers an entry: of a request there can be one."""
+    said = f"{about} {version} {again}" if again else f"{about} {version}"
+    return PREFIX + hashlib.sha256(said.encode()).hexdigest()[:40]
 
 
 def config_map(word: Word) -> dict[str, Any]:
     """Return a word as an immutable ConfigMap."""
     return {
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
-        "metadata": {"name": word_name(word.about, word.version)},
+        "metadata": {"name": word_name(word.about, word.version, word.again)},
         "data": {name: str(value) for name, value in word.model_dump(mode="json").items()},
     }  # fmt: skip
 

@@ -171,7 +171,8 @@ class WayBack:
 
     to: int
     passed: LedgerEntry
-    serving: LedgerEntry
+    about: LedgerEntry
+    """What a word to go back answers: the newest entry of either version, so that a try that failed is over."""
 
 
 def way_back(entries: Sequence[LedgerEntry], version: int | None) -> WayBack:
@@ -182,11 +183,14 @@ def way_back(entries: Sequence[LedgerEntry], version: int | None) -> WayBack:
     ConfigError
         Nothing serves, or there is no such way.
     """
-    serving = standing(entries).serving
-    if serving is None:
+    now = standing(entries)
+    if now.serving is None:
         raise ConfigError("nothing serves, so there is nothing to go back from")
     to = _served(entries, version)
-    return WayBack(to, _passed(entries, to), serving)
+    if to == now.serving.version:
+        raise ConfigError(f"version {to} serves already", remedy="`retrain rollback --to VERSION` names another")
+    about = max(now.serving, now.latest[to], key=lambda entry: entry.number)
+    return WayBack(to, _passed(entries, to), about)
 
 
 def last_good(entries: Sequence[LedgerEntry]) -> int:
@@ -198,21 +202,24 @@ def last_good(entries: Sequence[LedgerEntry]) -> int:
         There is none.
     """
     now = standing(entries)
-    serving = now.serving
-    served: list[int] = []
-    left: set[int] = set()
-    for entry in entries:
-        if entry.state is State.SERVING:
-            served.append(entry.version)
-            left.discard(entry.version)
-        elif entry.state is State.APPROVED and (before := entry.evidence.get(ROLLBACK_FROM)) is not None:
-            left.add(int(before))
-    current = serving.version if serving else None
-    if good := [version for version in served if version != current and version not in left | now.removed.keys()]:
+    served = [entry.version for entry in entries if entry.state is State.SERVING]
+    gone = {*left(entries), *now.removed, *([now.serving.version] if now.serving else [])}
+    if good := [version for version in served if version not in gone]:
         return good[-1]
     raise ConfigError(
         "there is no version to go back to", remedy="`retrain rollback --to VERSION` takes any that served"
     )
+
+
+def left(entries: Sequence[LedgerEntry]) -> dict[int, LedgerEntry]:
+    """Return the versions that a person went back from and that did not begin to serve since, with their word."""
+    found: dict[int, LedgerEntry] = {}
+    for entry in entries:
+        if entry.state is State.SERVING:
+            found.pop(entry.version, None)
+        elif entry.state is State.APPROVED and (before := entry.evidence.get(ROLLBACK_FROM)) is not None:
+            found[int(before)] = entry
+    return found
 
 
 def bound(entry: LedgerEntry) -> dict[str, str]:
@@ -232,13 +239,14 @@ def _served(entries: Sequence[LedgerEntry], version: int | None) -> int:
 
 
 def word_on(
-    about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Said, reason: str
+    about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Said, reason: str, again: int = 0
 ) -> Word:  # fmt: skip
     """Return a person's word as a cluster keeps it, bound to what `evidence` rests on: a request, or an approval."""
     seen = _seen(evidence)
     bound_to = {name: str(seen.get(name, "")) for name in _BOUND}
     return Word(
-        by=by, decision=decision, reason=reason, model=about.model, version=version, about=about.id, **bound_to
+        by=by, decision=decision, reason=reason, model=about.model, version=version, about=about.id, again=again,
+        **bound_to,
     )  # fmt: skip
 
 

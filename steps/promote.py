@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count, takewhile
 from typing import Any
 
 from contracts.errors import ConfigError
@@ -22,9 +23,11 @@ from steps.approvals import (
     HOLDS_SECONDS,
     ROLLBACK_HOLDS,
     Person,
+    WayBack,
     bound,
     decide,
     given_by_person,
+    left,
     roll_back,
     was_entered,
     way_back,
@@ -33,6 +36,7 @@ from steps.approvals import (
 from steps.judging import Judged, judge, requester
 from steps.ledger import LostRace
 from steps.lifecycle import EXPIRES, moment_text
+from steps.words import Given
 from steps.world import World
 
 ATTEMPTS = 2
@@ -85,6 +89,7 @@ class _Decision:
         self.policy = world.pipeline.gates.policy(world.settings.environment)
         self.entries = world.ledger.entries(world.pipeline.name)
         self.now = lifecycle.standing(self.entries)
+        self.back = _way_back(self.entries, self.version)
         known = (entry.run_id for entry in self.entries if entry.version == self.version and entry.run_id)
         self.run_id = next(known, "") or world.registry.run_of(
             self.version
@@ -102,6 +107,8 @@ class _Decision:
         self._enter_word()
         if (word := self._persons_word()) is not None:
             return word
+        if (gone := self._gone_back_from()) is not None:
+            return gone
         return self._by_the_gate()
 
     def _end_what_lapsed(self) -> None:
@@ -114,28 +121,44 @@ class _Decision:
 
     def _enter_word(self) -> None:
         """Enter what a person said on the cluster: on this version's request, or to go back to it."""
-        latest, serving = self.now.latest.get(self.version), self.now.serving
+        latest = self.now.latest.get(self.version)
         if latest is None or self.inputs.entrypoint != RELEASE:
             return
-        asked = latest.state is State.AWAITING
-        if (about := latest if asked else serving) is None:
+        if latest.state is State.AWAITING:
+            self._enter_answer(latest)
+        elif self.back is not None:
+            self._enter_rollback(self.back)
+
+    def _enter_answer(self, request: LedgerEntry) -> None:
+        given = self.world.words.given(request, self.version)
+        if given is None or was_entered(self.entries, given.name) or given.word.decision == "rollback":
             return
-        given, at = self.world.words.given(about, self.version), self.world.now()
-        if given is None or was_entered(self.entries, given.name) or (given.word.decision == "rollback") is asked:
-            return
-        if not asked and at - given.at > ROLLBACK_HOLDS:
-            return
-        word, person = given.word, Person(given.word.by, given.authenticated, given.name)
-        ledger, model = self.world.ledger, self.world.pipeline.name
-        rests_on = latest if asked else way_back(self.entries, self.version).passed
-        if word != word_on(about, rests_on, self.version, by=word.by, decision=word.decision, reason=word.reason):
-            raise ConfigError(f"the approval of version {self.version} by {word.by} is of another package or report")
-        if asked:
-            state = State.APPROVED if word.decision == "approved" else State.REJECTED
-            decide(ledger, model, str(self.version), state, person=person, reason=word.reason, at=at)
-        else:
-            roll_back(ledger, model, self.version, person=person, reason=word.reason, at=at)
+        person = self._speaker(given, request, request)
+        state = State.APPROVED if given.word.decision == "approved" else State.REJECTED
+        ledger, reason = self.world.ledger, given.word.reason
+        decide(ledger, request.model, str(self.version), state, person=person, reason=reason, at=self.world.now())
         self._look_again()
+
+    def _enter_rollback(self, back: WayBack) -> None:
+        words = (self.world.words.given(back.about, self.version, again) for again in count())
+        newest, at = list(takewhile(bool, words))[-1:], self.world.now()
+        if not newest or (given := newest[0]) is None or was_entered(self.entries, given.name):
+            return
+        if given.word.decision != "rollback" or at - given.at > ROLLBACK_HOLDS:
+            return
+        person, ledger = self._speaker(given, back.about, back.passed), self.world.ledger
+        roll_back(ledger, back.about.model, self.version, person=person, reason=given.word.reason, at=at)
+        self._look_again()
+
+    def _speaker(self, given: Given, about: LedgerEntry, rests_on: LedgerEntry) -> Person:
+        """Return who gave a word, which must be bound to what it rests on."""
+        word = given.word
+        wanted = word_on(
+            about, rests_on, self.version, by=word.by, decision=word.decision, reason=word.reason, again=word.again
+        )
+        if word != wanted:
+            raise ConfigError(f"the approval of version {self.version} by {word.by} is of another package or report")
+        return Person(word.by, given.authenticated, given.name)
 
     def _look_again(self) -> None:
         self.entries = self.world.ledger.entries(self.world.pipeline.name)
@@ -158,6 +181,17 @@ class _Decision:
         if latest is not None and latest.state is State.AWAITING:
             return self._outputs(Promotion.AWAITING_APPROVAL, latest, f"waits for a person since {latest.at:%F %T} UTC")
         return None
+
+    def _gone_back_from(self) -> Promote.Outputs | None:
+        """Return that no run of itself releases a version that a person went back from; None where none did."""
+        word = left(self.entries).get(self.version)
+        if word is None or self.inputs.entrypoint == RELEASE or self.policy.decision != "automatic":
+            return None
+        why = (
+            f"{word.by} went back from it at {word.at:%F %T} UTC: {word.reason}; `--entrypoint release --version "
+            f"{self.version}` lets it be judged again"
+        )
+        return self._outputs(Promotion.NOT_APPROVED, self.now.latest.get(self.version), why)
 
     def _answers_a_request(self, latest: LedgerEntry) -> bool:
         """Whether a person rejected it, and this is the release that was to follow."""
@@ -195,6 +229,13 @@ class _Decision:
             decision=decision, entry=entry.id if entry else "", report=uri,
             summary=f"version {self.version} {decision.value}: {reason}",
         )  # fmt: skip
+
+
+def _way_back(entries: Sequence[LedgerEntry], version: int) -> WayBack | None:
+    try:
+        return way_back(entries, version)
+    except ConfigError:
+        return None
 
 
 def check_bound(world: World, approval: LedgerEntry) -> None:

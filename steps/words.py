@@ -27,14 +27,17 @@ class Given:
 class Words(Protocol):
     """Where words are."""
 
-    def given(self, about: LedgerEntry, version: int) -> Given | None:
-        """Return the word on a version that answers an entry, None where there is none."""
+    def given(self, about: LedgerEntry, version: int, again: int = 0) -> Given | None:
+        """Return the word on a version that answers an entry, None where there is none.
+
+        `again` is how many answered it before: a request is answered once.
+        """
 
 
 class NoWords:
     """At the desk nobody leaves a word: the command line enters it in the ledger."""
 
-    def given(self, about: LedgerEntry, version: int) -> Given | None:  # noqa: ARG002  a port
+    def given(self, about: LedgerEntry, version: int, again: int = 0) -> Given | None:  # noqa: ARG002  a port
         """Return None."""
         return None
 
@@ -46,7 +49,7 @@ class ClusterWords:
     cluster: Cluster
     policy: str = POLICY
 
-    def given(self, about: LedgerEntry, version: int) -> Given | None:
+    def given(self, about: LedgerEntry, version: int, again: int = 0) -> Given | None:
         """Return the word on a version that answers an entry.
 
         Raises
@@ -54,7 +57,7 @@ class ClusterWords:
         ConfigError
             It can be changed, or does not speak of this entry.
         """
-        name = word_name(about.id, version)
+        name = word_name(about.id, version, again)
         found = self.cluster.get("ConfigMap", name)
         if found is None:
             return None
@@ -64,7 +67,7 @@ class ClusterWords:
             raise ConfigError(f"ConfigMap {name} is no approval") from None
         if not found.get("immutable"):
             raise ConfigError(f"the approval {name} can be changed", remedy="an approval is an immutable ConfigMap")
-        if (word.model, word.version, word.about) != (about.model, version, about.id):
+        if (word.model, word.version, word.about, word.again) != (about.model, version, about.id, again):
             raise ConfigError(f"the approval {name} speaks of another version than its name says")
         made = str(found["metadata"]["creationTimestamp"])
         return Given(name, word, datetime.fromisoformat(made), self._authenticated(made))

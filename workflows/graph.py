@@ -64,8 +64,8 @@ from workflows.stages import argo_containers, container, from_settings
 _KEPT_SECONDS = 30 * 86400
 """How long a run that has ended stays in the cluster, pods and all; ledger and MLflow know of it for good."""
 _RUN_SECONDS = 3 * 86400
-"""How long a run may take in all.  A stage's own deadline begins with its pod on a node; one that no node takes waits for
-room, as long as this: Argo looks for it every 20 minutes, and not at all for a template's `timeout` under its retries.
+"""How long a run may take in all.  A stage's own deadline begins with its pod on a node; one that no node takes waits
+for room, as long as this: Argo looks for it every 20 minutes, and not at all for a template's `timeout` under retries.
 """
 FINISH, CANDIDATES, MODEL = "finish", "candidates", "model"
 _FAN_OUT = {**{f: info for f, info in Fit.Inputs.model_fields.items() if f != "candidate"},

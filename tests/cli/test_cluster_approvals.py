@@ -9,7 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ class Place:
         key = (wanted["kind"], wanted["metadata"]["name"])
         if key in self.objects:
             raise Conflict(f"{key} is there")
-        self.objects[key] = wanted
-        return wanted
+        metadata = {**wanted["metadata"], "creationTimestamp": f"{datetime.now(UTC):%FT%TZ}"}
+        self.objects[key] = {**wanted, "metadata": metadata}
+        return self.objects[key]
 
 
 def here(place: Place, duty: str, program: str, *arguments: str, **_: Any) -> str:
@@ -145,6 +146,17 @@ def test_the_word_of_a_rollback_answers_what_serves(place: Any, ledger: Ledger) 
     assert (said.word.version, said.word.about, said.word.decision) == (1, serving.id, "rollback")
     with pytest.raises(ConfigError, match="version 3 never served"):
         approvals.roll_back(place, "churn", 3, "complaints")
+
+
+def test_a_rollback_is_said_again_when_it_was_too_late_or_anothers(place: Any, ledger: Ledger) -> None:
+    first = approvals.roll_back(place, "churn", 1, "complaints")
+    assert approvals.roll_back(place, "churn", 1, "as I said").name == first.name, "cut off before its release began"
+    place.me = "bob"
+    second = approvals.roll_back(place, "churn", 1, "it is urgent")
+    assert (second.word.by, second.word.again, second.word.about) == ("bob", 1, first.word.about)
+    kept = place.get("ConfigMap", second.name)
+    kept["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert approvals.roll_back(place, "churn", 1, "once more").word.again == 2
 
 
 def test_a_release_that_acts_on_a_word_is_started_in_that_name(place: Any, ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from contracts.approvals import Word, binding_name, config_map, policy_objects, word_name
 from contracts.errors import ConfigError
+from contracts.names import RELEASE, RETRAIN
 from contracts.outcomes import Promotion, State
 from contracts.pipeline import parse_pipeline
 from contracts.references import LedgerEntry
@@ -75,9 +76,12 @@ def at_desk(ledger: Ledger, tmp_path: Path, objects: Objects, workflow: str, fil
 
 @pytest.fixture
 def release(ledger: Ledger, tmp_path: Path, objects: Objects) -> Any:
-    def run(version: int, workflow: str = "w", file: str = PIPELINE, now: datetime = NOW) -> Promote.Outputs:
+    def run(
+        version: int, workflow: str = "w", file: str = PIPELINE, now: datetime = NOW, entrypoint: str = RELEASE
+    ) -> Promote.Outputs:
         world = at_desk(ledger, tmp_path, objects, workflow, file, now)
-        return promote(Promote.Inputs(version=version), world=world, judge=_asks_the_gate)
+        inputs = Promote.Inputs.model_validate({"version": version, "entrypoint": entrypoint})
+        return promote(inputs, world=world, judge=_asks_the_gate)
 
     return run
 
@@ -206,9 +210,11 @@ def served(ledger: Ledger, *versions: int) -> None:
             write(ledger, state, version)
 
 
-def back(ledger: Ledger, to: int | None = None) -> dict[str, Any]:
+def back(ledger: Ledger, to: int | None = None, again: int = 0) -> dict[str, Any]:
     way = way_back(ledger.entries(MODEL), to)
-    return config_map(word_on(way.serving, way.passed, way.to, by="ann", decision="rollback", reason="complaints"))
+    return config_map(
+        word_on(way.about, way.passed, way.to, by="ann", decision="rollback", reason="complaints", again=again)
+    )
 
 
 @pytest.mark.parametrize("file", [PIPELINE, AUTOMATIC], ids=["approval", "automatic"])
@@ -242,3 +248,46 @@ def test_a_rollback_that_nobody_began_in_time_or_whose_champion_went_is_void(
     assert release(1, "late", now=late).decision is Promotion.NOT_APPROVED
     served(ledger, 3)
     assert release(1, "elsewhere").decision is Promotion.NOT_APPROVED
+
+
+def test_a_rollback_that_came_to_nothing_is_said_again_and_asks_no_gate(
+    ledger: Ledger, objects: Objects, release: Any
+) -> None:
+    """Taken back, it is answered anew; left lying for too long, by one more word on the same entries."""
+    served(ledger, 1, 2)
+    first, late = back(ledger), back(ledger, again=1)
+    objects.put(first)
+    objects.put(late, "2026-03-01T14:00:00Z")
+    assert release(1, file=AUTOMATIC, now=NOW + timedelta(hours=2)).decision is Promotion.APPROVED
+    for state in (State.RELEASING, State.ROLLED_BACK):
+        write(ledger, state, 1)
+    write(ledger, State.REGISTERED, 3)  # a schedule's run meanwhile
+
+    objects.put(back(ledger, 1))
+    done = release(1, "second", file=AUTOMATIC)
+    entry = ledger.head(MODEL)
+    assert entry is not None
+    assert (done.decision, entry.by, entry.reason) == (Promotion.APPROVED, "ann (unauthenticated)", "complaints")
+    words = [e.evidence[APPROVAL]["word"] for e in ledger.entries(MODEL) if APPROVAL in e.evidence]
+    assert words[0] == late["metadata"]["name"]
+    assert len({first["metadata"]["name"], *words}) == 3
+
+
+def test_no_run_of_itself_releases_what_a_person_went_back_from(ledger: Ledger, objects: Objects, release: Any) -> None:
+    served(ledger, 1, 2)
+    objects.put(back(ledger))
+    assert release(1, file=AUTOMATIC).decision is Promotion.APPROVED
+    for state in (State.RELEASING, State.SERVING):
+        write(ledger, state, 1)
+
+    done = release(2, "scheduled", file=AUTOMATIC, entrypoint=RETRAIN)
+    assert done.decision is Promotion.NOT_APPROVED
+    for part in ("ann (unauthenticated) went back from it", "complaints", "--entrypoint release --version 2"):
+        assert part in done.summary
+    with pytest.raises(AskedTheGateError):
+        release(2, "by name", file=AUTOMATIC)  # whoever releases it by name has it judged
+    with pytest.raises(AskedTheGateError):
+        release(2, "asked", entrypoint=RETRAIN)  # where a person decides, one is asked
+    write(ledger, State.REGISTERED, 3)
+    with pytest.raises(AskedTheGateError):
+        release(3, "other", file=AUTOMATIC, entrypoint=RETRAIN)

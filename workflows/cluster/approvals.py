@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
@@ -78,7 +79,7 @@ def look():
     return way_back(archive.ledger.entries(archive.model), int(sys.argv[2]) if sys.argv[2] else None)
 
 found = patiently(look)
-print(json.dumps([found.to, found.passed.model_dump(mode="json"), found.serving.model_dump(mode="json")]))
+print(json.dumps([found.to, found.passed.model_dump(mode="json"), found.about.model_dump(mode="json")]))
 """
 
 
@@ -137,14 +138,26 @@ def roll_back(namespace: Namespace, model: str, version: int | None, reason: str
     Raises
     ------
     ConfigError
-        There is no way back, or somebody has said so already.
+        There is no way back.
     """
     from steps.approvals import word_on
 
     found = answer(namespace, ASK, _WAY_BACK, model, str(version or ""))
-    to, passed, serving = found[0], *map(LedgerEntry.model_validate, found[1:])
+    to, passed, about = found[0], *map(LedgerEntry.model_validate, found[1:])
     me = namespace.user()
-    return _say(namespace, word_on(serving, passed, to, by=me, decision="rollback", reason=reason))
+    words = (word_on(about, passed, to, by=me, decision="rollback", reason=reason, again=n) for n in count())
+    return _say(namespace, next(word for word in words if _may_say(namespace, word)))
+
+
+def _may_say(namespace: Namespace, word: Word) -> bool:
+    """Say whether a word to go back is new, or was said by the same person just now: they were cut off then."""
+    from steps.approvals import ROLLBACK_HOLDS
+
+    there = namespace.get("ConfigMap", word_name(word.about, word.version, word.again))
+    if there is None:
+        return True
+    made = datetime.fromisoformat(str(there["metadata"]["creationTimestamp"]))
+    return there["data"].get("by") == word.by and datetime.now(UTC) - made < ROLLBACK_HOLDS / 2
 
 
 def release(namespace: Namespace, said: Said, name: str) -> None:
@@ -179,7 +192,7 @@ def never_said(namespace: Namespace, model: str, vouched: Sequence[tuple[str, st
 
 
 def _say(namespace: Namespace, word: Word) -> Said:
-    name = word_name(word.about, word.version)
+    name = word_name(word.about, word.version, word.again)
     try:
         namespace.create(config_map(word))
     except Conflict:

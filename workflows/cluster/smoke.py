@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Served:
-    """What a run left to answer."""
+    """What answers."""
 
     model: str
     version: int
@@ -45,7 +45,7 @@ def main(
         place = Namespace.connect(namespace, context)
         options = [word for word in where(place.namespace, context).split(" ") if word]
         run = _told("submit", lambda: submitted(file, options), lambda run: f"{run['workflow']}: {run['outcome']}")
-        served = Served(str(run["pipeline"]), int(run["version"] or 0), str(run["url"]))
+        served = left_serving(run, options)
         _told("predict", lambda: predicted(place, served), lambda label: f"{served.url} answers {label}")
         _told("lineage", lambda: explained(served, options), str)
     except StageError as error:
@@ -54,12 +54,22 @@ def main(
 
 
 def submitted(file: str, options: list[str]) -> Mapping[str, Any]:
-    """Run a pipeline to its end and return its result; leaves with the run's exit code where no version serves."""
-    run = _retrain("submit", file, *options, "--require-promoted", "--json", passes=(0, 3))
-    if run["outcome"] not in ("promoted", "unchanged"):
-        typer.echo(f"submit   {run['workflow']} ended as {run['outcome']}: no version of it serves", err=True)
+    """Run a pipeline to its end and return its result."""
+    return dict(_retrain("submit", file, *options, "--json"))
+
+
+def left_serving(run: Mapping[str, Any], options: list[str]) -> Served:
+    """Return what serves after a run: its version, or the one that stayed; leaves with 3 where none does."""
+    if run["outcome"] in ("promoted", "unchanged"):
+        return Served(str(run["pipeline"]), int(run["version"]), str(run["url"]))
+    try:
+        found = _retrain("lineage", f"{run['pipeline']}@production", *options, "--json")
+    except StageError:
+        found = {"serving": None}
+    if not found["serving"]:
+        typer.echo(f"submit   {run['workflow']} ended as {run['outcome']}, and no version serves", err=True)
         raise typer.Exit(3)
-    return dict(run)
+    return Served(str(run["pipeline"]), int(found["version"]), str(found["serving"]["url"]))
 
 
 def predicted(place: Namespace, served: Served) -> str:
