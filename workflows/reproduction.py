@@ -12,6 +12,7 @@ from hera.workflows import Workflow
 from hera.workflows.models import TTLStrategy
 
 from contracts.access import REPRODUCE
+from contracts.pipeline.operation import Resources
 from contracts.stages import Train
 from workflows.duties import duty_container
 from workflows.stages import argo_containers
@@ -19,7 +20,7 @@ from workflows.stages import argo_containers
 _DAY_SECONDS = 86400
 
 
-def reproduction(name: str, image: str, version: str, *, memory_mib: int, cpu_millicores: int) -> dict[str, Any]:
+def reproduction(name: str, image: str, version: str, had: Resources) -> dict[str, Any]:
     """Return the Workflow.
 
     Parameters
@@ -28,11 +29,12 @@ def reproduction(name: str, image: str, version: str, *, memory_mib: int, cpu_mi
         Of the steps, by digest: code and libraries of the training.
     version
         ``MODEL@VERSION``.
-    memory_mib, cpu_millicores
-        What the training had; it trains again, beside the process that compares.
+    had
+        What the training had, by its own pipeline file or else by the environment; it trains again, beside the
+        process that compares.
     """
-    asked = {"cpu": f"{cpu_millicores}m", "memory": f"{memory_mib}Mi"}
-    resources = {"requests": asked, "limits": {"memory": f"{2 * memory_mib}Mi"}}
+    asked = {"cpu": f"{had.cpu_millicores}m", "memory": f"{had.memory_mib}Mi"}
+    resources = {"requests": asked, "limits": {"memory": f"{2 * had.memory_mib}Mi"}}
     with Workflow(
         name=name,
         entrypoint=REPRODUCE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contracts.access import ACCESS, REPRODUCE
+from contracts.pipeline.operation import Resources
 from contracts.stages import Need
 from workflows.reproduction import reproduction
 
@@ -10,7 +11,7 @@ IMAGE = "registry/steps@sha256:" + "1" * 64
 
 
 def test_it_runs_on_the_recorded_image_as_the_duty_that_writes_nothing() -> None:
-    made = reproduction("retrain-reproduce-x", IMAGE, "churn@3", memory_mib=2048, cpu_millicores=500)
+    made = reproduction("retrain-reproduce-x", IMAGE, "churn@3", Resources(memory_mib=2048, cpu_millicores=500))
 
     [template] = made["spec"]["templates"]
     assert made["spec"]["entrypoint"] == template["name"] == REPRODUCE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from contracts.access import ASK
 from contracts.errors import ConfigError
+from contracts.pipeline.operation import Resources
 from contracts.settings import size
 from contracts.stages import Train
 from workflows.cluster import job
@@ -32,6 +33,33 @@ from steps.archive import Archive
 from steps.lineage import lineage
 moment = map(datetime.fromisoformat, sys.argv[2:])
 print(patiently(lambda: lineage(*Archive.named(load_settings(), sys.argv[1]), *moment)).model_dump_json())
+"""
+_TRAINED = """
+import json, tempfile
+from pathlib import Path
+from contracts.errors import ConfigError
+from contracts.settings import load_settings
+from contracts.stages import Train
+from steps.archive import Archive
+from steps.lineage import lineage
+from steps.tracking import PIPELINE
+
+def own_size(archive, run, folder):
+    try:
+        return archive.world(run, folder).pipeline.resources.get(Train.name)
+    except ConfigError:
+        if archive.registry.fetch(run, PIPELINE, folder) is None:
+            raise
+        return None  # a file of another retrain, which the version's image reads
+
+def look():
+    archive, name = Archive.named(load_settings(), sys.argv[1])
+    found = lineage(archive, name)
+    with tempfile.TemporaryDirectory() as folder:
+        own = own_size(archive, found.run_id, Path(folder))
+    return [each and each.model_dump(mode="json") for each in (found, own)]
+
+print(json.dumps(patiently(look)))
 """
 _AGREEMENT = """
 import json
@@ -108,19 +136,15 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
     Raises
     ------
     ConfigError
-        The version names no image, or the image is gone.
+        The version names no image, the image is gone, or the pipeline file is that was kept with it.
     StageError
         As the stages do that train again.
     """
+    from steps.lineage import Lineage
     from steps.reproduce import Reproduction
 
-    found = lineage(namespace, reference)
-    if gone := found.removal:
-        raise ConfigError(
-            f"what version {found.version} of {found.model} was made of was removed on {gone.at:%F} by {gone.by}: "
-            f"{gone.reason}",
-            remedy=f"a copy is in {gone.archive}" if gone.archive else "no copy was kept",
-        )
+    about, own = answer(namespace, ASK, _TRAINED, reference)
+    found = Lineage.model_validate(about)
     image = found.code.steps_image
     if not image:
         raise ConfigError(
@@ -128,8 +152,8 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
             remedy="`retrain reproduce` without -n builds it again where its store and MLflow can be reached",
         )
     name = job.unique("retrain-reproduce")
-    memory, cpu = (int(namespace.settings[size(Train.name, what)]) for what in ("memory", "cpu"))
-    namespace.create(reproduction(name, image, f"{found.model}@{found.version}", memory_mib=memory, cpu_millicores=cpu))
+    had = Resources.model_validate(own) if own else _size_of_environment(namespace)
+    namespace.create(reproduction(name, image, f"{found.model}@{found.version}", had))
     tell(f"{name} trains version {found.version} of {found.model} again in {image}")
 
     def look(run: RunState) -> None:
@@ -145,3 +169,8 @@ def reproduce(namespace: Namespace, reference: str, tell: Callable[[str], None])
     return Reproduction.model_validate_json(
         next(n.outputs[ANSWER] for n in ended.nodes.values() if n.outputs.get(ANSWER))
     )
+
+
+def _size_of_environment(namespace: Namespace) -> Resources:
+    memory, cpu = (int(namespace.settings[size(Train.name, what)]) for what in ("memory", "cpu"))
+    return Resources(memory_mib=memory, cpu_millicores=cpu)
