@@ -75,6 +75,8 @@ def test_a_version_is_taken_back_and_the_ledger_answers_for_then(desk: SmallDesk
     assert desk.answering() == 2
     back = json.loads(desk("rollback", "--reason", "complaints", "--json"))
     assert (back["outcome"], back["version"]) == ("promoted", 1)
+    assert back["promotion"]["reason"].endswith("(unauthenticated): complaints"), "not what the gate said once"
+    assert back["promotion"]["checks"] == []
     assert desk.answering() == 1
     assert "there is no version to go back to" in desk("rollback", "--reason", "further", code=78)
     json.loads(desk("rollback", NAME, "--to", "2", "--reason", "it was not that", "--json"))

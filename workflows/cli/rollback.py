@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workflows.cli.desk import desk_home, desk_settings
-from workflows.cli.options import CONTEXT, NAMESPACE, REASON, REQUIRE_PROMOTED, RESULT_AS_JSON, WAIT, connected
+from workflows.cli.options import CONTEXT, NAMESPACE, REASON, RESULT_AS_JSON, WAIT, connected
 from workflows.cli.request import operating_user
 
 
@@ -18,7 +18,6 @@ def rollback(
         int | None, typer.Option(help="A version that served; default: the last before the one that serves now.")
     ] = None,
     reason: REASON = "",
-    require_promoted: REQUIRE_PROMOTED = False,
     json_output: RESULT_AS_JSON = False,
     wait: WAIT = True,
     namespace: NAMESPACE = "",
@@ -27,7 +26,8 @@ def rollback(
     """Let a version serve again that served before.
 
     It is a release like any other: entered in the ledger with your name, watched, and taken back when the version does
-    not come up.  The promotion gate is not asked again, since what serves now won against that version there.
+    not come up, which exits with 3.  The promotion gate is not asked again, since what serves now won against that
+    version there.
 
     [bold]Examples[/bold]
 
@@ -50,7 +50,7 @@ def rollback(
 
         place = connected(namespace, context)
         said = there.roll_back(place, model, to, reason)
-        release_there(place, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output)
+        release_there(place, said, context, wait=wait, require_promoted=True, json_output=json_output)
         return
     home = desk_home(must_exist=True)
     archive = Archive.open(desk_settings(home), model)
@@ -59,5 +59,5 @@ def rollback(
     )  # fmt: skip
     typer.echo(f"{archive.model}: back to version {entry.version}, by {entry.by}", err=json_output)
     release_here(
-        home, archive.model, entry.version, require_promoted=require_promoted, json_output=json_output
+        home, archive.model, entry.version, require_promoted=True, json_output=json_output
     )  # fmt: skip

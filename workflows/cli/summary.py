@@ -65,6 +65,7 @@ class Summary(Contract):
     version: int | None = None
     validation: Gate | None = None
     promotion: Gate | None = None
+    release: str = Field("", description="What deploy says of it: what serves, and why.")
     url: str = ""
     curl: str = Field("", description="A request that works when pasted.")
     errors: tuple[ErrorReport, ...] = ()
@@ -135,7 +136,8 @@ def summarise(state: RunState, records: Records) -> Summary:
         validation=Gate(decision=validation.verdict, reason=validation.reason, checks=validation.checks)
         if validation
         else None,
-        promotion=_promotion(promotion, get("promote", "decision")),
+        promotion=_promotion(promotion, get("promote", "decision"), get("promote", "summary")),
+        release=get("deploy", "summary"),
         url=url,
         curl=_request(url, records.describe) if url else "",
         errors=tuple(
@@ -148,9 +150,13 @@ def summarise(state: RunState, records: Records) -> Summary:
     )
 
 
-def _promotion(report: PromotionReport | None, decision: str) -> Gate | None:
+def _promotion(report: PromotionReport | None, decision: str, said: str) -> Gate | None:
+    """Return what let it through, or did not; the checks only where this run asked the gate."""
     if report is None:
         return None
+    reason = said.partition(": ")[2]
+    if decision != Promotion.UNCHANGED and reason and reason != report.reason:  # a person's word, or that there is none
+        return Gate(decision=decision, reason=reason, checks=())
     if decision == Promotion.UNCHANGED:  # the report is of the day when it was let through
         return Gate(decision=decision, reason=f"version {report.version} serves already", checks=report.checks)
     return Gate(decision=report.decision, reason=report.reason, checks=report.checks)
@@ -205,7 +211,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         if gate is not None:
             # The checks below say the rest.
             line(name, f"{gate.decision}: {short(gate.reason)}" if name == "promotion" else gate.decision)
-            console.print(checks_table(gate.checks, indent=11))
+            if gate.checks:
+                console.print(checks_table(gate.checks, indent=11))
     for error in summary.errors:
         line("failed", f"{error.stage} ({error.error_class}): {error.message}")
         for finding in error.findings:
@@ -217,6 +224,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         colour = {"promoted": "green", "unchanged": "green", "failed": "red"}.get(summary.outcome.value, "yellow")
         console.print(f"[dim]{'outcome':<10}[/dim] [bold {colour}]{summary.outcome.value}[/bold {colour}]", end="")
         console.print(f"  (retrain status {options}{summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
+    if summary.release and summary.outcome not in _GOOD:
+        line("release", summary.release)
     if summary.outcome is Outcome.AWAITING_APPROVAL:
         line("look", commands.look(summary.workflow, options))
         line("decide", commands.decide(summary.workflow, options))
