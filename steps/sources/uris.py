@@ -94,8 +94,8 @@ def path_of(uri: str, source_base: str) -> Path:
         return Path(unquote(slash + path))
     if not source_base:
         raise ConfigError(
-            f"the source {uri} is a path, and this environment has no source_base",
-            remedy="name an s3:// or http(s):// URI, or set RETRAIN_SOURCE_BASE",
+            f"the source {uri} is a path, which nothing here reaches: this environment has no source_base",
+            remedy="`retrain submit` brings a file along; else give it: `argo submit ... -p source=s3://...`",
         )
     return Path(source_base) / Path(uri).expanduser()
 
