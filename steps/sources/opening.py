@@ -6,10 +6,11 @@ import difflib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from contracts.errors import ConfigError, DataError, Finding, NetworkError, StageError, StorageError
@@ -24,6 +25,7 @@ from steps.table.csv_reader import CsvFile
 from steps.world import World
 
 if TYPE_CHECKING:
+    from contracts.pipeline import Pipeline
     from steps.sources.query import Query
 
 
@@ -56,10 +58,19 @@ class Opened:
         DataError
             With a finding for every column that is missing, too much, or named twice.
         """
-        findings = [finding for source in self.sources for finding in column_findings(source, schema)]
-        if findings:
-            raise DataError("the columns are not those of the schema", findings=findings)
+        _check_columns(self.sources, schema)
         return chain.from_iterable(source.tasks(schema) for source in self.sources)
+
+
+def check_file(path: Path, pipeline: Pipeline) -> None:
+    """Look at the header of a file before it is brought to where a run reads it; no row is read.
+
+    Raises
+    ------
+    DataError
+        It is empty or no table, or with a finding for every column that is missing, too much, or named twice.
+    """
+    _check_columns([_file(LocalFile(path, str(path)), pipeline.source)], pipeline.table)
 
 
 def open_source(source: Source, override: str, as_of: datetime, code: str, *, world: World) -> Opened:
@@ -113,6 +124,12 @@ def probe(source: str, as_of: str, *, world: World) -> Iterator[Finding]:
             raise type(error)(f"source {shown(uri)}: {error.message}", remedy=error.remedy) from None
         except StageError as error:
             yield Finding(where=f"source {shown(uri)}", what=error.message, remedy=error.remedy)
+
+
+def _check_columns(sources: Iterable[TableSource], schema: Schema) -> None:
+    findings = [finding for source in sources for finding in column_findings(source, schema)]
+    if findings:
+        raise DataError("the columns are not those of the schema", findings=findings)
 
 
 def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:

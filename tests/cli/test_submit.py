@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from contracts import commands, names
 from contracts.commands import where
-from contracts.errors import CONFIG, ConfigError, NetworkError
+from contracts.errors import CONFIG, ConfigError, DataError, NetworkError
 from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
 from steps.waiting import Waited
@@ -357,3 +357,15 @@ def test_a_controller_that_never_sees_the_template_leaves_no_run(monkeypatch: py
         submission.start(cast("Namespace", cluster), "w", "p", "retrain", {}, "new")
 
     assert cluster.workflow is None
+
+
+def test_a_file_without_a_column_is_told_before_anything_goes_to_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    (tmp_path / "rows.csv").write_text("Age,income\n40,>50K\n")
+    said = CliRunner().invoke(app, ["submit", str(ADULT), "--source", str(tmp_path / "rows.csv")])
+
+    assert isinstance(said.exception, DataError), said.output
+    missing = {finding.where: finding.remedy for finding in said.exception.findings}
+    assert missing[f"{tmp_path / 'rows.csv'}, column age"] == "did you mean 'Age'?"

@@ -59,6 +59,7 @@ def submit(
 
       retrain submit churn.yaml -n mlops --entrypoint release --version 12
     """
+    from steps.sources.opening import check_file
     from workflows.cluster import images, submission
     from workflows.cluster.connection import Namespace
     from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
@@ -73,6 +74,8 @@ def submit(
     submission.check(given, manifests[WORKFLOW_TEMPLATE])
     retraining = entrypoint == names.RETRAIN
     data = submission.local_source(given["source"], file, pipeline) if retraining else None
+    if data:
+        check_file(data, pipeline)
     code = packed_code(file.resolve(), pipeline) if retraining else b""
 
     cluster = Namespace.connect(namespace, context)
