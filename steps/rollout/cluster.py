@@ -189,7 +189,7 @@ class Cluster:
                 if error.status in (400, 404):  # not started yet, or removed meanwhile
                     return []
                 raise
-        return str(text).splitlines()
+        return (text or "").splitlines()  # None for a pod that has no node yet
 
     def _call(self, verb: str, kind: str, name: str, call: Any) -> Object:
         with self._errors(verb, kind, name):

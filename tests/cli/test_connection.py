@@ -112,6 +112,22 @@ def test_what_cannot_be_made_or_read_because_it_is_not_there_is_said(empty: Name
         empty.fetch("/api/v1/namespaces/mlops/services/x:80/proxy/openapi.json")
 
 
+class Unscheduled(ApiServer):
+    """It answers on the log of a pod that has no node as the API server does: no content."""
+
+    def do_GET(self) -> None:
+        if "/log?" not in self.path:
+            super().do_GET()
+            return
+        self.send_response(204)
+        self.end_headers()
+
+
+def test_a_pod_that_has_no_node_yet_has_no_log(kubeconfig: Path) -> None:
+    with connected(Unscheduled, kubeconfig) as namespace:
+        assert namespace.log("x", "main", previous=False) == []
+
+
 OBJECT = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
 CALLS: dict[str, Callable[[Namespace], Any]] = {
     "get": lambda namespace: namespace.get("ConfigMap", "x"),

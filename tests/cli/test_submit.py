@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import shlex
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,7 +23,7 @@ from contracts.outcomes import Outcome
 from contracts.pipeline import Pipeline, load_pipeline, parse_pipeline
 from steps.waiting import Waited
 from workflows.cli import doctor
-from workflows.cli.display import result, stage_nodes
+from workflows.cli.display import Progress, result, stage_nodes
 from workflows.cli.main import app
 from workflows.cli.summary import Records, Summary, exit_code, show, summarise
 from workflows.cluster import archive, runs, submission
@@ -254,6 +255,49 @@ def gone_wrong(template: str, message: str) -> state.RunState:
 
 def records(waited: Waited | None) -> Records:
     return Records("s3://b", lambda _uris: {}, lambda _url: {}, lambda node: waited if node == "r-2" else None)
+
+
+NO_ROOM = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."
+FIT = {**NODES["r-1"], "templateName": "fit", "phase": "Running", "message": "", "finishedAt": None, "outputs": {}}
+
+
+def waiting(*messages: str) -> state.RunState:
+    """A run whose candidates' pods have not begun."""
+    nodes = {"g": {**FIT, "id": "g", "type": "TaskGroup", "displayName": "fit", "children": []}}
+    for index, message in enumerate(messages):
+        around, pod = f"f{index}", f"p{index}"
+        nodes["g"]["children"].append(around)
+        nodes[around] = {**FIT, "id": around, "displayName": f"fit({index}:x)", "children": [pod]}
+        nodes[pod] = {
+            **NODES["r-2"], "id": pod, "displayName": f"fit({index}:x)(0)", "templateName": "fit", "phase": "Pending",
+            "message": message, "startedAt": "2026-11-24T20:05:00Z", "finishedAt": None, "outputs": {},
+        }  # fmt: skip
+    return runs.run_state(workflow(nodes=nodes, phase="Running"))
+
+
+def test_a_stage_whose_pods_wait_for_a_node_says_so_in_status_and_while_it_is_followed() -> None:
+    run = waiting(NO_ROOM, NO_ROOM)
+    followed = StringIO()
+    with Progress(Console(file=followed), followed) as progress:
+        progress.update(waiting("PodInitializing", "PodInitializing"))
+        progress.update(run)
+        progress.update(run)
+
+    assert result(run, stage_nodes(run)["fit"]) == NO_ROOM
+    assert [line.split() for line in followed.getvalue().splitlines()] == [
+        ["fit", "Running"],
+        ["fit", "waits", *NO_ROOM.split()],
+    ]
+
+
+def test_the_log_of_a_pod_that_has_not_begun_says_why() -> None:
+    class Place:
+        def select(self, _kind: str, _labels: Any) -> list[dict[str, Any]]:
+            annotations = {"workflows.argoproj.io/node-id": "p0"}
+            return [{"metadata": {"name": "pod", "annotations": annotations}}]
+
+    found = workflow(nodes=NODES | {"r-2": {**NODES["r-2"], "id": "p0", "phase": "Pending", "message": NO_ROOM}})
+    assert list(runs.log_lines(Place(), found)) == [f"ingest(0): has not started: {NO_ROOM}"]  # type: ignore[arg-type]
 
 
 def test_kaniko_that_failed_is_shown_and_is_class_network() -> None:

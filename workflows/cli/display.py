@@ -24,6 +24,8 @@ _PIPE_COLUMNS = 160
 _BAD = ("Failed", "Error")
 _NO_ITEMS = "Skipped, empty params"
 """Argo's words for a fan-out over an empty list."""
+_EXPLAINED = ": "
+"""In Argo's words on a pod that has not begun: more than the name of what every pod comes through."""
 _PROBES = {probe.name for probe in PROBES}
 _ROWS = [row for stage in STAGES for row in ((stage.name, KANIKO) if stage is Build else (stage.name,))]
 """What a run is shown as: Kaniko's container, which is no stage of ours, only where it had something to build."""
@@ -113,9 +115,17 @@ def result(state: RunState, node: Node | None) -> str:
     if node.phase in _BAD:
         return _failure(state, node) + (f", after {tried} attempts" if tried > 1 else "")
     of_items = [state.nodes[child].outputs.get("summary", "") for child in node.children] if _fans_out(node) else []
-    line = node.outputs.get("summary", "") or "; ".join(filter(None, of_items))
-    line = line or (node.message if node.phase == "Pending" else "")
+    line = node.outputs.get("summary", "") or "; ".join(filter(None, [*of_items, waits(state, node)]))
     return f"{line} (attempt {tried})" if tried > 1 and node.phase == "Running" else line
+
+
+def waits(state: RunState, node: Node) -> str:
+    """Return why pods of a stage have not begun, in Argo's words; empty when all have."""
+    if node.phase == "Pending":
+        return node.message
+    around = _fans_out(node) or node.type == "Retry"
+    inside = [state.nodes[child] for child in node.children if child in state.nodes] if around else []
+    return "; ".join(dict.fromkeys(filter(None, (waits(state, each) for each in inside))))
 
 
 def _fans_out(node: Node) -> bool:
@@ -175,6 +185,7 @@ class Progress:
         self._file = file
         self._state: RunState | None = None
         self._said: dict[str, str] = {}
+        self._waits: set[tuple[str, str]] = set()
         self._live: Live | None = None
         self._lock = threading.Lock()
 
@@ -212,3 +223,7 @@ class Progress:
             if node.phase not in ("", "Pending") and self._said.get(name) != node.phase:
                 self._said[name] = node.phase
                 print(line.rstrip(), file=self._file, flush=True)
+            why = waits(state, node)
+            if _EXPLAINED in why and (name, why) not in self._waits:
+                self._waits.add((name, why))
+                print(f"{name:<10} {'waits':<10} {' ' * 10}{why}", file=self._file, flush=True)

@@ -160,7 +160,9 @@ def log_lines(namespace: Namespace, workflow: Mapping[str, Any], stage: str = ""
     kept = {node.id: uri for node in wanted if node.id not in pods and (uri := archived_log(workflow, node.id))}
     texts = records(namespace).read(list(kept.values())) if kept else {}
     for node in sorted(wanted, key=lambda node: node.started or run.created):
-        if node.id in pods:
+        if node.phase == "Pending":
+            lines = [f"has not started: {node.message or 'its pod is being made'}"]
+        elif node.id in pods:
             lines = namespace.log(pods[node.id], "main", previous=False, lines=1_000_000)
         elif kept.get(node.id, "") in texts:
             lines = texts[kept[node.id]].decode(errors="replace").splitlines()
