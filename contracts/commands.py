@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
+_HERE = "http://localhost:8080"
+
 
 def where(namespace: str, context: str = "") -> str:
     """Return the options that name a cluster's namespace, with a space at their end; empty at the desk."""
@@ -21,3 +26,10 @@ def decide(run: str, options: str) -> str:
 def release(version: int, options: str) -> str:
     """Return the command that releases a version, or ends a release of it that was cut off."""
     return f"retrain submit FILE {options}--entrypoint release --version {version}"
+
+
+def reach(url: str, options: str) -> str:
+    """Return how a server in a cluster is asked from outside it; its URL is ``http://NAME.NAMESPACE``."""
+    name, namespace = (urlsplit(url).hostname or "").split(".")[:2]
+    there = re.sub(r"^-n \S+", f"-n {namespace}", options)
+    return f"kubectl port-forward {there}service/{name} 8080:80, and {_HERE} in place of {url}"

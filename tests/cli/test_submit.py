@@ -183,6 +183,29 @@ def test_a_run_that_waits_for_a_person_names_commands_that_find_it() -> None:
     assert "retrain approve -n mlops --context prod churn-1 --reason" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(where("mlops"), "-n serving "), (where("mlops", "prod"), "-n serving --context prod "), ("", None)],
+)
+def test_a_server_in_a_cluster_is_shown_with_the_way_to_it_from_outside(options: str, named: str | None) -> None:
+    console = Console(record=True, width=200)
+    url = "http://churn.serving"
+    summary = Summary(
+        workflow="churn-1",
+        pipeline="churn",
+        phase="Succeeded",
+        outcome=Outcome.PROMOTED,
+        url=url,
+        curl=f"curl -s {url}/x",
+    )
+    show(summary, console, options)
+
+    [*_, curl, last] = console.export_text().splitlines()
+    way = f"kubectl port-forward {named}service/churn 8080:80, and http://localhost:8080 in place of {url}"
+    assert (way in last) if named else (last == summary.curl)
+    assert named is None or summary.curl in curl
+
+
 def test_a_release_that_was_cut_off_is_taken_over_by_the_command_that_doctor_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -236,6 +236,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         line("serves at", f"{summary.url}  (docs: {summary.url}/docs)")
         console.print()
         console.print(summary.curl, markup=False, soft_wrap=wrap)
+        if options:
+            line("outside", commands.reach(summary.url, options))
 
 
 def _report(found: Mapping[str, bytes], uri: str, kind: type[R]) -> R | None:
