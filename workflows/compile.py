@@ -18,14 +18,15 @@ from workflows.documents import documents
 from workflows.graph import workflow_template
 from workflows.triggers import triggers
 
-WORKFLOW_TEMPLATE = "workflowtemplate.yaml"
-CONFIGMAP = "configmap.yaml"
+CONFIGMAP = "1-configmap.yaml"
+WORKFLOW_TEMPLATE = "2-workflowtemplate.yaml"
+"""`kubectl apply -f FOLDER` goes by name; Argo passes over a CronWorkflow before its template, for up to 20 minutes."""
 MARK = "# Compiled by retrain"
 """How the first line of every compiled file begins."""
 
 
 def compile_pipeline(path: Path) -> dict[str, str]:
-    """Return file name -> YAML text of everything that the pipeline file at `path` becomes.
+    """Return file name -> YAML text of everything that the pipeline file at `path` becomes, in the order to apply it.
 
     Raises
     ------
@@ -36,8 +37,8 @@ def compile_pipeline(path: Path) -> dict[str, str]:
     pipeline = parse_pipeline(text, str(path))
     configmap = names.pipeline_configmap(pipeline.name, hashlib.sha256(text.encode()).hexdigest())
     manifests = {
-        WORKFLOW_TEMPLATE: workflow_template(pipeline, configmap).to_dict(),
         CONFIGMAP: _configmap(pipeline, configmap, text),
+        WORKFLOW_TEMPLATE: workflow_template(pipeline, configmap).to_dict(),
         **triggers(pipeline),
     }
     return {name: manifest_text(manifest, path.name) for name, manifest in manifests.items()}

@@ -68,11 +68,11 @@ def triggers(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """Return file name -> manifest of the triggers that the file asks for."""
     found: dict[str, dict[str, Any]] = {}
     if pipeline.schedule:
-        found["cronworkflow.yaml"] = cron_workflow(pipeline, pipeline.schedule)
+        found["3-cronworkflow.yaml"] = cron_workflow(pipeline, pipeline.schedule)
     if webhook := pipeline.triggers.webhook:
-        found["eventbus.yaml"] = event_bus()
-        found["eventsource.yaml"] = event_source(pipeline, webhook)
-        found["sensor.yaml"] = sensor(pipeline, webhook)
+        found["3-eventbus.yaml"] = event_bus()
+        found["3-eventsource.yaml"] = event_source(pipeline, webhook)
+        found["3-sensor.yaml"] = sensor(pipeline, webhook)
     return found
 
 

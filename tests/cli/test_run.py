@@ -249,7 +249,7 @@ def test_wrong_usage_is_64(desk: Desk, words: list[str]) -> None:
 def test_compile_check_tells_whether_manifests_are_current(desk: Desk) -> None:
     desk("compile", "churn.yaml")
     assert desk("compile", "churn.yaml", "--check") == ""
-    manifest = desk.folder / "churn.argo" / "workflowtemplate.yaml"
+    manifest = desk.folder / "churn.argo" / "2-workflowtemplate.yaml"
     manifest.write_text(manifest.read_text() + "\n")
 
     assert "is not what churn.yaml compiles to" in desk("compile", "churn.yaml", "--check", code=1)
@@ -260,9 +260,9 @@ def test_compile_touches_no_file_that_it_did_not_make(desk: Desk) -> None:
     assert "0 removed" in desk("compile", "churn.yaml", "--out", ".")
     assert (desk.folder / "churn.yaml").read_text() == before
 
-    (desk.folder / "sensor.yaml").write_text("mine: 1\n")
+    (desk.folder / "3-sensor.yaml").write_text("mine: 1\n")
     text = before + "triggers: {webhook: {}}\n"
     (desk.folder / "churn.yaml").write_text(text)
-    assert "sensor.yaml is a file of your own" in desk("compile", "churn.yaml", "--out", ".", code=78)
-    assert (desk.folder / "sensor.yaml").read_text() == "mine: 1\n"
-    assert not (desk.folder / "eventsource.yaml").exists(), "nothing is half-written"
+    assert "3-sensor.yaml is a file of your own" in desk("compile", "churn.yaml", "--out", ".", code=78)
+    assert (desk.folder / "3-sensor.yaml").read_text() == "mine: 1\n"
+    assert not (desk.folder / "3-eventsource.yaml").exists(), "nothing is half-written"

@@ -30,7 +30,7 @@ from tests.steps.registered import make_settings, make_world
 from workflows.platform import policy_rules
 
 NAMESPACE = os.environ.get("BUILD_NAMESPACE", "build-test")
-MANIFEST = ROOT / "argo" / "adult-income" / "workflowtemplate.yaml"
+MANIFEST = ROOT / "argo" / "adult-income" / "2-workflowtemplate.yaml"
 
 
 def accounts(settings: dict[str, str]) -> list[dict[str, Any]]:

@@ -142,7 +142,7 @@ def doors(run: SmallRun) -> Iterator[tuple[str, str]]:
     del bus["spec"]["jetstream"]["persistence"]  # a volume outlives the test
     was_there = not space.run("kubectl", "-n", space.namespace, "get", "eventbus", names.EVENT_BUS).returncode
     compiled = compile_pipeline(run.folder / "churn.yaml")
-    made = [documents(compiled[name])[0] for name in ("eventsource.yaml", "sensor.yaml")]
+    made = [documents(compiled[name])[0] for name in ("3-eventsource.yaml", "3-sensor.yaml")]
     space.apply(*made if was_there else (bus, *made))
     token = base64.b64decode(space.get("secret", names.WEBHOOK_SECRET)["data"]["token"]).decode()
     try:

@@ -227,7 +227,7 @@ def door(space: Cluster, pipeline: Pipeline) -> Iterator[Door]:
     del bus["spec"]["jetstream"]["persistence"]  # a volume outlives the test
     found = triggers(pipeline)
     there = space.run("kubectl", "-n", space.namespace, "get", "eventbus", "retrain").returncode == 0
-    space.apply(*([] if there else [bus]), found["eventsource.yaml"], found["sensor.yaml"])
+    space.apply(*([] if there else [bus]), found["3-eventsource.yaml"], found["3-sensor.yaml"])
     for selector in ("eventbus-name=retrain", f"eventsource-name={NAME}", f"sensor-name={NAME}"):
         assert until(partial(ready, space, selector), 180, 2), selector
     assert until(lambda: sensor_log(space).count("started subscribing") == 3, 60)

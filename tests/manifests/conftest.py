@@ -29,7 +29,7 @@ def manifests(compiled: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def spec(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return dict(manifests["workflowtemplate.yaml"]["spec"])
+    return dict(manifests["2-workflowtemplate.yaml"]["spec"])
 
 
 @pytest.fixture(scope="session")

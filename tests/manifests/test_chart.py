@@ -383,7 +383,7 @@ def test_the_store_lets_servers_in_and_those_that_answer_copies() -> None:
 def test_minio_tells_an_event_source_of_new_objects_and_may_reach_it() -> None:
     done = render(*TARGETS["local"], "--set", "minio.notify={adult-income}", "--set", "namespaces.workflows=runs")
     documents = [d for d in yaml.safe_load_all(done.stdout) if d]
-    source = yaml.safe_load((ROOT / "argo" / "adult-income" / "eventsource.yaml").read_text(encoding="utf-8"))
+    source = yaml.safe_load((ROOT / "argo" / "adult-income" / "3-eventsource.yaml").read_text(encoding="utf-8"))
     [port] = source["spec"]["service"]["ports"]
     door = f"http://{source['metadata']['name']}-eventsource-svc.runs:{port['port']}"
     environment = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def test_every_manifest_says_where_it_comes_from(compiled: dict[str, str]) -> No
 def test_the_pipeline_file_travels_whole_in_a_configmap_named_by_its_hash(
     manifests: dict[str, dict[str, Any]], spec: dict[str, Any]
 ) -> None:
-    configmap = manifests["configmap.yaml"]
+    configmap = manifests["1-configmap.yaml"]
 
     assert configmap["immutable"] is True
     assert configmap["data"]["pipeline.yaml"] == ADULT.read_text(encoding="utf-8")
@@ -65,9 +67,9 @@ def test_another_file_has_another_configmap(manifests: dict[str, dict[str, Any]]
     changed = tmp_path / "adult.yaml"
     changed.write_text(ADULT.read_text(encoding="utf-8") + "# one comment more\n", encoding="utf-8")
 
-    other = yaml.safe_load(compile_pipeline(changed)["configmap.yaml"])
+    other = yaml.safe_load(compile_pipeline(changed)["1-configmap.yaml"])
 
-    assert other["metadata"]["name"] != manifests["configmap.yaml"]["metadata"]["name"]
+    assert other["metadata"]["name"] != manifests["1-configmap.yaml"]["metadata"]["name"]
 
 
 def test_only_the_triggers_that_the_file_names_are_compiled(tmp_path: Path) -> None:
@@ -75,7 +77,34 @@ def test_only_the_triggers_that_the_file_names_are_compiled(tmp_path: Path) -> N
     text = ADULT.read_text(encoding="utf-8")
     plain.write_text(text[: text.index("schedule:")], encoding="utf-8")
 
-    assert set(compile_pipeline(plain)) == {"workflowtemplate.yaml", "configmap.yaml"}
+    assert set(compile_pipeline(plain)) == {"2-workflowtemplate.yaml", "1-configmap.yaml"}
+
+
+def test_files_sort_in_the_order_to_apply_them_each_after_those_that_it_names(
+    manifests: dict[str, dict[str, Any]],
+) -> None:
+    kinds = [manifests[name]["kind"] for name in sorted(manifests)]
+
+    assert list(manifests) == sorted(manifests)
+    assert kinds == ["ConfigMap", "WorkflowTemplate", "CronWorkflow", "EventBus", "EventSource", "Sensor"]
+
+
+def test_the_documented_overlay_keeps_that_order_and_switches_the_schedule_on(tmp_path: Path) -> None:
+    if not (kubectl := shutil.which("kubectl")):
+        pytest.skip("no kubectl on PATH")
+    base = tmp_path / "argo" / "adult-income"
+    write(ADULT, base)
+    (base / "kustomization.yaml").write_text(yaml.safe_dump({"resources": sorted(f.name for f in base.iterdir())}))
+    page = (ROOT / "docs" / "triggers.md").read_text(encoding="utf-8")
+    documented = page.split("    # production/kustomization.yaml\n")[1].split("\n\n")[0]
+    (tmp_path / "production").mkdir()
+    (tmp_path / "production" / "kustomization.yaml").write_text(textwrap.dedent(documented))
+
+    done = subprocess.run([kubectl, "kustomize", tmp_path / "production"], capture_output=True, text=True, check=True)
+
+    found = list(yaml.safe_load_all(done.stdout))
+    assert [each["kind"] for each in found[:3]] == ["ConfigMap", "WorkflowTemplate", "CronWorkflow"]
+    assert found[2]["spec"]["suspend"] is False
 
 
 def test_written_manifests_are_read_back(manifests: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -85,7 +114,7 @@ def test_written_manifests_are_read_back(manifests: dict[str, dict[str, Any]], t
 
 
 def test_argo_lints_template_and_schedule(argo: str) -> None:
-    assert lint(argo, GOLDEN / "workflowtemplate.yaml", GOLDEN / "cronworkflow.yaml") == ""
+    assert lint(argo, GOLDEN / "2-workflowtemplate.yaml", GOLDEN / "3-cronworkflow.yaml") == ""
 
 
 @pytest.mark.parametrize("entrypoint", ["retrain", "release"])
@@ -104,4 +133,4 @@ def test_argo_lints_a_submission_of_each_entry_point(argo: str, entrypoint: str,
     }
     submission.write_text(yaml.safe_dump(workflow), encoding="utf-8")
 
-    assert lint(argo, GOLDEN / "workflowtemplate.yaml", submission) == ""
+    assert lint(argo, GOLDEN / "2-workflowtemplate.yaml", submission) == ""

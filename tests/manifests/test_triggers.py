@@ -17,7 +17,7 @@ def parameters(arguments: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_schedule_is_suspended_forbids_two_at_once_and_keeps_history(manifests: Manifests) -> None:
-    spec = manifests["cronworkflow.yaml"]["spec"]
+    spec = manifests["3-cronworkflow.yaml"]["spec"]
 
     assert spec["suspend"] is True
     assert spec["concurrencyPolicy"] == "Forbid"
@@ -27,7 +27,7 @@ def test_the_schedule_is_suspended_forbids_two_at_once_and_keeps_history(manifes
 
 
 def test_a_scheduled_run_stands_for_its_scheduled_time(manifests: Manifests) -> None:
-    workflow = manifests["cronworkflow.yaml"]["spec"]["workflowSpec"]
+    workflow = manifests["3-cronworkflow.yaml"]["spec"]["workflowSpec"]
 
     assert workflow["workflowTemplateRef"] == {"name": "adult-income"}
     assert parameters(workflow["arguments"]) == {"as-of": "{{workflow.scheduledTime}}", "requested-by": "schedule"}
@@ -44,14 +44,14 @@ def test_several_cron_lines_and_no_history_are_kept_as_written() -> None:
 
 
 def test_the_webhook_wants_a_token_from_a_secret(manifests: Manifests) -> None:
-    webhook = manifests["eventsource.yaml"]["spec"]["webhook"]["run"]
+    webhook = manifests["3-eventsource.yaml"]["spec"]["webhook"]["run"]
 
     assert (webhook["method"], webhook["endpoint"], webhook["port"]) == ("POST", "/adult-income", "12000")
     assert webhook["authSecret"] == {"name": "retrain-webhook", "key": "token"}
 
 
 def test_source_bus_and_sensor_name_each_other(manifests: Manifests) -> None:
-    bus, source, sensor = (manifests[f"{kind}.yaml"] for kind in ("eventbus", "eventsource", "sensor"))
+    bus, source, sensor = (manifests[f"3-{kind}.yaml"] for kind in ("eventbus", "eventsource", "sensor"))
 
     assert source["spec"]["eventBusName"] == sensor["spec"]["eventBusName"] == bus["metadata"]["name"]
     for dependency in sensor["spec"]["dependencies"]:
@@ -61,7 +61,7 @@ def test_source_bus_and_sensor_name_each_other(manifests: Manifests) -> None:
 
 
 def test_the_sensor_starts_the_template_with_the_bodys_values(manifests: Manifests) -> None:
-    trigger, _ = manifests["sensor.yaml"]["spec"]["triggers"]
+    trigger, _ = manifests["3-sensor.yaml"]["spec"]["triggers"]
     k8s = trigger["template"]["k8s"]
     spec = k8s["source"]["resource"]["spec"]
 
@@ -80,7 +80,7 @@ def test_the_sensor_starts_the_template_with_the_bodys_values(manifests: Manifes
 
 
 def test_what_could_not_be_started_is_tried_again_then_logged(manifests: Manifests) -> None:
-    trigger, _ = manifests["sensor.yaml"]["spec"]["triggers"]
+    trigger, _ = manifests["3-sensor.yaml"]["spec"]["triggers"]
 
     assert trigger["atLeastOnce"]  # else Argo Events heeds no retryStrategy
     assert trigger["retryStrategy"]["steps"] == 4
@@ -89,7 +89,7 @@ def test_what_could_not_be_started_is_tried_again_then_logged(manifests: Manifes
 
 
 def test_a_body_is_either_a_request_or_refused(manifests: Manifests) -> None:
-    request, refused = manifests["sensor.yaml"]["spec"]["dependencies"]
+    request, refused = manifests["3-sensor.yaml"]["spec"]["dependencies"]
     check, _, answer = request["filters"]["script"].rpartition("return ")
 
     assert answer == "known(event)\n"
@@ -114,6 +114,6 @@ def test_objects_of_a_bucket_have_an_endpoint_and_a_trigger_of_their_own() -> No
 
 def test_the_events_pods_have_no_privileges(manifests: Manifests) -> None:
     for kind in ("eventsource", "sensor"):
-        context = manifests[f"{kind}.yaml"]["spec"]["template"]["container"]["securityContext"]
+        context = manifests[f"3-{kind}.yaml"]["spec"]["template"]["container"]["securityContext"]
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["runAsNonRoot"]
