@@ -137,15 +137,29 @@ class Archive:
     def named(cls, settings: Settings, reference: str) -> tuple[Archive, str]:
         """Open the archive that a reference names, and return what it asks of it; a model alone asks for production.
 
+        What only one of several models has, a commit or a dataset's hash say, needs no model before it.
+
         Raises
         ------
         ConfigError
-            See `open`.
+            See `open`; or versions of several models have it.
         """
         asked = Reference.parse(reference)
-        if not asked.model and asked.name in Ledger(settings.ledger.get_secret_value()).models():
-            asked = Reference(asked.name, ALIAS_PRODUCTION)
-        return cls.open(settings, asked.model), asked.name
+        if asked.model:
+            return cls.open(settings, asked.model), asked.name
+        ledger = Ledger(settings.ledger.get_secret_value())
+        models = ledger.models()
+        if asked.name in models:
+            return cls.open(settings, asked.name), ALIAS_PRODUCTION
+        found: list[str] = []
+        if len(models) > 1 and len(asked.name) >= _SHORTEST:
+            found = [model for model in models if versions_made_of(ledger.entries(model), asked.name)]
+        if len(found) > 1:
+            raise ConfigError(
+                f"versions of several models have {asked.name}",
+                remedy=f"say which: {' or '.join(f'{model}@{asked.name}' for model in found)}",
+            )
+        return cls.open(settings, *found), asked.name
 
     @cached_property
     def registry(self) -> Registry:

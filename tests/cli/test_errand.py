@@ -99,7 +99,7 @@ raise ConfigError("the ledger refuses", findings=[Finding(where="a", what="is b"
         here(Machine(), SUBMIT, program)  # type: ignore[arg-type]
 
     assert failed.value.row is CONFIG
-    assert failed.value.message == "submit on the cluster: the ledger refuses"
+    assert failed.value.message == "the ledger refuses"
     assert failed.value.findings == (Finding(where="a", what="is b", remedy="c"),)
     assert failed.value.remedy == "mend it"
 

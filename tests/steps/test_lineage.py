@@ -238,20 +238,29 @@ def test_an_empty_home_says_what_to_do(tmp_path: Path) -> None:
         ask(make_world(tmp_path))
 
 
+def register_churn(world: World, run: str, **evidence: Any) -> None:
+    world.ledger.append(
+        "churn", State.REGISTERED, version=1, run_id=run, workflow="w", by="w", reason="", evidence=evidence,
+        after=None, at=NOW,
+    )  # fmt: skip
+
+
+def test_of_several_models_the_one_is_found_that_has_what_was_named(world: World) -> None:
+    run, _ = register_version(world)
+    register_churn(world, run, code_commit="c" * 40, dataset_sha256="d" * 64)
+
+    archive, name = Archive.named(world.settings, "c" * 8)
+    assert (archive.model, archive.versions(name)) == ("churn", [1])
+    with pytest.raises(ConfigError, match="versions of several models have dddddddd") as several:
+        Archive.named(world.settings, "d" * 8)
+    assert several.value.remedy == "say which: adult-income@dddddddd or churn@dddddddd"
+    with pytest.raises(ConfigError, match="there are several models"):
+        Archive.named(world.settings, "b" * 8)
+
+
 def test_of_several_models_one_must_be_named(world: World) -> None:
     run, _ = register_version(world)
-    world.ledger.append(
-        "churn",
-        State.REGISTERED,
-        version=1,
-        run_id=run,
-        workflow="w",
-        by="w",
-        reason="",
-        evidence={},
-        after=None,
-        at=NOW,
-    )
+    register_churn(world, run)
     with pytest.raises(ConfigError, match="several models") as caught:
         ask(world, "1")
     assert caught.value.remedy == "say which: adult-income or churn"

@@ -116,7 +116,7 @@ def failure(duty: str, said: str, status: Mapping[str, Any]) -> StageError:
         report = ErrorReport.model_validate_json(last)
     except ValidationError:
         return error_type(row)(f"{duty} on the cluster: {last or how}")
-    return error_type(row)(f"{duty} on the cluster: {report.message}", findings=report.findings, remedy=report.remedy)
+    return error_type(row)(report.message, findings=report.findings, remedy=report.remedy)
 
 
 def _feed(namespace: Namespace, name: str, files: Sequence[Path | bytes]) -> None:
