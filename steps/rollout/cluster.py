@@ -238,7 +238,10 @@ class Cluster:
         from kubernetes import client, config
 
         with reading_kubeconfig("run in a pod with a service account, or set KUBECONFIG"):
-            config.load_config()
+            if Path(config.KUBE_CONFIG_DEFAULT_LOCATION).expanduser().exists():
+                config.load_kube_config()
+            else:  # as `config.load_config` does, which says so on standard output, where a stage's answer stands
+                config.load_incluster_config()
         return patient(client.Configuration.get_default_copy())
 
 

@@ -343,7 +343,7 @@ def test_a_model_alone_means_its_production(world: World) -> None:
 
 
 def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release(world)
     monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
@@ -354,4 +354,5 @@ def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest
 
     assert found.serving is not None
     assert found.serving.answers is None
-    assert any("its Deployment was not looked at: no cluster" in note for note in found.notes)
+    assert any("its Deployment was not looked at: no kubeconfig" in note for note in found.notes)
+    assert capsys.readouterr().out == ""
