@@ -28,7 +28,8 @@ from serving.model import PackagedModel, read_packages
 from serving.transform import unseen_in
 from steps.archive import Archive
 from steps.own_packages import activate, bring
-from steps.sources import open_source
+from steps.sources import open_source, other_delimiter
+from steps.sources.uris import has_glob
 from steps.table.arrow_reader import is_parquet
 from steps.table.assembly import assemble
 from steps.table.rules import judge, violation_findings
@@ -100,17 +101,29 @@ def request_schema(pipeline: Pipeline, columns: tuple[ColumnSpec, ...]) -> Schem
 
 
 def _read(source: str, model: PackagedModel, world: World) -> Path:
+    """Read the rows with the model's columns into a Parquet file.
+
+    They mean what they meant in training; the delimiter alone is the file's own, as `retrain init` finds it.
+    """
+    if "://" not in source and not has_glob(source) and not os.path.lexists(source):
+        raise ConfigError(f"there is no file {source}", remedy="name a CSV, CSV.gz or Parquet file, by a path or a URI")
     if Path(source).suffix == ".parquet" and Path(source).is_file() and not is_parquet(Path(source)):
         raise DataError(
             f"{source} is not a Parquet file", remedy="name another file, or give it the ending of its format"
         )
     schema = request_schema(world.pipeline, model.manifest.columns)
     uri = source if "://" in source else Path(source).absolute().as_uri()
-    opened = open_source(Source(uri=uri, csv=world.pipeline.source.csv), "", world.now(), "", world=world)
+    csv = world.pipeline.source.csv
+    opened = open_source(Source(uri=uri, csv=csv), "", world.now(), "", world=world)
+    if others := [other for each in opened.sources if (other := other_delimiter(each.columns(), schema))]:
+        csv = csv.model_copy(update={"delimiter": others[0]})
+        opened = open_source(Source(uri=uri, csv=csv), "", world.now(), "", world=world)
     assembled = assemble(opened.tasks(schema), schema, world.scratch / "rows.parquet")
     broken = [v for v in judge(assembled.tally, schema, world.now()) if v.level == "error"]
     if broken:
         raise DataError(f"{source} does not fit the model's columns", findings=violation_findings(broken))
+    if not assembled.tally.rows:
+        raise DataError(f"{source}: there is a header, and no rows", remedy="name a file that has some")
     return assembled.parquet
 
 

@@ -3,6 +3,6 @@
 `ingest` calls `open_source` and reads what it returns; `preflight` calls `probe`, which reads no rows.
 """
 
-from steps.sources.opening import Opened, TableSource, open_source, probe
+from steps.sources.opening import Opened, TableSource, open_source, other_delimiter, probe
 
-__all__ = ["Opened", "TableSource", "open_source", "probe"]
+__all__ = ["Opened", "TableSource", "open_source", "other_delimiter", "probe"]

@@ -19,6 +19,7 @@ from steps.storage import quoted
 from steps.world import World
 
 _RETRIED = {408, 425, 429}
+_MISTAKEN = "check source.uri, or the name that was given in its place"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def object_names(uri: str, world: World) -> list[str]:
         )
     if not has_glob(key):
         if not world.storage.exists(quoted(uri)):
-            raise ConfigError(f"there is no object {uri}", remedy="check source.uri")
+            raise ConfigError(f"there is no object {uri}", remedy=_MISTAKEN)
         return [uri]
     prefix = key[: min(key.index(c) for c in "*?[" if c in key)]
     listed = world.storage.list(quoted(f"s3://{bucket}/{prefix}"))
@@ -149,13 +150,13 @@ def _check_readable(path: Path) -> None:
             file.read(1)
     except FileNotFoundError:
         what = f"{path} is a symbolic link that points to nothing" if path.is_symlink() else f"there is no file {path}"
-        raise ConfigError(what, remedy="check source.uri") from None
+        raise ConfigError(what, remedy=_MISTAKEN) from None
     except ValueError:
-        raise ConfigError("the source's path holds a NUL character", remedy="check source.uri") from None
+        raise ConfigError("the source's path holds a NUL character", remedy=_MISTAKEN) from None
     except PermissionError:
         raise ConfigError(
             f"{path} may not be read", remedy="give the user that runs retrain the right to read it"
         ) from None
     except OSError as error:
         what = "is a loop of symbolic links" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
-        raise ConfigError(f"{path} {what}", remedy="check source.uri") from None
+        raise ConfigError(f"{path} {what}", remedy=_MISTAKEN) from None

@@ -143,21 +143,25 @@ def column_findings(source: TableSource, schema: Schema) -> Iterator[Finding]:
             )
     missing = [name for name in schema.names if name not in counted]
     extra = [name for name in counted if name not in schema.names]
-    if missing and len(found) == 1 and len(schema.names) > 1:
-        named = [name for name in schema.names if name in found[0]]  # else it is a remark, not a header
-        other = next((d for d in ";\t|," if named and d in found[0]), None)
-        if other is not None:
-            what = f"the header is one column, with {other!r} in its name"
-            yield Finding(
-                where=source.name,
-                what=what,
-                remedy=f"name the right delimiter: source.csv.delimiter: {json.dumps(other)}",
-            )
-            return
+    if missing and (other := other_delimiter(found, schema)):
+        yield Finding(
+            where=source.name,
+            what=f"the header is one column, with {other!r} in its name",
+            remedy=f"name the right delimiter: source.csv.delimiter: {json.dumps(other)}",
+        )
+        return
     for name in missing:
         yield Finding(where=f"{source.name}, column {name}", what="is missing", remedy=_near(name, extra))
     if schema.extra_columns == "error":
         yield from _extra(source.name, found, schema)
+
+
+def other_delimiter(found: Sequence[str], schema: Schema) -> str:
+    """Return the delimiter that a header was written with which was read as one column; empty for none."""
+    if len(found) != 1 or len(schema.names) == 1:
+        return ""
+    named = any(name in found[0] for name in schema.names)  # else it is a remark, not a header
+    return next((d for d in ";\t|," if named and d in found[0]), "")
 
 
 def _extra(source: str, found: Sequence[str], schema: Schema) -> Iterator[Finding]:

@@ -160,7 +160,8 @@ def _utf8(path: Path, name: str, options: CsvOptions, size: int) -> Iterator[byt
                 data = decoder.decode(data, final=not data).encode()
             except UnicodeError as error:
                 raise DataError(
-                    f"{name} is not {options.encoding}: {error}", remedy="name the right csv.encoding"
+                    f"{name} is not {options.encoding}: {error}",
+                    remedy="write it as utf-8, or name the right csv.encoding",
                 ) from None
         if old_mac is None and data:
             if decoder is None and data.startswith(_UTF32_BOMS):

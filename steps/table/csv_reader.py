@@ -103,7 +103,8 @@ class CsvFile:
             text = header.decode()
         except UnicodeDecodeError:
             raise DataError(
-                f"{self.name}: the header is not {self.options.encoding}", remedy="name the right csv.encoding"
+                f"{self.name}: the header is not {self.options.encoding}",
+                remedy="write it as utf-8, or name the right csv.encoding",
             ) from None
         if "\0" in text:
             raise DataError(f"{self.name} is not text", remedy="name the right format or csv.encoding")
@@ -136,7 +137,7 @@ class CsvFile:
                 return Flaw(
                     "is not utf-8",
                     record_at(data, error.start, self.options),
-                    "name the right csv.encoding, often latin-1",
+                    "write it as utf-8, or name the right csv.encoding, often latin-1",
                 )
         if b"\0" in data:
             return Flaw(

@@ -114,7 +114,7 @@ def code(name: str, body: str, *says: str, exit_code: int = 78, uri: str = "pyth
 
 ORDERED = "SELECT k, a FROM t ORDER BY k"
 PLACES = (
-    Case("no file", "a name that is not there", nothing, ("there is no file", "absent.csv", "check source.uri"), file="absent.csv", exit_code=78),
+    Case("no file", "a name that is not there", nothing, ("there is no file", "absent.csv", "source.uri, or the name that was given in its place"), file="absent.csv", exit_code=78),
     Case("no file", "a folder that is not there", nothing, ("there is no file",), file="absent/t.csv", exit_code=78),
     Case("no file", "a file taken for a folder", a_file, ("cannot be read", "t.csv/u.csv"), file="t.csv/u.csv", exit_code=78),
     Case("no file", "a name too long", nothing, ("cannot be read", "too long"), file="x" * 300, exit_code=78),

@@ -97,6 +97,28 @@ def test_a_file_that_does_not_fit_is_refused_with_every_finding_and_nothing_is_w
     assert len(caught.value.findings) == 2
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_file_with_another_delimiter_gives_the_same_scores(
+    trained: Trained, file: Path, tmp_path: Path, delimiter: str
+) -> None:
+    predict(trained.archive(), "1", str(file), tmp_path / "commas.csv", tmp_path / "a")
+    file.write_text(file.read_text().replace(",", delimiter))
+    predict(trained.archive(), "1", str(file), tmp_path / "others.csv", tmp_path / "b")
+    assert (tmp_path / "commas.csv").read_bytes() == (tmp_path / "others.csv").read_bytes()
+
+
+def test_a_file_that_is_not_there_or_has_no_rows_is_refused_in_the_words_of_who_scores_it(
+    trained: Trained, file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="there is no file") as absent:
+        predict(trained.archive(), "1", str(tmp_path / "absent.csv"), tmp_path / "out.csv", tmp_path)
+    assert absent.value.remedy == "name a CSV, CSV.gz or Parquet file, by a path or a URI"
+    file.write_text(file.read_text().partition("\n")[0] + "\n")
+    with pytest.raises(DataError, match="there is a header, and no rows"):
+        predict(trained.archive(), "1", str(file), tmp_path / "out.csv", tmp_path)
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
 def test_an_unknown_format_and_an_unwritable_place_are_told(trained: Trained, file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot tell the format"):
         predict(trained.archive(), "1", str(file), tmp_path / "out.xlsx", tmp_path)
