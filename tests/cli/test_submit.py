@@ -220,6 +220,20 @@ def test_a_release_that_was_cut_off_is_taken_over_by_the_command_that_doctor_nam
     assert "`retrain submit FILE -n mlops --entrypoint release --version 3`" in line.remedy
 
 
+def test_doctor_of_a_cluster_says_nothing_of_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_desk(*_: Any, **__: Any) -> None:
+        raise AssertionError("the desk was looked at")
+
+    monkeypatch.setattr(doctor, "_home", no_desk)
+    found = doctor.Line(what="platform", state="ok", found="mlops of prod")
+    monkeypatch.setattr(doctor, "_cluster", lambda *_: [found])
+
+    done = CliRunner().invoke(app, ["doctor", "-n", "mlops", "--json"])
+    assert done.exit_code == 0
+    assert [line["what"] for line in json.loads(done.output)] == ["python", "argo", "platform"]
+    assert CliRunner().invoke(app, ["doctor", "-n", "mlops", "--mend"]).exit_code == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [["--entrypoint", "deploy"], ["--entrypoint", "release"], ["--version", "3"], ["-p", "train-memory"]],

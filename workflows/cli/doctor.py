@@ -53,10 +53,11 @@ def doctor(
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
 ) -> None:
-    """Check the machine, the home, a named cluster, and whether ledger, MLflow's aliases and the server say the same.
+    """Check the machine, the home, and whether ledger, MLflow's aliases and the server say the same.
 
-    An alias that was moved by other means is entered in the ledger as such, and stays where it is unless --mend is
-    given.  Exits 78 when something is wrong.
+    With -n or --context it is a cluster that is checked, and nothing changed there.  At the desk an alias that was
+    moved by other means is entered in the ledger as such, and stays where it is unless --mend is given.  Exits 78 when
+    something is wrong.
 
     [bold]Examples[/bold]
 
@@ -66,11 +67,13 @@ def doctor(
 
       retrain doctor -n mlops
     """
-    lines = [*_machine(), *_home(find_home(), mend=mend)]
+    away = bool(namespace or context)
+    if away and mend:
+        raise typer.BadParameter("on a cluster the next version that serves lets the alias follow", param_hint="--mend")
+    lines = [*_machine()]
+    lines += _cluster(namespace, context) if away else [*_training(), *_home(find_home(), mend=mend)]
     if file is not None:
         lines += _pipeline(file)
-    if namespace or context:
-        lines += _cluster(namespace, context)
     if json_output:
         typer.echo("[" + ",".join(line.model_dump_json() for line in lines) + "]")
     else:
@@ -82,6 +85,11 @@ def _machine() -> Iterator[Line]:
     yield Line(
         what="python", state="ok", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     )
+    argo = shutil.which("argo")
+    yield Line(what="argo", state="ok", found=argo or "not here; `retrain submit` needs none")
+
+
+def _training() -> Iterator[Line]:
     yield Line(what="cores", state="ok", found=str(os.cpu_count()))
     from steps.candidates.lightgbm import lightgbm_problem
 
@@ -90,8 +98,6 @@ def _machine() -> Iterator[Line]:
         yield Line(what="lightgbm", state="note", found=problem.what, remedy=problem.remedy)
     else:
         yield Line(what="lightgbm", state="ok", found="its library loads")
-    argo = shutil.which("argo")
-    yield Line(what="argo", state="ok", found=argo or "not here; only needed to submit to a cluster")
 
 
 def _home(home: Path, *, mend: bool) -> Iterator[Line]:
