@@ -70,6 +70,19 @@ def test_tag_label_and_the_file_that_a_cache_compares_name_the_commit(make: Make
     ]
 
 
+def test_each_image_is_told_before_it_is_built_and_with_its_seconds_afterwards(make: Make, project: Path) -> None:
+    tag = commit(project)
+    lines = make("images", "push").splitlines()
+
+    assert [re.sub(r"\d+ s\b", "N s", line) for line in lines if line.startswith("serving: ")] == [
+        f"serving: building localhost:5001/mlops/serving:{tag}",
+        "serving: built in N s",
+        f"serving: pushing localhost:5001/mlops/serving:{tag}",
+        f"serving: pushed in N s, localhost:5001/mlops/serving@sha256:{'0' * 64}",
+    ]
+    assert [line.split(":")[0] for line in lines] == [name for _ in range(2) for name in IMAGES for _ in range(2)]
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_what_names_the_commit_comes_after_the_file_and_that_after_the_code(image: str) -> None:
     text = (ROOT / "images" / image / "Dockerfile").read_text(encoding="utf-8")
