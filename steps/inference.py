@@ -8,6 +8,7 @@ Distinct values are counted exactly up to `MAX_DISTINCT`, and by duckdb's estima
 
 from __future__ import annotations
 
+import codecs
 import csv
 import tempfile
 from collections import Counter
@@ -109,17 +110,13 @@ def infer(path: Path, options: CsvOptions | None = None) -> Inferred:
 
 
 def sniff_csv(path: Path) -> CsvOptions:
-    """Guess encoding and delimiter from a file's first 64 KiB."""
+    """Guess a file's encoding, and from its first 64 KiB the delimiter."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     else:
-        try:
-            head[: head.rfind(b"\n") + 1].decode()
-            encoding = "utf-8"
-        except UnicodeDecodeError:
-            encoding = "latin-1"
+        encoding = "utf-8" if _is_utf8(path) else "latin-1"
     lines = [line for line in head.decode(encoding, errors="replace").splitlines()[:-1][:20] if line.strip()]
 
     def regularity(delimiter: str) -> tuple[float, int]:
@@ -128,6 +125,17 @@ def sniff_csv(path: Path) -> CsvOptions:
         return (count / max(len(lines), 1) if width > 1 else 0.0, width)
 
     return CsvOptions.model_validate({"delimiter": max(",;\t|", key=regularity), "encoding": encoding})
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while block := file.read(1 << 20):
+                decoder.decode(block)
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 @dataclass

@@ -107,7 +107,9 @@ class CsvFile:
                 remedy="write it as utf-8, or name the right csv.encoding",
             ) from None
         if "\0" in text:
-            raise DataError(f"{self.name} is not text", remedy="name the right format or csv.encoding")
+            raise DataError(
+                f"{self.name} is not text", remedy="write it as utf-8, or name the right format or csv.encoding"
+            )
         reader = csv.reader([text], delimiter=self.options.delimiter, quotechar=self.options.quote)
         return tuple(next(reader))
 
@@ -143,7 +145,7 @@ class CsvFile:
             return Flaw(
                 "holds a NUL byte",
                 record_at(data, data.index(b"\0"), self.options),
-                "name the right csv.encoding or format",
+                "write it as utf-8, or name the right csv.encoding or format",
             )
         return quoting_flaw(data, self.options, at_end=False)
 

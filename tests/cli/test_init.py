@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,39 @@ def test_a_file_that_is_there_is_overwritten_only_by_force(tmp_path: Path, table
 
     assert (tmp_path / "customers.yaml").read_text(encoding="utf-8") == "mine"
     assert made(tmp_path, table, "churned", force=True).name == "customers"
+
+
+def test_what_is_wrong_with_data_or_target_is_said_first(tmp_path: Path, table: pd.DataFrame) -> None:
+    made(tmp_path, table, "churned")
+
+    with pytest.raises(typer.BadParameter, match="no column 'churnt'"):
+        made(tmp_path, table, "churnt")
+    with pytest.raises(ConfigError, match="no such file"):
+        init(tmp_path / "none.csv", "churned", out=tmp_path / "customers.yaml")
+    with pytest.raises(ConfigError, match="is a pattern") as pattern:
+        init(tmp_path / "*.csv", "churned", out=tmp_path / "customers.yaml")
+    assert "--data names one of its files" in pattern.value.remedy
+
+
+def test_the_command_that_comes_next_works_when_pasted(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.to_csv(tmp_path / "t.csv", index=False)
+    out = tmp_path / "my model.yaml"
+    init(tmp_path / "t.csv", "churned", out=out)
+
+    command = capsys.readouterr().out.rpartition("`retrain run ")[2].partition("`")[0]
+    assert shlex.split(command) == [str(out)]
+
+
+def test_a_letter_of_another_encoding_is_found_wherever_it_stands(tmp_path: Path) -> None:
+    data = tmp_path / "t.csv"
+    lines = [f"Miller,{number},{'yes' if number % 3 else 'no'}" for number in range(9_000)]
+    data.write_bytes("\n".join(["name,age,y", *lines, "M\u00fcller,1,no", ""]).encode("latin-1"))
+    init(data, "y", out=tmp_path / "t.yaml")
+
+    pipeline = load_pipeline(tmp_path / "t.yaml")
+    assert pipeline.source.csv.encoding == "latin-1"
 
 
 def test_data_beside_the_file_is_named_relative_to_it(tmp_path: Path, table: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,8 +45,6 @@ def init(
     path = out or Path(f"{stem}.yaml")
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", remedy="make it, or name another file after --out")
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already", remedy="--force overwrites it, --out FILE writes another")
     table, csv = look(data)
     column = next((c for c in table.columns if c.name == target), None)
     counts = class_counts(data, csv, column) if column is not None and column.values else {}
@@ -56,6 +55,8 @@ def init(
     secluded = tuple(sensitive or ())
     if unknown := [name for name in secluded if name not in {c.name for c in table.columns}]:
         raise typer.BadParameter(f"there is no column {unknown[0]!r}", param_hint="--sensitive")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already", remedy="--force overwrites it, --out FILE writes another")
     text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning, secluded)
     parse_pipeline(text, str(path))
     path.write_text(text, encoding="utf-8")
@@ -63,7 +64,7 @@ def init(
     said = [name for name, value in (("task", task), ("positive", positive)) if value]
     for note in [*notes(table, learning, said=said, sensitive=secluded), *sensitive_notes(table, learning, secluded)]:
         typer.echo(f"  {note}")
-    typer.echo(f"next: look through it, then `retrain run {path}`")
+    typer.echo(f"next: look through it, then `retrain run {shlex.quote(str(path))}`")
 
 
 def look(data: Path) -> tuple[Inferred, CsvOptions | None]:
@@ -77,10 +78,16 @@ def look(data: Path) -> tuple[Inferred, CsvOptions | None]:
         When it is not what its name says, or no table.
     """
     from steps.inference import infer, sniff_csv
+    from steps.sources.uris import has_glob
 
     if data.is_dir():
         raise ConfigError(f"{data} is a folder", remedy="--data names one CSV, CSV.gz or Parquet file in it")
     if not data.is_file():
+        if has_glob(str(data)):
+            raise ConfigError(
+                f"{data} is a pattern, and the schema is read from one file",
+                remedy="--data names one of its files; then write the pattern into the pipeline file as source.uri",
+            )
         raise ConfigError(f"no such file: {data}", remedy="--data names a CSV, CSV.gz or Parquet file")
     with data.open("rb") as file:
         magic = file.read(4)
