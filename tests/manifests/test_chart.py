@@ -36,9 +36,9 @@ MODEL_KEYS = variable("model_keys")
 needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
 
 
-def render(*options: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+def render(*options: str, kubeconfig: Path | None = None, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     """Render as a first install; with a cluster's `kubeconfig` as an upgrade of what is there."""
-    command = ["helm", "template", "platform", str(CHART), "-n", "mlops", "--kube-version", "1.34.0", *options]
+    command = ["helm", "template", "platform", str(chart), "-n", "mlops", "--kube-version", "1.34.0", *options]
     known = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
     command += ["--dry-run=server"] if known else []
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | known)
@@ -671,3 +671,22 @@ def test_secrets_that_others_are_to_make_are_written_down_by_the_chart() -> None
         assert secrets[names.STAGE_SECRET.format(stage=stage)] == {variable(f) for f in access.secrets} - others
     assert secrets["platform-mlflow"] == {"backend", "auth.ini", "admin", "session"}
     assert {"mlflow-database", "argo", "s3-train", "mlflow-train"} < secrets["platform-passwords"]
+
+
+@needs_helm
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_install_ends_with_what_comes_next_and_when_the_first_head_is_signed(tmp_path: Path, signed: bool) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "platform")
+    shutil.move(chart / "templates" / "NOTES.txt", chart / "notes")  # which `helm template` leaves out
+    (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: {{ tpl (.Files.Get "notes") . | toJson }}\n')
+    options = ["--set", "namespaces.workflows=flows", "--set", f"audit.enabled={str(signed).lower()}"]
+
+    done = render(*TARGETS["local"], *options, "--show-only", "templates/notes.yaml", chart=chart)
+
+    assert done.returncode == 0, done.stderr
+    said = yaml.safe_load(done.stdout)["text"]
+    assert "make smoke NAMESPACE=flows\n" in said
+    assert "retrain submit FILE -n flows" in said
+    assert ('signed by cron\'s "10 * * * *" after the first run' in said) == signed
+    assert ("kubectl create job -n mlops retrain-audit-first --from=cronjob/retrain-audit" in said) == signed
+    assert not said.startswith("\n")

@@ -29,6 +29,7 @@ _EXPLAINED = ": "
 _PROBES = {probe.name for probe in PROBES}
 _ROWS = [row for stage in STAGES for row in ((stage.name, KANIKO) if stage is Build else (stage.name,))]
 """What a run is shown as: Kaniko's container, which is no stage of ours, only where it had something to build."""
+STAGE_NAMES = frozenset(BY_NAME) | {KANIKO}
 _STYLES = {
     "Succeeded": ("✓", "green"), "Running": ("●", "cyan"), "Pending": ("○", "yellow"), "Failed": ("✗", "red"),
     "Error": ("✗", "red"), "Skipped": ("–", "dim"), "Omitted": ("–", "dim"), "": ("·", "dim"),
@@ -55,7 +56,7 @@ def stage_nodes(state: RunState) -> dict[str, Node]:
         stage, known = node.template, found.get(node.template)
         if stage == KANIKO and node.phase in ("Skipped", "Omitted"):
             continue
-        if (stage not in BY_NAME and stage != KANIKO) or (known is not None and known.type == "TaskGroup"):
+        if stage not in STAGE_NAMES or (known is not None and known.type == "TaskGroup"):
             continue
         if known is None or known.template in _PROBES or node.type in ("TaskGroup", "Retry", "Skipped"):
             found[stage] = node

@@ -83,7 +83,11 @@ def run(
             json_output=json_output,
         )  # fmt: skip
     if parameter or answer:
-        raise typer.BadParameter("go with a manifest of Argo's", param_hint="-p, --answer")
+        raise typer.BadParameter(
+            "go with a manifest of Argo's; a pipeline's run takes --source, --as-of, --no-cache and --version, "
+            "and all else from the file",
+            param_hint="-p, --answer",
+        )
     entrypoint = entrypoint or names.RETRAIN
     pipeline = load_pipeline(file)
     check_options(entrypoint, source=source, as_of=as_of, version=version, no_cache=no_cache)

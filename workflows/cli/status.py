@@ -16,7 +16,7 @@ from rich.table import Table
 from contracts.commands import where
 from contracts.errors import ConfigError
 from contracts.settings import find_home
-from workflows.cli.display import console, stage_pods
+from workflows.cli.display import STAGE_NAMES, console, stage_pods
 from workflows.cli.options import CONTEXT, NAMESPACE
 
 if TYPE_CHECKING:
@@ -80,8 +80,12 @@ def logs(
 
       retrain logs
 
+      retrain logs train
+
       retrain logs adult-income-20261124-101500-1a2b train
     """
+    if workflow in STAGE_NAMES and not stage:
+        workflow, stage = "", workflow
     if namespace or context:
         from workflows.cluster import runs
         from workflows.cluster.connection import Namespace

@@ -67,8 +67,16 @@ def load(namespace: Namespace, name: str = "") -> dict[str, Any]:
 
 
 def find(namespace: Namespace) -> list[dict[str, Any]]:
-    """Return the Workflows of all pipelines, the newest first."""
+    """Return the Workflows of all pipelines, the newest first.
+
+    Raises
+    ------
+    ConfigError
+        There are none, and no platform either.
+    """
     ours = [w for w in namespace.select("Workflow") if names.LABEL_PIPELINE in w["metadata"].get("labels", {})]
+    if not ours:
+        _ = namespace.settings  # which says where there is no platform
     return sorted(ours, key=lambda workflow: str(workflow["metadata"]["creationTimestamp"]), reverse=True)
 
 
