@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import shlex
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -218,6 +219,38 @@ def test_a_release_that_was_cut_off_is_taken_over_by_the_command_that_doctor_nam
 
     [line] = [line for line in doctor._records(Namespace("mlops", "prod")) if line.what == "churn release"]
     assert "`retrain submit FILE -n mlops --entrypoint release --version 3`" in line.remedy
+
+
+def test_a_stage_alone_is_of_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
+    for name, hour in (("churn-1", "01"), ("churn-2", "02")):
+        run = runs.run_state(workflow(nodes=NODES))
+        run = run._replace(name=name, created=datetime.fromisoformat(f"2026-11-24T{hour}:00:00Z"))
+        log = state.log_path(tmp_path, name, run.nodes["r-2"])
+        log.parent.mkdir(parents=True)
+        log.write_text(f"of {name}\n")
+        state.StateFile(tmp_path, name).write(run)
+
+    done = CliRunner().invoke(app, ["logs", "ingest"])
+    assert (done.exit_code, done.output) == (0, "ingest(0): of churn-2\n")
+
+
+def test_a_namespace_without_runs_and_platform_has_no_platform() -> None:
+    class Empty(Namespace):
+        def select(self, *_: Any) -> list[dict[str, Any]]:
+            return []
+
+        def get(self, *_: Any) -> None:
+            return None
+
+    with pytest.raises(ConfigError, match="namespace nosuchns of prod has no platform"):
+        runs.load(Empty("nosuchns", "prod"))
+
+
+def test_a_parameter_that_only_a_manifest_takes_names_the_options_of_a_pipeline() -> None:
+    done = CliRunner().invoke(app, ["run", str(ADULT), "-p", "nosuch=1"])
+    assert done.exit_code == 2
+    assert "--as-of" in done.output
 
 
 def test_doctor_of_a_cluster_says_nothing_of_this_desk(monkeypatch: pytest.MonkeyPatch) -> None:
