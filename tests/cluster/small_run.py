@@ -198,7 +198,7 @@ class SmallRun:
     def left(self) -> dict[str, Any]:
         """Return all that a run leaves: records, what serves, and what is under way still."""
         of_mine = f"{OF_PIPELINE}={self.name}"
-        deployments = self.cluster.get("deployments", "-l", of_mine)
+        deployments = self.cluster.get("deployments", "-l", f"{of_mine},retrain/stage=serving")  # not a sensor's
         until(lambda: not self._busy(), 60)
         return self.records() | {
             "deployments": [d["metadata"]["annotations"]["retrain/version"] for d in deployments],
