@@ -45,10 +45,16 @@ def rights() -> list[dict[str, Any]]:
     group = "rbac.authorization.k8s.io"
     role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "executor"},
             "rules": policy_rules(EXECUTOR_RULES)}  # fmt: skip
-    bindings = {"executor": ("Role", "executor", "default"), "argo": ("ClusterRole", "argo-cluster-role", "argo")}
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "update"]}
+    leading = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "leader"}, "rules": [leases]}
+    bindings = {
+        "executor": ("Role", "executor", "default"), "argo": ("ClusterRole", "argo-cluster-role", "argo"),
+        "leader": ("Role", "leader", "argo"),
+    }  # fmt: skip
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "argo"}},
         role,
+        leading,
         *({"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": {"name": name},
            "roleRef": {"apiGroup": group, "kind": kind, "name": of},
            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]}
