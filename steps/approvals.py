@@ -174,6 +174,11 @@ class WayBack:
     about: LedgerEntry
     """What a word to go back answers: the newest entry of either version, so that a try that failed is over."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether nothing is to be done: the version serves."""
+        return self.about.state is State.SERVING and self.about.version == self.to
+
 
 def way_back(entries: Sequence[LedgerEntry], version: int | None) -> WayBack:
     """Return the way back to a version, by default the last that was good.
@@ -187,8 +192,6 @@ def way_back(entries: Sequence[LedgerEntry], version: int | None) -> WayBack:
     if now.serving is None:
         raise ConfigError("nothing serves, so there is nothing to go back from")
     to = _served(entries, version)
-    if to == now.serving.version:
-        raise ConfigError(f"version {to} serves already", remedy="`retrain rollback --to VERSION` names another")
     about = max(now.serving, now.latest[to], key=lambda entry: entry.number)
     return WayBack(to, _passed(entries, to), about)
 

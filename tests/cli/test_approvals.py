@@ -78,6 +78,7 @@ def test_a_version_is_taken_back_and_the_ledger_answers_for_then(desk: SmallDesk
     assert back["promotion"]["reason"].endswith("(unauthenticated): complaints"), "not what the gate said once"
     assert back["promotion"]["checks"] == []
     assert desk.answering() == 1
+    assert "version 1 serves already" in desk("rollback", "--to", "1", "--reason", "again")
     assert "there is no version to go back to" in desk("rollback", "--reason", "further", code=78)
     json.loads(desk("rollback", NAME, "--to", "2", "--reason", "it was not that", "--json"))
     assert desk.end_state().versions == {1: "retired", 2: "serving"}

@@ -21,7 +21,7 @@ from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.settings import desk, variable
-from steps.approvals import HOLDS_SECONDS, Person, decide, vouched
+from steps.approvals import HOLDS_SECONDS, Person, WayBack, decide, vouched
 from steps.attestation import statement
 from steps.audit_key import private_key
 from steps.ledger import Ledger
@@ -139,24 +139,37 @@ def test_what_waits_is_listed_and_a_yes_is_left_once(place: Any, ledger: Ledger)
         approvals.decide(place, "w-9", "", approved=True, reason="fine")
 
 
+def back(place: Any, *words: Any) -> approvals.Said:
+    said = approvals.roll_back(place, *words)
+    assert isinstance(said, approvals.Said)
+    return said
+
+
+def test_a_version_that_serves_is_not_gone_back_to(place: Any, ledger: Ledger) -> None:
+    way = approvals.roll_back(place, "churn", 2, "complaints")
+    assert isinstance(way, WayBack)
+    assert way.serves
+    assert not [name for kind, name in place.objects if kind == "ConfigMap"]
+
+
 def test_the_word_of_a_rollback_answers_what_serves(place: Any, ledger: Ledger) -> None:
-    said = approvals.roll_back(place, "", None, "complaints")
+    said = back(place, "", None, "complaints")
     serving = ledger.serving("churn")
     assert serving is not None
     assert (said.word.version, said.word.about, said.word.decision) == (1, serving.id, "rollback")
     with pytest.raises(ConfigError, match="version 3 never served"):
-        approvals.roll_back(place, "churn", 3, "complaints")
+        back(place, "churn", 3, "complaints")
 
 
 def test_a_rollback_is_said_again_when_it_was_too_late_or_anothers(place: Any, ledger: Ledger) -> None:
-    first = approvals.roll_back(place, "churn", 1, "complaints")
-    assert approvals.roll_back(place, "churn", 1, "as I said").name == first.name, "cut off before its release began"
+    first = back(place, "churn", 1, "complaints")
+    assert back(place, "churn", 1, "as I said").name == first.name, "cut off before its release began"
     place.me = "bob"
-    second = approvals.roll_back(place, "churn", 1, "it is urgent")
+    second = back(place, "churn", 1, "it is urgent")
     assert (second.word.by, second.word.again, second.word.about) == ("bob", 1, first.word.about)
     kept = place.get("ConfigMap", second.name)
     kept["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
-    assert approvals.roll_back(place, "churn", 1, "once more").word.again == 2
+    assert back(place, "churn", 1, "once more").word.again == 2
 
 
 def test_a_release_that_acts_on_a_word_is_started_in_that_name(place: Any, ledger: Ledger) -> None:

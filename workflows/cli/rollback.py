@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from contracts.outcomes import Outcome
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.options import CONTEXT, NAMESPACE, REASON, RESULT_AS_JSON, WAIT, connected
 from workflows.cli.request import operating_user
@@ -37,7 +39,7 @@ def rollback(
 
       retrain rollback --reason "wrong answers for new customers" -n mlops
     """
-    from steps.approvals import Person, roll_back
+    from steps.approvals import Person, WayBack, roll_back, way_back
     from steps.archive import Archive
     from workflows.cli.releases import release_here, release_there
 
@@ -50,10 +52,16 @@ def rollback(
 
         place = connected(namespace, context)
         said = there.roll_back(place, model, to, reason)
+        if isinstance(said, WayBack):
+            _serves_already(said.about.model, said.to, json_output=json_output)
+            return
         release_there(place, said, context, wait=wait, require_promoted=True, json_output=json_output)
         return
     home = desk_home(must_exist=True)
     archive = Archive.open(desk_settings(home), model)
+    if (way := way_back(archive.ledger.entries(archive.model), to)).serves:
+        _serves_already(archive.model, way.to, json_output=json_output)
+        return
     entry = roll_back(
         archive.ledger, archive.model, to, person=Person(operating_user()), reason=reason, at=datetime.now(UTC)
     )  # fmt: skip
@@ -61,3 +69,8 @@ def rollback(
     release_here(
         home, archive.model, entry.version, require_promoted=True, json_output=json_output
     )  # fmt: skip
+
+
+def _serves_already(model: str, version: int, *, json_output: bool) -> None:
+    said = {"pipeline": model, "version": version, "outcome": Outcome.UNCHANGED.value}
+    typer.echo(json.dumps(said) if json_output else f"{model}: version {version} serves already")

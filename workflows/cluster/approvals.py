@@ -22,6 +22,7 @@ from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import answer, errand
 
 if TYPE_CHECKING:
+    from steps.approvals import WayBack
     from steps.lineage import Lineage
 
 _REQUESTS = """
@@ -132,20 +133,24 @@ def decide(namespace: Namespace, run: str, model: str, *, approved: bool, reason
     return _say(namespace, word)
 
 
-def roll_back(namespace: Namespace, model: str, version: int | None, reason: str) -> Said:
+def roll_back(namespace: Namespace, model: str, version: int | None, reason: str) -> Said | WayBack:
     """Leave the word that a version which served is to serve again, by default the last that was good.
+
+    Where it serves already none is left, and the way is returned.
 
     Raises
     ------
     ConfigError
         There is no way back.
     """
-    from steps.approvals import word_on
+    from steps.approvals import WayBack, word_on
 
     found = answer(namespace, ASK, _WAY_BACK, model, str(version or ""))
-    to, passed, about = found[0], *map(LedgerEntry.model_validate, found[1:])
-    me = namespace.user()
-    words = (word_on(about, passed, to, by=me, decision="rollback", reason=reason, again=n) for n in count())
+    way = WayBack(found[0], *map(LedgerEntry.model_validate, found[1:]))
+    if way.serves:
+        return way
+    said = {"by": namespace.user(), "reason": reason}
+    words = (word_on(way.about, way.passed, way.to, decision="rollback", again=n, **said) for n in count())
     return _say(namespace, next(word for word in words if _may_say(namespace, word)))
 
 
