@@ -51,7 +51,7 @@ def test_stages_that_pass_fail_and_refuse_say_no_secret_and_no_sensitive_cell(
     try:
         said = run_stages(tmp_path / "clinic.yaml", home, monkeypatch)
         assert said["outcome"] == "promoted"
-        for urls, code in ((None, 0), (f"json://{SECRET}x@127.0.0.1:9/{SECRET}x", 75), (f"jsom://{SECRET}x", 75)):
+        for urls, code in ((None, 0), (f"json://{SECRET}x@127.0.0.1:9/{SECRET}x", 75), (f"jsom://{SECRET}x", 78)):
             with monkeypatch.context() as other:
                 if urls:
                     other.setenv("RETRAIN_NOTIFY_URLS", urls)

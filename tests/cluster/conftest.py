@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,32 @@ def platform(cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def run(platform: Cluster) -> str:
-    """Name of a finished run of the shipped pipeline, on its own data."""
+def run(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Name of a finished run of the shipped pipeline, on its own data, under a name of which nothing serves yet."""
+    name, file = f"adult-{os.urandom(3).hex()}", tmp_path_factory.mktemp("run") / "adult.yaml"
+    file.write_text(re.sub("^name: .*", f"name: {name}", (ROOT / "adult.yaml").read_text(), flags=re.M))
     submitted = platform.run(
-        sys.executable, "-m", "workflows.cli.main", "submit", "adult.yaml", "-n", platform.namespace, "--json",
-        timeout=960,
+        sys.executable, "-m", "workflows.cli.main", "submit", str(file), "--source", "data/adult.csv",
+        "-n", platform.namespace, "--json", timeout=960,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stderr
-    return str(json.loads(submitted.stdout)["workflow"])
+    yield str(json.loads(submitted.stdout)["workflow"])
+    take_away(platform, name)
+
+
+@pytest.fixture(scope="session")
+def pipeline(platform: Cluster, run: str) -> str:
+    """Name of the pipeline of that run."""
+    return str(platform.get("workflow", run)["metadata"]["labels"]["retrain/pipeline"])
+
+
+def take_away(cluster: Cluster, pipeline: str) -> None:
+    """Remove what serves and what ran of a pipeline; ledger and MLflow keep what they have."""
+    kinds = (
+        "workflows,workflowtemplates,sensors,eventsources,deployments,horizontalpodautoscalers,services,"
+        "poddisruptionbudgets,networkpolicies,serviceaccounts"
+    )
+    cluster.kubectl("delete", kinds, "-l", f"retrain/pipeline={pipeline}", "--ignore-not-found", "--wait=false")
 
 
 # A network policy takes hold a moment after a pod has its address; the store is what every stage may reach.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import churn_table
-from tests.cluster.conftest import ROOT, Cluster, run_as, until
+from tests.cluster.conftest import ROOT, Cluster, run_as, take_away, until
 
 PIPELINE = """
 apiVersion: retrain/v1
@@ -231,9 +231,7 @@ class SmallRun:
 
     def remove(self) -> None:
         """Take away what serves and what ran; ledger and MLflow keep what they have."""
-        of_mine = ("-l", f"{OF_PIPELINE}={self.name}", "--ignore-not-found", "--wait=false")
-        kinds = "workflows,workflowtemplates,sensors,eventsources,deployments,horizontalpodautoscalers,services"
-        self.cluster.kubectl("delete", f"{kinds},poddisruptionbudgets,networkpolicies,serviceaccounts", *of_mine)
+        take_away(self.cluster, self.name)
 
 
 ONE_RELEASE = [["registered", 1], ["approved", 1], ["releasing", 1], ["serving", 1]]

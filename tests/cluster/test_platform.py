@@ -161,8 +161,8 @@ from mlflow.exceptions import MlflowException
 client = mlflow_client(Settings())
 answers = {}
 try:
-    client.set_registered_model_tag("adult-income", "probe", "x")
-    client.delete_registered_model_tag("adult-income", "probe")
+    client.set_registered_model_tag("%s", "probe", "x")
+    client.delete_registered_model_tag("%s", "probe")
     answers["writes"] = True
 except MlflowException as error:
     answers["writes"] = error.error_code
@@ -177,8 +177,8 @@ print(json.dumps(answers))
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate", "register", "promote", "deploy"])
-def test_only_register_promote_and_deploy_write_to_the_registry(stage: str, run: str, platform: Cluster) -> None:
-    answers = json.loads(run_as(platform, stage, _REGISTRY, secrets=True))
+def test_only_register_promote_and_deploy_write_to_the_registry(stage: str, pipeline: str, platform: Cluster) -> None:
+    answers = json.loads(run_as(platform, stage, _REGISTRY % (pipeline, pipeline), secrets=True))
 
     assert answers == {
         "writes": True if stage in ("register", "promote", "deploy") else "PERMISSION_DENIED",

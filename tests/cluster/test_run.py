@@ -112,8 +112,8 @@ def test_every_pod_of_a_run_would_be_admitted_under_restricted(
     assert found == dict.fromkeys(found, "")
 
 
-def test_kaniko_alone_would_not(platform: Cluster, restricted: Cluster) -> None:
-    templates = platform.get("workflowtemplate", "adult-income")["spec"]["templates"]
+def test_kaniko_alone_would_not(platform: Cluster, pipeline: str, restricted: Cluster) -> None:
+    templates = platform.get("workflowtemplate", pipeline)["spec"]["templates"]
     kaniko = next(t for t in templates if t["name"] == "kaniko")
     main = {"name": "main", "image": "kaniko", "securityContext": kaniko["container"]["securityContext"]}
     why = refusal(restricted, {"containers": [main], "securityContext": kaniko["securityContext"]})

@@ -153,9 +153,9 @@ def test_a_namespace_without_the_platform_is_said_to_have_none(platform: Cluster
     assert "has no platform" in said
 
 
-def test_lineage_answers_from_the_cluster(platform: Cluster, run: str) -> None:
-    found = json.loads(retrain(platform, "lineage", "adult-income@production", "--json", "-n", platform.namespace))
+def test_lineage_answers_from_the_cluster(platform: Cluster, run: str, pipeline: str) -> None:
+    found = json.loads(retrain(platform, "lineage", f"{pipeline}@production", "--json", "-n", platform.namespace))
 
-    assert found["model"] == "adult-income"
+    assert found["model"] == pipeline
     assert found["dataset"]["sha256"]
     assert found["workflows"], run

@@ -40,7 +40,7 @@ echo "$tag $commit $(cat images/commit)" >> {tmp_path}/built
     builder.chmod(0o755)
 
     def call(*targets: str) -> str:
-        line = ["make", *targets, f"BUILD={builder}", "PUSH=true", f"DIGEST={DIGEST}"]
+        line = ["make", "--no-print-directory", *targets, f"BUILD={builder}", "PUSH=true", f"DIGEST={DIGEST}"]
         return subprocess.run(line, cwd=project, capture_output=True, text=True, check=True).stdout
 
     return call
