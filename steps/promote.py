@@ -208,12 +208,12 @@ class _Decision:
         elif decision is Promotion.APPROVED:
             state = State.APPROVED
         uri = report_uri(world, self.run_id, self.version)
-        # The report first: whoever finds the entry finds the report.
+        # Report and page first: whoever finds the entry finds them, and what is entered is not judged again.
         world.storage.write(uri, judged.report)
-        said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
-        entry = self._append(state, judged.reason, {**judged.evidence, **said, **deadline})
         files = {f"gates/promotion-{self.version}.json": judged.report, page_name(self.version): judged.page}
         world.tracking.log_files(self.run_id, files)
+        said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
+        entry = self._append(state, judged.reason, {**judged.evidence, **said, **deadline})
         return self._outputs(decision, entry, judged.reason)
 
     def _append(self, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import ConfigError
+from contracts.names import page_name
 from contracts.outcomes import Promotion, State
 from contracts.references import ColumnSpec
 from contracts.reports import PromotionReport
@@ -18,6 +20,7 @@ from contracts.stages import Promote
 from steps import approvals, champion, own_environment
 from steps.approvals import Person
 from steps.ledger import Ledger, LostRace
+from steps.mlflow_connection import mlflow_client
 from steps.promote import promote
 from steps.world import World
 from tests.steps.judged_runs import PIPELINE, churn_world, registered, serve, train_run, write_rows
@@ -120,6 +123,21 @@ def test_run_again_the_workflow_returns_its_own_decision(home: Path):
     assert len(world.ledger.entries(MODEL)) == count
     serve(world, 2)
     assert decide(churn_world(home), 2)[0].entry == first.entry  # also after it began to serve
+
+
+def test_killed_right_after_its_entry_nothing_of_the_decision_is_missing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, version, append = churn_world(home), 2, Ledger.append
+    monkeypatch.setattr(Ledger, "append", lambda *given, **named: (append(*given, **named), sys.exit(9)))
+    with pytest.raises(SystemExit):
+        decide(world, version)
+    monkeypatch.undo()
+
+    assert decide(churn_world(home), version)[0].decision is Promotion.APPROVED
+    client, run = mlflow_client(world.settings), world.registry.run_of(version)
+    kept = {Path(each.path).name for each in client.list_artifacts(run, "gates")}
+    assert {f"promotion-{version}.json", Path(page_name(version)).name} <= kept
 
 
 def test_what_serves_already_is_unchanged(home: Path):
