@@ -1,9 +1,9 @@
-"""The pods of `promote` and `deploy`, killed after every one of their effects: a run and a rollback end as ever.
+"""`promote` and `deploy` in their pods, killed after every one of their effects: a run and a rollback end as ever.
 
-    pytest -m faults tests/cluster/test_crashes.py
+    .venv/bin/pytest -m 'cluster and faults' tests/cluster/test_crashes.py
 
-The pipeline's own template is changed for it: a stage stops after as many effects as it has had attempts, and says so;
-its pod is then killed, and Argo starts the next.
+The pipeline's own template is changed for it: after as many effects as it has had attempts a stage says so and is
+killed (SIGKILL), and Argo starts the next.  Deleted pods are test_faults.py's: for each Argo waits two minutes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -24,8 +22,8 @@ from tests.cluster.small_run import OF_WORKFLOW, RELEASED, SmallRun
 
 pytestmark = pytest.mark.faults
 
-HELD = """
-import os, sys, threading, time
+KILLED = """
+import os, signal, sys
 from steps.__main__ import main
 from steps.ledger import Ledger
 from steps.registry import Registry
@@ -37,9 +35,9 @@ EFFECTS = {
     Ledger: ["append"], Registry: ["set_alias", "set_tags"], Storage: ["write", "delete"], Tracking: ["log_files"],
     Cluster: ["apply", "create", "replace", "scale", "delete"],
 }
-left = int(os.environ["HELD_AFTER"])
+left = int(os.environ["KILLED_AFTER"])
 
-def held(owner, name):
+def watch(owner, name):
     real = getattr(owner, name)
 
     def call(self, *given, **named):
@@ -51,54 +49,42 @@ def held(owner, name):
             return done
         left -= 1
         if left == 0:
-            print("HELD after", owner.__name__, name, kind, flush=True)
-            time.sleep(3600)
+            print("KILLED after", owner.__name__, name, kind, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         return done
 
     setattr(owner, name, call)
 
 for owner, names in EFFECTS.items():
     for name in names:
-        held(owner, name)
+        watch(owner, name)
 sys.exit(main(sys.argv[1:]))
 """
-KILLED = ("promote", "deploy")
-MINUTES = 30
+STAGES = ("promote", "deploy")
+SECONDS = 30 * 60
 
 
-def hold(run: SmallRun) -> None:
-    """Change the template in the cluster: its stages stop after an effect, and are tried as often as it takes."""
+def kill(run: SmallRun) -> None:
+    """Change the template in the cluster: its stages are killed after an effect, and tried as often as it takes."""
     template = run.cluster.get("workflowtemplate", run.name)
     for each in template["spec"]["templates"]:
-        if each["name"] in KILLED:
-            each["container"]["command"] = ["python", "-c", HELD]
-            each["container"]["env"].append({"name": "HELD_AFTER", "value": "{{=asInt(retries) + 1}}"})
+        if each["name"] in STAGES:
+            each["container"]["command"] = ["python", "-c", KILLED]
+            each["container"]["env"].append({"name": "KILLED_AFTER", "value": "{{=asInt(retries) + 1}}"})
             each["retryStrategy"] = {"limit": 60, "retryPolicy": "Always"}
     run.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(template))
 
 
 def killed_to_the_end(run: SmallRun, workflow: str) -> list[str]:
-    """Kill each pod that stopped after an effect until the run has ended; return after which effects."""
-    effects: list[str] = []
-    gone: set[str] = set()
-    deadline = time.monotonic() + MINUTES * 60
-    while time.monotonic() < deadline:
-        for pod in run.cluster.get("pods", "-l", f"{OF_WORKFLOW}={workflow}"):
-            name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]  # Argo may make a pod again by the same name
-            if uid in gone or pod["metadata"]["labels"].get("retrain/stage") not in KILLED:
-                continue
-            said = run.cluster.run("kubectl", "-n", run.cluster.namespace, "logs", name, "-c", "main").stdout
-            if found := re.search("HELD after (.*)", said):
-                stage = pod["metadata"]["labels"]["retrain/stage"]
-                effects.append(f"{stage}: {found[1].strip()}")
-                run.cluster.kubectl("delete", "pod", name, "--grace-period=0", "--force")
-                gone.add(uid)
-        found_run: dict[str, Any] = run.cluster.get("workflow", workflow)
-        if found_run.get("status", {}).get("finishedAt"):
-            assert found_run["status"]["phase"] == "Succeeded", found_run["status"].get("message")
-            return effects
-        time.sleep(1)
-    raise AssertionError(f"{workflow} did not end within {MINUTES} minutes; killed {effects}")
+    """Wait for a run's end, which must be a good one, and return after which effects its stages were killed."""
+    ended = run.ended(workflow, SECONDS)
+    assert ended["status"]["phase"] == "Succeeded", ended["status"].get("message")
+    effects = []
+    for pod in run.cluster.get("pods", "-l", f"{OF_WORKFLOW}={workflow}"):
+        name, stage = pod["metadata"]["name"], pod["metadata"]["labels"]["retrain/stage"]
+        said = run.cluster.run("kubectl", "-n", run.cluster.namespace, "logs", name, "-c", "main").stdout
+        effects += [f"{stage}: {found.strip()}" for found in re.findall("KILLED after (.*)", said)]
+    return sorted(effects)
 
 
 def started_again(run: SmallRun, first: str) -> str:
@@ -123,7 +109,7 @@ def small(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def test_a_first_release_whose_pods_are_killed_after_every_effect_ends_as_ever(small: SmallRun) -> None:
     first = small.submit()
-    hold(small)
+    kill(small)
     effects = killed_to_the_end(small, started_again(small, first))
 
     print(len(effects), effects)
@@ -139,7 +125,7 @@ def test_a_rollback_whose_pods_are_killed_after_every_effect_ends_as_ever(small:
     with small.followed():
         pass
     assert small.said["outcome"] == "promoted"
-    hold(small)
+    kill(small)
     before = {w["metadata"]["name"] for w in small.workflows()}
     words = ["rollback", small.name, "--reason", "to see it end", "-n", small.cluster.namespace]
     process = subprocess.Popen(
