@@ -75,9 +75,12 @@ def bucket(endpoint: str) -> Any:
         try:
             s3.create_bucket(Bucket="models")
             return s3
-        except ClientError:
+        except s3.exceptions.BucketAlreadyOwnedByYou:
             return s3  # kept from a run before
-        except BotoCoreError as error:  # a name that is new may be unknown for a while
+        except (
+            BotoCoreError,
+            ClientError,
+        ) as error:  # a name that is new may be unknown, a store not ready, for a while
             if time.monotonic() > deadline:
                 pytest.skip(f"the cluster's Services cannot be reached from here: {type(error).__name__}")
         time.sleep(2)
