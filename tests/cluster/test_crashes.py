@@ -115,7 +115,6 @@ def test_a_first_release_whose_pods_are_killed_after_every_effect_ends_as_ever(s
     print(len(effects), effects)
     assert [e for e in effects if "Ledger append" in e] != []
     assert {"promote", "deploy"} == {e.partition(":")[0] for e in effects}
-    assert any("Registry set_alias" in e for e in effects)
     assert any("Cluster apply Deployment" in e for e in effects)
     assert small.left() == RELEASED
 
