@@ -11,6 +11,7 @@ from contracts.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurve, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 Keys = Mapping[str, "EllipticCurvePublicKey"]
 """Fingerprint -> key."""
@@ -49,12 +50,17 @@ def trusted(text: str) -> Keys:
 
 def public_text(key: EllipticCurvePublicKey) -> str:
     """Return a key as `trusted` reads it."""
-    return "".join(_pem(key).splitlines()[1:-1])
+    return body(pem(key))
+
+
+def body(text: str) -> str:
+    """Return what stands between first and last line of a PEM, in one."""
+    return "".join(text.splitlines()[1:-1])
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> str:
     """Return the name of a key: the SHA-256 of its PEM, as OpenSSF's bundles have it."""
-    return hashlib.sha256(_pem(key).encode()).hexdigest()
+    return hashlib.sha256(pem(key).encode()).hexdigest()
 
 
 def algorithm(curve: EllipticCurve) -> ECDSA:
@@ -65,7 +71,8 @@ def algorithm(curve: EllipticCurve) -> ECDSA:
     return ECDSA(getattr(hashes, _HASHES[curve.name])())
 
 
-def _pem(key: EllipticCurvePublicKey) -> str:
+def pem(key: EllipticCurvePublicKey | Ed25519PublicKey) -> str:
+    """Return a public key as PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

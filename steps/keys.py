@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from contracts.errors import ConfigError
+from serving.model_keys import pem
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -35,8 +37,7 @@ def private_key(path: Path, kind: type, make: Callable[[], Private]) -> Private:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make(path, make().private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
+        for_its_owner(path)
         found: Private = read_private(path.read_bytes(), str(path), kind)
         public, text = path.with_suffix(".pub"), public_text(found)
         if not public.exists() or public.read_text(encoding="ascii", errors="replace") != text:
@@ -46,7 +47,26 @@ def private_key(path: Path, kind: type, make: Callable[[], Private]) -> Private:
     return found
 
 
-def read_private(pem: bytes, where: str, kind: type) -> Any:
+def for_its_owner(path: Path) -> bool:
+    """Say whether a file is there, if nobody else can read it.
+
+    Raises
+    ------
+    ConfigError
+        Others can, or nobody knows.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
+    return True
+
+
+def read_private(data: bytes, where: str, kind: type) -> Any:
     """Return the private key that PEM holds; `where` is what a message calls it.
 
     Raises
@@ -58,7 +78,7 @@ def read_private(pem: bytes, where: str, kind: type) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        found = load_pem_private_key(pem, password=None)
+        found = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # no PEM; one with a password; a curve that is not known
         found = None
     if not isinstance(found, kind):
@@ -69,10 +89,7 @@ def read_private(pem: bytes, where: str, kind: type) -> Any:
 
 def public_text(key: Private) -> str:
     """Return the public half as PEM."""
-    from cryptography.hazmat.primitives import serialization as form
-
-    data = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
-    return data.decode("ascii")
+    return pem(key.public_key())
 
 
 def _make(path: Path, data: bytes) -> None:

@@ -6,7 +6,6 @@ Called by every command that runs, asks or serves without a cluster.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -135,32 +134,24 @@ def _whole_machine() -> dict[str, str]:
 
 def _keys(home: Path) -> dict[str, str]:
     """Return the home's keys; without any, a model is neither signed nor trusted."""
+    from serving.model_keys import body
+    from steps.keys import for_its_owner
+
     private = home / SIGNING_KEY
     public = private.with_suffix(".pub")
-    if not (_for_its_owner(private) and public.exists()):
+    if not (for_its_owner(private) and public.exists()):
         return {}
     try:
         found = {variable("signing_key"): private.read_text(encoding="ascii")}
-        return found | {variable("model_keys"): "".join(public.read_text(encoding="ascii").splitlines()[1:-1])}
+        return found | {variable("model_keys"): body(public.read_text(encoding="ascii"))}
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"cannot read {private} or its .pub", remedy="a key in PEM, and its public half") from None
 
 
-def _for_its_owner(path: Path) -> bool:
-    """Say whether a file is there, if nobody else can read it."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
-    return True
-
-
 def _secrets(path: Path) -> dict[str, str]:
-    if not _for_its_owner(path):
+    from steps.keys import for_its_owner
+
+    if not for_its_owner(path):
         return {}
     try:
         return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
