@@ -29,6 +29,20 @@ def serving(handler: type[Handler]) -> Iterator[int]:
         server.server_close()
 
 
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Serve S3 from memory for the time of the block; yield its endpoint.  All of a process share what they hold."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
 def free_port() -> int:
     """Return a port that nobody listens at now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

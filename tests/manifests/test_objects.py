@@ -12,6 +12,8 @@ import pytest
 import requests
 from minio import Minio
 
+from tests.loopback import s3_server
+
 KIND = Path(__file__).resolve().parents[2] / "kind"
 OBJECTS, PROVISION = (
     SimpleNamespace(**runpy.run_path(str(KIND / name))) for name in ("objects.py", "platform/files/provision.py")
@@ -22,18 +24,13 @@ PLAIN, VERSIONED = "retrain-store", "retrain-audit"
 @pytest.fixture
 def store() -> Iterator[Minio]:
     """An empty store, with a bucket that keeps versions and one that doesn't."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = Minio(endpoint=f"{host}:{port}", access_key="a", secret_key="b", secure=False)
-    client.make_bucket(bucket_name=PLAIN)
-    client.make_bucket(bucket_name=VERSIONED)  # as one under an object lock is; that itself stands in nobody's way here
-    PROVISION.keep_versions(client, VERSIONED)
-    yield client
-    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
-    server.stop()
+    with s3_server() as url:
+        client = Minio(endpoint=url.removeprefix("http://"), access_key="a", secret_key="b", secure=False)
+        client.make_bucket(bucket_name=PLAIN)
+        client.make_bucket(bucket_name=VERSIONED)  # as one under an object lock is, which stands in nobody's way here
+        PROVISION.keep_versions(client, VERSIONED)
+        yield client
+        requests.post(f"{url}/moto-api/reset", timeout=10)
 
 
 def put(store: Minio, bucket: str, key: str, data: bytes, part_size: int = 0) -> None:

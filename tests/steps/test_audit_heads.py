@@ -19,6 +19,7 @@ from steps.audit_key import private_key
 from steps.audit_signing import Signing, sign_heads
 from steps.ledger import Ledger
 from steps.storage import Storage
+from tests.loopback import s3_server
 from tests.steps.registered import NOW, make_settings
 from tests.steps.test_audit import chain, put
 
@@ -29,13 +30,8 @@ KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

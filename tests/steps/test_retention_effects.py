@@ -28,7 +28,7 @@ from steps.retention import sweep
 from steps.retention.sweep import apply, look
 from steps.reuse import Remembered
 from steps.world import World
-from tests.loopback import Handler, serving
+from tests.loopback import Handler, s3_server, serving
 from tests.steps.kept_things import (
     LATER,
     MODEL,
@@ -49,13 +49,8 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

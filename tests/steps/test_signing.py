@@ -33,6 +33,7 @@ from steps.rollout.cluster import Cluster
 from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.process import Server
 from steps.world import World
+from tests.loopback import s3_server
 from tests.model_packages import KEY, TRUSTED, package, signed
 from tests.steps.registered import NOW, finished_run, make_settings, make_world, validated
 
@@ -47,13 +48,8 @@ def pem(key: ec.EllipticCurvePrivateKey) -> SecretStr:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 class Bucket:

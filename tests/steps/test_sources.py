@@ -17,7 +17,7 @@ from serving.user_code import pack
 from steps.dataset import read_manifest, read_table
 from steps.sources import probe
 from steps.sources.uris import fill, kind, path_of, shown
-from tests.loopback import Handler, serving
+from tests.loopback import Handler, s3_server, serving
 from tests.steps.ingesting import AS_OF, column, run_ingest, world_for
 
 COLUMNS = [column("k", "integer"), column("a", "string")]
@@ -59,13 +59,8 @@ def test_several_files_and_globs_are_read_in_order(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 def test_s3_globs_with_dates_come_from_the_endpoint(s3: str, tmp_path: Path) -> None:
