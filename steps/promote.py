@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count, takewhile
 from typing import Any
 
 from contracts.errors import ConfigError
@@ -140,9 +139,10 @@ class _Decision:
         self._look_again()
 
     def _enter_rollback(self, back: WayBack) -> None:
-        words = (self.world.words.given(back.about, self.version, again) for again in count())
-        newest, at = list(takewhile(bool, words))[-1:], self.world.now()
-        if not newest or (given := newest[0]) is None or was_entered(self.entries, given.name):
+        given, again, at = None, 0, self.world.now()
+        while found := self.world.words.given(back.about, self.version, again):  # of several the last counts
+            given, again = found, again + 1
+        if given is None or was_entered(self.entries, given.name):
             return
         if given.word.decision != "rollback" or at - given.at > ROLLBACK_HOLDS:
             return

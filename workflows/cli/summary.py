@@ -154,11 +154,11 @@ def _promotion(report: PromotionReport | None, decision: str, said: str) -> Gate
     """Return what let it through, or did not; the checks only where this run asked the gate."""
     if report is None:
         return None
-    reason = said.partition(": ")[2]
-    if decision != Promotion.UNCHANGED and reason and reason != report.reason:  # a person's word, or that there is none
-        return Gate(decision=decision, reason=reason, checks=())
     if decision == Promotion.UNCHANGED:  # the report is of the day when it was let through
         return Gate(decision=decision, reason=f"version {report.version} serves already", checks=report.checks)
+    reason = said.partition(": ")[2]
+    if reason and reason != report.reason:  # a person's word, or that there is none
+        return Gate(decision=decision, reason=reason, checks=())
     return Gate(decision=report.decision, reason=report.reason, checks=report.checks)
 
 
