@@ -8,26 +8,29 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from tests.model_packages import ROW
 
 CLIENTS = 8
-BODY = json.dumps({"instances": [ROW]}).encode()
 
 
 class Load:
     """``with Load(host) as load: ...``; then `load.seen` counts what was answered, and `load.rate` how often a second.
 
     It never asks again: whatever goes wrong on a connection is counted as such.  `via` is where to ask for the host,
-    such as a proxy, where it is not the host itself.  Each request has an id of its own.
+    such as a proxy, where it is not the host itself.  Each request has an id of its own, all ask for the same rows.
     """
 
-    def __init__(self, host: str, *, rate: float = 96.0, rows: int = 1, via: str = "") -> None:
+    def __init__(
+        self, host: str, *, rate: float = 96.0, instances: Sequence[Mapping[str, Any]] = (ROW,), via: str = ""
+    ) -> None:
         self.seen: Counter[str] = Counter()
         self.rate = 0.0
         self._address, self._pause = via or host, CLIENTS / rate
-        body = BODY if rows == 1 else json.dumps({"instances": [ROW] * rows}).encode()
+        body = json.dumps({"instances": list(instances)}).encode()
         head = f"POST /v1/predict HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
         self._head, self._body = f"{head}content-length: {len(body)}\r\nx-request-id: ", body
         self._until = threading.Event()

@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests import churn_table
 from tests.cluster.conftest import ROOT, Cluster, run_as, take_away, until
@@ -79,12 +81,17 @@ class SmallRun:
     following: subprocess.Popen[str] | None = None
 
     @classmethod
-    def make(cls, cluster: Cluster, folder: Path, what: str) -> SmallRun:
-        """Write a pipeline file and its data."""
+    def make(cls, cluster: Cluster, folder: Path, what: str, **sections: Any) -> SmallRun:
+        """Write a pipeline file, with these sections in place of its own, and its data."""
         name = f"fault-{what}-{os.urandom(2).hex()}"
-        (folder / "churn.yaml").write_text(PIPELINE.format(name=name))
-        churn_table.write_rows(folder / "churn.csv", seed=1, rows=300, plans=["basic", "plus"])
-        return cls(cluster, name, folder)
+        (folder / "churn.yaml").write_text(yaml.safe_dump(yaml.safe_load(PIPELINE.format(name=name)) | sections))
+        made = cls(cluster, name, folder)
+        made.take_data(1, rows=300)
+        return made
+
+    def take_data(self, seed: int, *, rows: int = 400) -> None:
+        """Write other data, so that the next run makes another version."""
+        churn_table.write_rows(self.folder / "churn.csv", seed=seed, rows=rows, plans=["basic", "plus"])
 
     def command(self, *more: str) -> list[str]:
         """Return the words that submit it, with small requests."""
@@ -103,14 +110,20 @@ class SmallRun:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split()[0]
 
-    def ends(self, code: int) -> dict[str, Any]:
+    def ends(self, code: int, *more: str) -> dict[str, Any]:
         """Submit, wait for the end, which must have this exit code, and return what `retrain submit --json` said."""
+        return dict(json.loads(self._done(code, self.command("--json", *more))))
+
+    def retrain(self, *words: str, code: int = 0) -> str:
+        """Call `retrain` on the namespace; it must end with this exit code.  Return what it printed."""
+        return self._done(code, [sys.executable, "-m", "workflows.cli.main", *words, "-n", self.cluster.namespace])
+
+    def _done(self, code: int, words: Sequence[str]) -> str:
         done = subprocess.run(
-            self.command("--json"),
-            cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=900,
-        )  # fmt: skip
+            words, cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=900
+        )
         assert done.returncode == code, done.stdout + done.stderr
-        return dict(json.loads(done.stdout))
+        return done.stdout
 
     @contextmanager
     def followed(self, seconds: float = 1500) -> Iterator[None]:

@@ -33,7 +33,7 @@ from steps.rollout.cluster import Cluster as ReleaseCluster
 from steps.world import World
 from tests.cluster.conftest import Cluster, until
 from tests.cluster.load import Load
-from tests.model_packages import break_estimator, package, signed
+from tests.model_packages import ROW, break_estimator, package, signed
 from tests.steps.registered import NOW, finished_run, make_settings, make_world
 
 NAMESPACE = os.environ.get("ROLLOUT_NAMESPACE", "rollout-test")
@@ -412,7 +412,7 @@ def test_load_adds_servers_and_its_end_takes_them_away(place: Place) -> None:
     def replicas() -> int:
         return int(place.get("deployment", name)["status"].get("readyReplicas", 0))
 
-    with Load(place.host, rate=400, rows=30) as load:
+    with Load(place.host, rate=400, instances=[ROW] * 30) as load:
         grew = until(lambda: replicas() > 1, 180)
     print(f"scaled out to {replicas()} under {load.rate:.0f} requests a second: {dict(load.seen)}")
     assert grew
