@@ -43,6 +43,8 @@ gates:
 release: {{drain_timeout: 2s, ready_timeout: 600s}}
 triggers: {{webhook: {{}}}}
 """
+APPROVAL = {"default": {**yaml.safe_load(PIPELINE)["gates"]["default"], "decision": "approval"}}
+"""The section `gates` of a pipeline that waits for a person."""
 OF_PIPELINE, OF_WORKFLOW = "retrain/pipeline", "workflows.argoproj.io/workflow"
 STAGES = (
     "preflight", "ingest", "features", "train", "evaluate", "register", "promote", "build", "deploy", "notify",
@@ -117,6 +119,10 @@ class SmallRun:
     def retrain(self, *words: str, code: int = 0) -> str:
         """Call `retrain` on the namespace; it must end with this exit code.  Return what it printed."""
         return self._done(code, [sys.executable, "-m", "workflows.cli.main", *words, "-n", self.cluster.namespace])
+
+    def retention(self, what: str) -> dict[str, Any]:
+        """Return what `retrain retention plan` or `apply` says of the namespace."""
+        return dict(json.loads(self.retrain("retention", what, "--json")))
 
     def _done(self, code: int, words: Sequence[str]) -> str:
         done = subprocess.run(

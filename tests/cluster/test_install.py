@@ -1,4 +1,5 @@
-"""Somebody with the rights of one namespace installs the platform there, fills it, copies it and brings it back.
+"""Somebody with the rights of one namespace installs the platform there, runs on it, removes what nothing needs any
+more, copies all and brings it back.
 
 The installer is a service account that is `admin` of that namespace and nothing else, as `kind/admin.yaml` grants it.
 The platform is small and goes with the test; the images are those of the shared platform.
@@ -19,7 +20,8 @@ import yaml
 
 from contracts import names
 from contracts.settings import variable
-from tests.cluster.conftest import ROOT, Cluster, until
+from tests.cluster.conftest import ROOT, Cluster, run_as, until
+from tests.cluster.small_run import APPROVAL, SmallRun
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
@@ -30,6 +32,8 @@ SMALL = {
     "mlflow": {"resources": {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}},
     "postgresql": {"storage": {"size": "1Gi"}},
     "minio": {"storage": {"size": "1Gi"}},
+    "retention": {"enabled": True},
+    "settings": {"RETRAIN_RETENTION_ARCHIVE": "s3://retrain-archive"},
 }
 """Besides kind/values-local.yaml."""
 
@@ -163,6 +167,53 @@ def connect(cluster: Cluster) -> Namespace:
         found = Namespace.connect(cluster.namespace)
         assert found.settings  # the connection is made while that holds
         return found
+
+
+_IN_200_DAYS = """
+import logging
+from datetime import UTC, datetime, timedelta
+from contracts.settings import load_settings
+from steps.retention.sweep import apply, look
+settings, now = load_settings(), datetime.now(UTC) + timedelta(days=200)
+before = look(settings, now)
+apply(settings, now, workflow="retention-test", by="test")
+print("LOOK", before.model_dump_json())
+"""
+
+
+def test_retention_removes_what_no_version_that_served_needs(own: tuple[Cluster, str], tmp_path: Path) -> None:
+    here, _ = own
+    small = SmallRun.make(here, tmp_path, "retention", gates=APPROVAL)
+    for version, word in ((1, "approve"), (2, "reject")):
+        small.take_data(version)
+        assert small.ends(0)["outcome"] == "awaiting-approval"
+        small.retrain(word, f"{small.name}@{version}", "--reason", "for the test")
+    hashes = {
+        version: json.loads(small.retrain("lineage", f"{small.name}@{version}", "--json"))["dataset"]["sha256"]
+        for version in (1, 2)
+    }
+    assert small.retention("plan")["total"]["things"] == 0, "nothing is old yet"
+
+    said = run_as(here, "retention", _IN_200_DAYS, secrets=True)
+    [line] = [line for line in said.splitlines() if line.startswith("LOOK ")]
+    decided = {d["key"]: d["keep"] for d in json.loads(line.removeprefix("LOOK "))["decisions"]}
+    print(json.dumps(decided, indent=1))
+    for version, stays in ((1, True), (2, False)):
+        assert [keep for key, keep in decided.items() if hashes[version] in key] != []
+        assert {keep for key, keep in decided.items() if hashes[version] in key} == {stays}
+    kept = json.loads(small.retrain("lineage", f"{small.name}@1", "--json"))
+    gone = json.loads(small.retrain("lineage", f"{small.name}@2", "--json"))
+    assert (kept["removal"], kept["state"]) == (None, "serving")
+    assert gone["removal"] is not None
+    assert gone["dataset"]["sha256"] == hashes[2]
+    found = here.kubectl("exec", "statefulset/minio", "--", "find", "/data", "-maxdepth", "4", "-path", "*datasets*")
+    places = {line for line in found.split() if line.endswith((hashes[1], hashes[2]))}
+    assert {place.removeprefix("/data/") for place in places} == {
+        f"retrain-store/datasets/{hashes[1]}", f"retrain-archive/store/datasets/{hashes[2]}",
+    }  # fmt: skip
+    assert small.retention("apply")["total"]["things"] == 0, "by today's clock nothing more is to go"
+    left = small.left()
+    assert (left["serves"], left["broken"], left["aliases"]["production"]) == (1, [], 1)
 
 
 _WRITE = """

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.small_run import PIPELINE, SmallRun
-
-GATES = {"default": {**yaml.safe_load(PIPELINE)["gates"]["default"], "decision": "approval"}}
+from tests.cluster.small_run import APPROVAL, SmallRun
 
 
 @pytest.fixture(scope="module")
 def asking(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallRun]:
-    made = SmallRun.make(platform, tmp_path_factory.mktemp("words"), "words", gates=GATES)
+    made = SmallRun.make(platform, tmp_path_factory.mktemp("words"), "words", gates=APPROVAL)
     yield made
     made.remove()
 
