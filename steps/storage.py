@@ -29,6 +29,8 @@ _ATTEMPTS = 3
 _CONNECT_SECONDS = 5
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """A full disk: nothing that passes, so never tried again."""
+_NO_ROOM_STATUS = 507
+"""MinIO's answer when its disk is full."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,8 @@ def client_error(error: Any, uri: str) -> StageError:
     status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
     if status == 503 or code == "SlowDown":
         return StorageError(f"S3 is busy ({code}) for {uri}")
+    if status == _NO_ROOM_STATUS:
+        return ConfigError(f"no room is left for {uri}: S3 answered {code}", remedy="make room in the store")
     if status == 429 or status >= 500:
         return NetworkError(f"S3 answered {status} {code} for {uri}")
     return ConfigError(

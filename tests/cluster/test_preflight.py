@@ -18,7 +18,7 @@ import pytest
 
 from contracts import names
 from contracts.settings import variable
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, run_as
 from tests.cluster.small_run import OF_PIPELINE, SmallRun
 
 SECRET = names.STAGE_SECRET
@@ -100,6 +100,89 @@ def test_what_does_not_answer_is_named_after_its_retries(small: SmallRun) -> Non
     assert about(found, "mlflow-nowhere")
     assert about(found, "registry-nowhere")
     assert len(found) == 2
+
+
+FULL = "full-store"
+_PORT = 9000
+_MAKE_BUCKET = f"""
+import boto3, time
+keys = {{"aws_access_key_id": "{FULL}", "aws_secret_access_key": "{FULL}"}}
+s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:{_PORT}", **keys)
+for _ in range(60):
+    try:
+        s3.create_bucket(Bucket="full")
+        break
+    except Exception:
+        time.sleep(1)
+s3.put_object(Bucket="full", Key="before", Body=b"room")
+"""
+_FILL = """
+with open("/data/filler", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(2**16))
+    except OSError as error:
+        print(error)
+"""
+_WRITE = """
+from contracts.errors import StageError
+from contracts.settings import load_settings
+from steps.storage import Storage
+try:
+    Storage(load_settings()).write("s3://full/datasets/probe", bytes(2**20))
+except StageError as error:
+    print("TOLD", error.row.name, error.message, error.remedy)
+"""
+
+
+@pytest.fixture
+def full(platform: Cluster) -> Iterator[str]:
+    """Name of a Secret that leads a stage to a MinIO whose volume has no room left."""
+    steps = platform.get("configmap", names.SETTINGS_CONFIGMAP)["data"][variable("steps_image")]
+    held = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    keys = [{"name": name, "value": FULL} for name in ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")]
+    shared = {"volumeMounts": [{"name": "data", "mountPath": "/data"}], "securityContext": held}
+    labels, metadata = {"app": FULL}, {"name": FULL}
+    objects: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, "labels": labels}, "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {"name": "minio", "image": "quay.io/minio/minio:latest", "env": keys,
+                 "args": ["server", "/data/store", "--address", f":{_PORT}"], **shared},
+                {"name": "filler", "image": steps, "command": ["sleep", "3600"], **shared},
+            ],
+            "volumes": [{"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}}],
+        }},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+         "spec": {"selector": labels, "ports": [{"port": _PORT}]}},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+         "spec": {"podSelector": {}, "policyTypes": ["Egress"],
+                  "egress": [{"to": [{"podSelector": {"matchLabels": labels}}]}]}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {
+            variable("s3_endpoint"): f"http://{FULL}:{_PORT}",
+            variable("aws_access_key_id"): FULL, variable("aws_secret_access_key"): FULL,
+        }},
+    ]  # fmt: skip
+    try:
+        platform.apply(*objects)
+        platform.kubectl("wait", f"pod/{FULL}", "--for=condition=Ready", "--timeout=110s")
+        for program in (_MAKE_BUCKET, _FILL):
+            platform.kubectl("exec", FULL, "-c", "filler", "--", "python", "-c", program)
+        yield FULL
+    finally:
+        platform.kubectl("delete", "pod,service,networkpolicy,secret", FULL, "--ignore-not-found", "--wait=false")
+
+
+def test_a_store_without_room_is_told_as_such_and_not_tried_again(platform: Cluster, full: str) -> None:
+    said = run_as(platform, "ingest", _WRITE, secrets=True, besides=[full])
+
+    [told] = [line for line in said.splitlines() if line.startswith("TOLD ")]
+    print(told)
+    assert told.startswith("TOLD config no room is left ")
+    assert "make room in the store" in told
 
 
 def hurried(run: SmallRun, stage: str, seconds: int, given: Mapping[str, str]) -> str:

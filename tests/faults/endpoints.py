@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+FULL = b"HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 HALF = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nETag: "x"\r\nContent-Type: application/json\r\n\r\nhalf of it'
 
 
@@ -18,9 +19,13 @@ class Fault(Enum):
 
     NONE = "none"
     BUSY = "answers 503"
+    FULL = "answers 507"
     HANGS = "takes the request and says nothing"
     REFUSES = "resets the connection"
     CUTS = "breaks off in the middle of the answer"
+
+
+_ANSWERS = {Fault.BUSY: BUSY, Fault.FULL: FULL, Fault.CUTS: HALF, Fault.HANGS: b""}
 
 
 class FaultyEndpoint:
@@ -75,7 +80,7 @@ class FaultyEndpoint:
             if self.fault is Fault.HANGS:
                 while connection.recv(65536):
                     pass
-            connection.sendall(BUSY if self.fault is Fault.BUSY else HALF)
+            connection.sendall(_ANSWERS[self.fault])
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):  # the rest of the request: closed unread it would be a reset
                 pass

@@ -82,6 +82,17 @@ def test_whatever_is_asked_of_an_endpoint_that_fails_has_the_class_of_the_fault(
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file"]
 
 
+@pytest.mark.parametrize("act", ["write", "upload"])
+def test_a_store_that_is_full_is_told_as_such_and_not_asked_again(tmp_path: Path, act: str) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    said = pytest.raises(ConfigError, match="no room is left for s3://bucket/")
+    with faulty(fault=Fault.FULL) as endpoint, said as error:
+        ACTS[act](storage_at(tmp_path, endpoint.url), tmp_path)
+
+    assert error.value.remedy == "make room in the store"
+    assert endpoint.asked == 1
+
+
 @pytest.mark.parametrize("act", ["read", "fetch"])
 def test_an_answer_that_breaks_off_is_network_and_no_half_of_it_stays(tmp_path: Path, quick: None, act: str) -> None:
     with faulty(fault=Fault.CUTS) as endpoint, pytest.raises(NetworkError):
