@@ -129,7 +129,7 @@ from contracts.errors import StageError
 from contracts.settings import load_settings
 from steps.storage import Storage
 try:
-    Storage(load_settings()).write("s3://full/datasets/probe", bytes(2**20))
+    Storage(load_settings()).write("s3://full/datasets/probe", b"probe")
 except StageError as error:
     print("TOLD", error.row.name, error.message, error.remedy)
 """
