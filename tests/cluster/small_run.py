@@ -43,7 +43,7 @@ gates:
 release: {{drain_timeout: 2s, ready_timeout: 600s}}
 triggers: {{webhook: {{}}}}
 """
-APPROVAL = {"default": {**yaml.safe_load(PIPELINE)["gates"]["default"], "decision": "approval"}}
+APPROVAL = {"default": {**yaml.safe_load(PIPELINE.format(name="any"))["gates"]["default"], "decision": "approval"}}
 """The section `gates` of a pipeline that waits for a person."""
 OF_PIPELINE, OF_WORKFLOW = "retrain/pipeline", "workflows.argoproj.io/workflow"
 STAGES = (
