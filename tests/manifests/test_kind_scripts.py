@@ -35,7 +35,7 @@ esac
 """)
             stub.chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
-        environment = {"PATH": path, "FOUND": str(tmp_path / "found")}
+        environment = {"PATH": path, "FOUND": str(tmp_path / "found"), "LOOK_SECONDS": "0.1"}
         return subprocess.run(
             [KIND / name, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
         )
@@ -198,6 +198,17 @@ def test_a_cluster_that_does_not_answer_changes_nothing(script: Script, tmp_path
     assert done.returncode == 69
     assert "install: " in done.stderr
     assert not (tmp_path / "found").exists()
+
+
+def test_what_helm_waits_for_is_told_once(script: Script) -> None:
+    pods = """printf 'postgres-0 1/1 Running 0 3m\\nmlflow-1 0/1 ImagePullBackOff 0 3m\\n'"""
+    done = script(
+        "install", kubectl=f'*"get pods -n mlops --no-headers"*) {pods} ;;\n{CLUSTER}',
+        helm=f'*"--dry-run"*) ;;\n*) sleep 1 ;;\n{MANIFEST}',
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "install: waits for pod mlflow-1 in mlops: ImagePullBackOff\n"
 
 
 def test_operators_that_are_there_are_left_alone(script: Script, tmp_path: Path) -> None:
