@@ -16,7 +16,7 @@ from steps import aliases, approvals, deploy, lifecycle, promote
 from steps.ledger import Ledger, LostRace
 from steps.lifecycle import AliasAct, Standing
 from tests.explorer.explore import Program
-from tests.explorer.scenario import PLAIN, approval, mover, release
+from tests.explorer.scenario import PLAIN, approval, mover, release, rollback
 from tests.explorer.world import Rules
 
 Seed = Callable[[pytest.MonkeyPatch], None]
@@ -88,6 +88,10 @@ def move_undone(patch: pytest.MonkeyPatch) -> None:
     _judging(patch, {AliasAct.ENTER_MOVE: AliasAct.SET})
 
 
+def alias_set_out_of_turn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(aliases, "alias_is_to_follow", lambda _: False)
+
+
 def nobody_retires(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lifecycle, "changes", lambda _, state, version, __: ((state, version),))
 
@@ -136,6 +140,10 @@ def put_back_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(deploy._Release, "_reconcile", lambda *_: None)
 
 
+def tags_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(deploy._Release, "_project", lambda self, _: self._follow())
+
+
 def unchanged_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     real = deploy._Release._serve
     patch.setattr(
@@ -156,11 +164,15 @@ BUGS: dict[str, Bug] = {
     "confirmation forgotten": Bug(confirmation_forgotten, "and the ledger says", (release(4), mover(2))),
     "move overlooked": Bug(move_overlooked, "the ledger says", (release(4), mover(1))),
     "move undone": Bug(move_undone, "is undone that nobody entered", (release(4), mover(1))),
+    "alias set out of turn": Bug(
+        alias_set_out_of_turn, "which does not serve by the ledger", (release(3), release(4), rollback())
+    ),
     "nobody retires": Bug(nobody_retires, "two versions are serving", (release(4),)),
     "two inserts in place of one": Bug(two_inserts, "nothing serves by the ledger", (release(4),), crashes=1),
     "rollout before ledger": Bug(rollout_before_ledger, "answers before the ledger says", (release(4),)),
     "race retried blindly": Bug(race_retried_blindly, "version", TWO, Rules(exclusive=False)),
     "put back forgotten": Bug(put_back_forgotten, "version None answers", (release(4),), Rules(sick=frozenset({4}))),
+    "tags forgotten": Bug(tags_forgotten, "its tag does not say so", (release(4),)),
     "unchanged is not looked at": Bug(unchanged_is_not_looked_at, "answers, the ledger says", (release(4),), crashes=1),
 }
 

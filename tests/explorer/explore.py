@@ -1,15 +1,16 @@
 """Take programs through every interleaving of their steps, with a crash after every effect; states are merged.
 
 A program is production's own code over `tests.explorer.world`.  It can't be copied in mid-air, so where it stands is
-kept as the answers that its steps were given; it is run again from its start to find its next step, once for each list.
+kept as the answers that its steps were given; it is run again from its start to find what it does next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from contracts.errors import StageError
 from tests.explorer.standing_still import fingerprint, value_of
@@ -32,7 +33,7 @@ class Program:
     may_crash: bool = True
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Point:
     """Where a program stands: a stage, and the answers that its steps were given."""
 
@@ -41,33 +42,25 @@ class Point:
     given: Any
     parent: Point | None = None
     answer: Any = None
-    depth: int = 0
-    children: dict[Any, Point] = field(default_factory=dict)
     op: Op | None = None
     """The next step; None where the stage has ended."""
     ended: Any = None
-    stands: Any = None
-    """What it goes on by; see `tests.explorer.standing_still`."""
+    children: dict[Any, Point] = field(default_factory=dict)
+    depth: int = field(init=False, default=0)
+    start: Point = field(init=False)
+    """The first point of this stage."""
 
     def __post_init__(self) -> None:
-        if self.depth > MOST_STEPS:
-            raise Broken(f"{self.program.name} does not come to an end")
-        try:
-            self.ended = self.program.stages[self.stage](Tape(self.answers()), self.given)
-        except Stop as reached:
-            self.op = reached.op
-            trace = reached.__traceback__
-            self.stands = reached.op.name, value_of(reached.op.arguments), fingerprint(trace.tb_next if trace else None)
-        except StageError as error:
-            self.ended = error
+        self.start = self
+        if self.parent is not None:
+            self.depth, self.start = self.parent.depth + 1, self.parent.start
+            if self.depth > MOST_STEPS:
+                raise Broken(f"{self.program.name} does not come to an end")
 
     @property
-    def alike(self) -> Any:
-        """What points that go on alike have in common."""
-        if self.op is None:
-            return self.program, self.stage, repr(self.ended)
-        # while the turn is let go, what is to be returned stands in no variable
-        return (self.program, self.stage, self.stands) if self.op.name != "free" else self
+    def saw(self) -> int | None:
+        """What the program saw of the alias last."""
+        return next((a for a in reversed(self.answers()) if a is None or isinstance(a, int)), None)
 
     def answers(self) -> list[Any]:
         found: list[Any] = []
@@ -77,19 +70,11 @@ class Point:
             point = point.parent
         return found[::-1]
 
-    def go(self, key: Any, answer: Any) -> Point:
+    def go(self, key: Any, answer: Any, reads: Reads) -> Point:
+        """Return where the program stands when its step is answered."""
         if key not in self.children:
-            point = Point(self.program, self.stage, self.given, self, answer, self.depth + 1)
-            self.children[key] = point if ALIKE is None else ALIKE.setdefault(point.alike, point)
+            _run(self, key, answer, reads)
         return self.children[key]
-
-    @property
-    def start(self) -> Point:
-        """The first point of this stage."""
-        point: Point = self
-        while point.parent is not None:
-            point = point.parent
-        return point
 
     def next(self) -> Point | None:
         """Return the first point of the next stage, None when the program has ended."""
@@ -98,13 +83,54 @@ class Point:
         return begin(self.program, self.stage + 1, self.ended)
 
 
+Reads = Callable[[Op], tuple[Any, Any] | None]
+"""A step -> what tells its answer from others, and the answer, where it changes nothing for others; else None."""
+
+
+def _run(point: Point, key: Any, answer: Any, reads: Reads) -> None:
+    """Run a stage again with one more answer, and on while it reads what it was not seen to read there before."""
+
+    def further(op: Op, frame: FrameType) -> Any:
+        nonlocal point, key, answer
+        point = _reached(point, key, answer, op, (value_of(op.arguments), fingerprint(frame, _ending.__code__)))
+        read = reads(op)
+        if read is None or read[0] in point.children:
+            raise Stop
+        key, answer = read
+        return answer
+
+    with suppress(Stop):
+        ended = _ending(point.program.stages[point.stage], Tape((*point.answers(), answer), further), point.given)
+        _reached(point, key, answer, None, repr(ended)).ended = ended
+
+
+def _reached(parent: Point, key: Any, answer: Any, op: Op | None, stands: Any) -> Point:
+    """Return the point after a step: one that goes on alike, if there is one."""
+    point = Point(parent.program, parent.stage, parent.given, parent, answer, op)
+    # while the turn is let go, what is to be returned stands in no variable
+    if ALIKE is not None and (op is None or op.name != "free"):
+        saw = point.saw if op is not None and op.name == "set alias" else None  # an invariant asks for it
+        point = ALIKE.setdefault((point.start, op and op.name, stands, saw), point)
+    parent.children[key] = point
+    return point
+
+
+def _ending(stage: Stage, tape: Tape, given: Any) -> Any:
+    try:
+        return stage(tape, given)
+    except StageError as error:
+        return error
+
+
 MOST_STEPS = 120
 ALIKE: dict[Any, Point] | None = {}
 """Points by what they go on by; None where each is to be taken for itself."""
 BEGUN: dict[tuple[Program, int, str], Point] = {}
 COMMUTES = ("tag", "free", "after")
 """Steps that others' steps change nothing for, nor they for others', whatever the order: taken at once.  So is an entry
-that the ledger must refuse, since another follows the same one already: no later step lets it in."""
+that the ledger must refuse, since another follows the same one already: no later step lets it in.  So is what the one
+does to the server that holds the turn: no program reads it, `look` sees to it that no other touches it meanwhile, and
+what it asks of the ledger then, it asks of the shortest."""
 
 
 def forget() -> None:
@@ -130,12 +156,19 @@ def begin(program: Program, stage: int = 0, given: Any = None) -> Point:
     """Return the first point of a stage: one, whatever way led to what it is given."""
     key = (program, stage, repr(given))
     if key not in BEGUN:
-        BEGUN[key] = Point(program, stage, given)
+        point = BEGUN[key] = Point(program, stage, given)
+
+        def further(op: Op, _: FrameType) -> None:
+            point.op = op
+            raise Stop
+
+        with suppress(Stop):
+            point.ended = _ending(program.stages[stage], Tape((), further), given)
     return BEGUN[key]
 
 
-class Dead(NamedTuple):
-    """A program that crashed and may be begun again."""
+class Idle(NamedTuple):
+    """A program that does not run: it crashed, or was not begun.  It may be begun (again), or nobody ever does."""
 
     start: Point
 
@@ -148,29 +181,83 @@ End = Callable[[Outside, Point], str]
 """The world at the moment when a program's stage ended, and how it ended -> what is wrong."""
 
 
-State = int
-"""The number of a world, how often a program may still crash, and the number of where each program stands, packed."""
-_OUTSIDE_BITS, _CRASH_BITS, _SLOT_BITS = 24, 4, 20
-_SLOTS_FROM = _OUTSIDE_BITS + _CRASH_BITS
-_OUTSIDE, _SLOT = (1 << _OUTSIDE_BITS) - 1, (1 << _SLOT_BITS) - 1
-_ONE_CRASH = 1 << _OUTSIDE_BITS
+Box = tuple[int, ...]
+"""A world, how often a program may still crash, and for each program a set of places, all by their numbers.
+
+Whatever place of its set each program stands at, that is a state, and it is reached.
+"""
 
 
 class Move(NamedTuple):
-    """What one program can do next, in one world."""
+    """What one program can do next, from one place in one world."""
 
     says: str
-    outside: int
-    slot: int
+    place: int
+    to_world: int
+    to_place: int
     crash: bool = False
 
+    def changes(self, world: int) -> bool:
+        """Whether it is one that others may see, or a crash."""
+        return self.crash or self.to_world != world
 
-@dataclass
+
+class Acts(NamedTuple):
+    """What one program can do in one world, from a set of places."""
+
+    at_once: tuple[Move, ...]
+    """What is done before anything else is."""
+    others: tuple[Move, ...]
+    waits: int
+    """The set without the places from which something is done at once."""
+    rests: bool
+    """Whether it may have nothing left to do: it ended, or it does not run."""
+    blocked: bool
+    """Whether it may have to wait for others."""
+
+
+class Step(NamedTuple):
+    """A move of one program, by its index, and where all may stand when it is made."""
+
+    box: Box
+    by: int
+    move: Move
+    beside: list[int]
+
+
+T = TypeVar("T")
+
+
+class Numbered(Generic[T]):
+    """Values, each with a number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[T, int] = {}
+        self._values: list[T] = []
+
+    def number(self, value: T) -> int:
+        """Return the number of a value."""
+        found = self._numbers.setdefault(value, len(self._values))
+        if found == len(self._values):
+            self._values.append(value)
+        return found
+
+    def __getitem__(self, number: int) -> T:
+        return self._values[number]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@dataclass(repr=False)
 class Explorer:
     """Explores from one world.
 
     Worlds and places of programs are numbered, and what a program does in a world is worked out once: where the others
-    stand does not matter to it.  A state is then one number, and going on from it is arithmetic.
+    stand does not matter to it.
     """
 
     rules: Rules
@@ -179,152 +266,267 @@ class Explorer:
     finish: Finish
     at_once: bool = True
     """Whether steps that commute with all others are taken at once."""
-    states: int = 0
+    together: bool = True
+    """Whether the places on a program's way to its next effect are taken together.
+
+    What it reads on that way changes nothing for others, nor what they read for it: in one world every place on one
+    program's way is reached with every place on another's.  So only effects are put in every order.
+    """
+    tags: bool = False
+    """Whether worlds that differ in tags alone are told apart: no step reads one."""
+    boxes: int = 0
     finals: set[Outside] = field(default_factory=set)
     """The worlds in which nobody had anything left to do."""
-    _outsides: list[Outside] = field(default_factory=list)
-    _slots: list[Point | Dead | None] = field(default_factory=list)
+    worlds: Numbered[Outside] = field(default_factory=Numbered)
+    places: Numbered[Point | Idle | None] = field(default_factory=Numbered)
     """Where a program may stand; None: it ended."""
-    _numbers: dict[Any, int] = field(default_factory=dict)
-    _moves: dict[int, tuple[Move, ...]] = field(default_factory=dict)
-    _at_once: dict[int, bool] = field(default_factory=dict)
+    _sets: Numbered[frozenset[int]] = field(default_factory=Numbered)
+    _moves: dict[tuple[int, int], tuple[Move, ...]] = field(default_factory=dict)
+    _spreads: dict[tuple[int, int], int] = field(default_factory=dict)
+    _acts: dict[tuple[int, int], Acts] = field(default_factory=dict)
     _finished: set[tuple[int, bool]] = field(default_factory=set)
+    _from: int | None = None
+    """The place from which a move is being worked out."""
 
-    def run(self, outside: Outside, programs: Sequence[Program], *, crashes: int) -> None:
+    def run(self, outside: Outside, programs: Sequence[Program], *, crashes: int, all_begin: bool = True) -> None:
         """Visit every state.
+
+        Parameters
+        ----------
+        crashes : int
+            How many there may be at most, each after any effect of any program.
+        all_begin : bool
+            Whether each program begins: else also those worlds come to an end in which some never do.
 
         Raises
         ------
         Broken
             With the steps that led there.
         """
-        first = self._number(outside, self._outsides) | crashes << _OUTSIDE_BITS
-        for k, program in enumerate(programs):
-            first |= self._number(begin(program), self._slots) << _SLOTS_FROM + k * _SLOT_BITS
+        world = self.worlds.number(outside)
+        firsts = [begin(program) for program in programs]
+        starts = [self._only(self.places.number(first if all_begin else Idle(first))) for first in firsts]
+        came: dict[Box, Step | None] = {}
+        last: Step | None = None
         try:
-            self._visit(first, len(programs), crashes, None)
-        except Broken:  # once more, keeping how each state was reached
-            came: dict[State, tuple[State, str]] = {}
-            self.states = 0
-            self._finished.clear()
-            self._visit(first, len(programs), crashes, came)
+            first: Box = (world, crashes, *(self._spread(start, world) for start in starts))
+            came[first] = None
+            waiting = [first]
+            while waiting:
+                box = waiting.pop()
+                last = came[box]
+                for last in self._steps(box, crashes):
+                    following = self._after(last)
+                    if following not in came:
+                        came[following] = last
+                        waiting.append(following)
+        except Broken as broken:
+            raise Broken("\n  ".join(["", *self._trail(last, came, world, starts), str(broken)])) from None
+        self.boxes = len(came)
 
-    def _visit(self, first: State, programs: int, crashes: int, came: dict[State, tuple[State, str]] | None) -> None:
-        shifts = [_SLOTS_FROM + k * _SLOT_BITS for k in range(programs)]
-        seen, waiting = {first}, [first]
-        while waiting:
-            state = waiting.pop()
-            outside, left = state & _OUTSIDE, state >> _OUTSIDE_BITS & (1 << _CRASH_BITS) - 1
-            slots = [state >> shift & _SLOT for shift in shifts]
-            alone = next((k for k, slot in enumerate(slots) if self._is_at_once(slot, outside)), None)
-            self.states += alone is None
-            stuck = True
-            try:
-                for k in range(programs) if alone is None else (alone,):
-                    slot = slots[k]
-                    key = slot << _OUTSIDE_BITS | outside
-                    moves = self._moves.get(key)
-                    if moves is None:
-                        moves = self._moves[key] = tuple(self._worked_out(slot, outside))
-                    for move in moves:
-                        if move.crash and not left:
-                            continue
-                        stuck = False
-                        following = state + (move.outside - outside) + (move.slot - slot << shifts[k])
-                        following -= _ONE_CRASH * move.crash
-                        if following not in seen:
-                            seen.add(following)
-                            waiting.append(following)
-                            if came is not None:
-                                came[following] = (state, move.says)
-                live = any(isinstance(self._slots[slot], Point) for slot in slots)
-                if stuck and live:
-                    raise Broken("nobody can go on, and not all have ended")
-                if not live:
-                    self._finish(outside, nobody_crashed=left == crashes)
-            except Broken as broken:
-                raise Broken("\n  ".join([*_trail(came or {}, state), str(broken)])) from None
+    def _steps(self, box: Box, crashes: int) -> Iterator[Step]:
+        world, left, *sets = box
+        acts = [self._acting(each, world) for each in sets]
+        if all(act.rests or act.blocked for act in acts):
+            if any(act.blocked for act in acts):
+                raise Broken("nobody can go on, and not all have ended")
+            self._finish(world, nobody_crashed=left == crashes)
+        waits = [act.waits for act in acts]
+        for by, act in enumerate(acts):
+            for moves, beside in (act.at_once, [*waits[:by], *sets[by:]]), (act.others, waits):
+                if moves and all(self._sets[each] for k, each in enumerate(beside) if k != by):
+                    yield from (Step(box, by, move, beside) for move in moves if left or not move.crash)
 
-    def _number(self, value: Any, among: list[Any]) -> int:
-        key = (id(among), value)
-        if key not in self._numbers:
-            self._numbers[key] = len(among)
-            among.append(value)
-        return self._numbers[key]
+    def _after(self, step: Step) -> Box:
+        to = step.move.to_world
+        sets = [
+            self._spread(self._only(step.move.to_place) if k == step.by else each, to)
+            for k, each in enumerate(step.beside)
+        ]
+        return (to, step.box[1] - step.move.crash, *sets)
 
-    def _is_at_once(self, slot: int, outside: int) -> bool:
-        key = slot << _OUTSIDE_BITS | outside
-        if key not in self._at_once:
-            self._at_once[key] = self._commutes(self._slots[slot], self._outsides[outside])
-        return self._at_once[key]
+    def _only(self, place: int) -> int:
+        return self._sets.number(frozenset({place}))
 
-    def _commutes(self, slot: Point | Dead | None, outside: Outside) -> bool:
-        if not self.at_once or not isinstance(slot, Point) or slot.op is None:
+    def _spread(self, places: int, world: int) -> int:
+        """Return where a program may stand in a world, from where it may have stood when that came about."""
+        found = self._spreads.get((places, world))
+        if found is None:
+            spread: set[int] = set()
+            for place in self._sets[places]:
+                *read, effect = self._way(place, world)
+                spread |= {effect, *(p for p in read if not self._commutes(p, world))}
+            found = self._spreads[places, world] = self._sets.number(frozenset(spread))
+        return found
+
+    def _way(self, place: int, world: int) -> list[int]:
+        """Return the places from one to the next effect."""
+        way = [place]
+        while self.together and (moves := self._moving(way[-1], world)) and not moves[0].changes(world):
+            if moves[0].to_place in way:
+                raise Broken("a program reads the same over and over")
+            way.append(moves[0].to_place)
+        return way
+
+    def _acting(self, places: int, world: int) -> Acts:
+        found = self._acts.get((places, world))
+        if found is None:
+            at_once: list[Move] = []
+            others: list[Move] = []
+            waits, rests, blocked = set(), False, False
+            for place in self._sets[places]:
+                commutes, moves = self._commutes(place, world), self._moving(place, world)
+                if not isinstance(self.places[place], Point):
+                    rests = True
+                elif not moves:
+                    blocked = True
+                if not commutes:
+                    waits.add(place)
+                for move in moves:
+                    if move.changes(world) or not self.together:
+                        (at_once if commutes else others).extend(self._with_what_follows(move))
+            waiting = self._sets.number(frozenset(waits))
+            found = self._acts[places, world] = Acts(tuple(at_once), tuple(others), waiting, rests, blocked)
+        return found
+
+    def _with_what_follows(self, move: Move) -> Iterator[Move]:
+        """Yield a move with what is done at once after it."""
+        if not self._commutes(move.to_place, move.to_world):
+            yield move
+            return
+        for more in self._moving(move.to_place, move.to_world):
+            says, crash = f"{move.says}\n  {more.says}", move.crash or more.crash
+            yield from self._with_what_follows(Move(says, move.place, more.to_world, more.to_place, crash))
+
+    def _commutes(self, place: int, world: int) -> bool:
+        point, outside = self.places[place], self.worlds[world]
+        if not self.at_once or not isinstance(point, Point) or point.op is None:
             return False
-        refused = slot.op.name == "insert" and self.rules.unique
-        return slot.op.name in COMMUTES or (refused and outside.chain.refuses(slot.op.arguments))
+        match point.op.name:
+            case "insert":
+                return self.rules.unique and outside.chain.refuses(point.op.arguments)
+            case "serve" | "stop":
+                return self.rules.exclusive and outside.turn == point.program.name
+            case name:
+                return name in COMMUTES
 
-    def _worked_out(self, number: int, at: int) -> Iterator[Move]:
-        slot, outside = self._slots[number], self._outsides[at]
-        if isinstance(slot, Dead):
-            yield Move(f"{slot.start.program.name} is begun again", at, self._number(slot.start, self._slots))
+    def _moving(self, place: int, world: int) -> tuple[Move, ...]:
+        found = self._moves.get((place, world))
+        if found is None:
+            self._from = place
+            found = self._moves[place, world] = tuple(self._worked_out(place, world))
+            self._from = None
+        return found
+
+    def _worked_out(self, place: int, world: int) -> Iterator[Move]:
+        stands, outside = self.places[place], self.worlds[world]
+        if isinstance(stands, Idle):
+            first = stands.start
+            says = f"{first.program.name}: its stage {first.stage + 1} begins"
+            yield Move(says, place, world, self.places.number(first))
             return
-        if slot is None:
+        if stands is None:
             return
-        assert slot.op is not None, "who has no step left does not stand anywhere"
-        name = slot.program.name
+        assert stands.op is not None, "who has no step left does not stand anywhere"
+        name = stands.program.name
         try:
-            after, key, answer = apply(slot.op, outside, name, self.rules)
+            after, key, answer = self._applied(stands.op, outside, name)
         except Blocked:
             return
-        says = f"{name}: {_said(slot.op)}" + (f" -> {type(answer).__name__}" if isinstance(answer, Exception) else "")
-        self._say(self.look(outside, after, slot.op, slot), says)
-        following: Point | None = slot.go(key, answer)
+        says = f"{name}: {_said(stands.op)}" + (f" -> {type(answer).__name__}" if isinstance(answer, Exception) else "")
+        self._say(self.look(outside, after, stands.op, stands), says)
+
+        def reads(op: Op) -> tuple[Any, Any] | None:
+            with suppress(Blocked):
+                then, *read = self._applied(op, after, name)
+                if then == after:
+                    return tuple(read)
+            return None
+
+        following: Point | None = stands.go(key, answer, reads)
         while following is not None and following.op is None:
             self._say(self.end(after, following), f"{says}, and its stage ends with {following.ended!r}")
             following = following.next()
-        yield Move(says, self._number(after, self._outsides), self._number(following, self._slots))
-        if after is not outside and slot.program.may_crash:
+        to = self.worlds.number(after)
+        yield Move(says, place, to, self.places.number(following))
+        if to != world and stands.program.may_crash:
             freed = after._replace(turn="") if after.turn == name else after
-            dead = self._number(Dead(slot.start), self._slots)
-            yield Move(f"{says}, and crashes", self._number(freed, self._outsides), dead, crash=True)
+            idle = self.places.number(Idle(stands.start))
+            yield Move(f"{says}, and crashes", place, self.worlds.number(freed), idle, crash=True)
 
-    def _finish(self, outside: int, *, nobody_crashed: bool) -> None:
-        if (outside, nobody_crashed) not in self._finished:
-            self._finished.add((outside, nobody_crashed))
-            self.finals.add(self._outsides[outside])
-            self._say(self.finish(self._outsides[outside], nobody_crashed), "at the end")
+    def _applied(self, op: Op, outside: Outside, name: str) -> tuple[Outside, Any, Any]:
+        after, key, answer = apply(op, outside, name, self.rules)
+        return after if self.tags else after._replace(tags=outside.tags), key, answer
+
+    def _finish(self, world: int, *, nobody_crashed: bool) -> None:
+        if (world, nobody_crashed) not in self._finished:
+            self._finished.add((world, nobody_crashed))
+            self.finals.add(self.worlds[world])
+            self._say(self.finish(self.worlds[world], nobody_crashed), "at the end")
 
     @staticmethod
     def _say(wrong: str, where: str) -> None:
         if wrong:
             raise Broken(f"{where}: {wrong}")
 
+    def _trail(
+        self, last: Step | None, came: Mapping[Box, Step | None], world: int, starts: Sequence[int]
+    ) -> list[str]:  # fmt: skip
+        """Return one way to where it broke: back from there, by where each program must have stood."""
+        said: list[str] = []
+        stood: dict[int, int] = {}
+        if self._from is not None:
+            program = self._program(self._from)
+            stood = {k: self._from for k, start in enumerate(starts) if self._program(*self._sets[start]) is program}
+        while True:
+            at, beside = (last.move.to_world, list(last.beside)) if last else (world, list(starts))
+            if last:
+                beside[last.by] = self._only(last.move.to_place)
+            for k, place in stood.items():
+                stood[k], reads = self._came_by(place, at, self._sets[beside[k]])
+                said += reads
+            if last is None:
+                return said[::-1]
+            said.append(last.move.says)
+            stood[last.by] = last.move.place
+            last = came[last.box]
+
+    def _came_by(self, place: int, world: int, places: Iterable[int]) -> tuple[int, list[str]]:
+        """Return from which of these places a program came to where it is, and what it read, the last first."""
+        for start in places:
+            at, said = start, []
+            while at != place and (moves := self._moves.get((at, world))) and not moves[0].changes(world):
+                at = moves[0].to_place
+                said.append(moves[0].says)
+            if at == place:
+                return start, said[::-1]
+        raise AssertionError("it came from nowhere")
+
+    def _program(self, place: int) -> Program:
+        stands = self.places[place]
+        assert stands is not None
+        return stands.start.program
+
 
 def run_alone(program: Program, outside: Outside, rules: Rules) -> tuple[Outside, Any, int]:
     """Run a program by itself; return the world, how it ended and how many entries and effects that took."""
-    point: Point | None = begin(program)
-    ended, effects = None, 0
-    while point is not None:
-        while point.op is not None:
-            before = outside
-            outside, key, answer = apply(point.op, outside, program.name, rules)
-            effects += outside._replace(turn="") != before._replace(turn="")
-            point = point.go(key, answer)
-        ended = point.ended
-        point = point.next()
-    return outside, ended, effects
+    given, effects = None, 0
+
+    def further(op: Op, _: FrameType) -> Any:
+        nonlocal outside, effects
+        before = outside
+        outside, _, answer = apply(op, outside, program.name, rules)
+        effects += outside._replace(turn="") != before._replace(turn="")
+        return answer
+
+    for stage in program.stages:
+        given = _ending(stage, Tape((), further), given)
+        if isinstance(given, StageError):
+            break
+    return outside, given, effects
 
 
 def _said(op: Op) -> str:
     if op.name == "insert":
         return "enters " + ", ".join(f"{entry.state.value} of version {entry.version}" for entry in op.arguments)
-    return " ".join([op.name, *map(str, op.arguments)])
-
-
-def _trail(came: Mapping[State, tuple[State, str]], state: State) -> list[str]:
-    steps: list[str] = []
-    while state in came:
-        state, says = came[state]
-        steps.append(says)
-    return ["", *steps[::-1]]
+    return " ".join([op.name, *(str(argument)[:12] for argument in op.arguments)])

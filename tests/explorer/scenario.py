@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -68,30 +69,25 @@ def release(version: int, name: str = "") -> Program:
     """Promote and deploy of a version, as two pods."""
     name = name or f"release-{version}"
 
-    def promoting(step: Tape, _: Any) -> Promote.Outputs:
-        return promote.promote(Promote.Inputs(version=version), world=world_over(step, name), judge=_never_asked)
-
-    return Program(name, (promoting, partial(_deploying, name=name, version=version)))
+    return Program(
+        name, (partial(_promoting, name=name, version=version), partial(_deploying, name=name, version=version))
+    )
 
 
 def rollback(name: str = "rollback") -> Program:
     """A person who goes back, and the release that follows."""
 
-    def saying(step: Tape, _: Any) -> LedgerEntry:
-        return approvals.roll_back(ledger_over(step), MODEL, 1, person=ANN, reason="bad", at=NOW)
+    def saying(step: Tape, _: Any) -> None:
+        approvals.roll_back(ledger_over(step), MODEL, 1, person=ANN, reason="bad", at=NOW)
 
-    def promoting(step: Tape, word: LedgerEntry) -> Promote.Outputs:
-        inputs = Promote.Inputs(version=word.version)
-        return promote.promote(inputs, world=world_over(step, name), judge=_never_asked)
-
-    return Program(name, (saying, promoting, partial(_deploying, name=name, version=1)))
+    return Program(name, (saying, partial(_promoting, name=name, version=1), partial(_deploying, name=name, version=1)))
 
 
 def approval(run: str = "w-3") -> Program:
     """A person who says yes."""
 
-    def saying(step: Tape, _: Any) -> LedgerEntry:
-        return approvals.decide(ledger_over(step), MODEL, run, State.APPROVED, person=ANN, reason="good", at=NOW)
+    def saying(step: Tape, _: Any) -> None:
+        approvals.decide(ledger_over(step), MODEL, run, State.APPROVED, person=ANN, reason="good", at=NOW)
 
     return Program("approve", (saying,))
 
@@ -123,10 +119,17 @@ def doctor() -> Program:
     return Program("doctor", (looking,))
 
 
-def _deploying(step: Tape, judged: Promote.Outputs, *, name: str, version: int) -> Outcome:
-    if judged.decision not in (Promotion.APPROVED, Promotion.UNCHANGED):
-        return Outcome(judged.decision.value)
-    inputs = Deploy.Inputs(version=version, entry=judged.entry, image="reference")
+def _promoting(step: Tape, _: Any, *, name: str, version: int) -> str | Outcome:
+    """Return what a workflow hands on of promote's answer: the entry to deploy by, or how the run ends without."""
+    judged = promote.promote(Promote.Inputs(version=version), world=world_over(step, name), judge=_never_asked)
+    goes_on = judged.decision in (Promotion.APPROVED, Promotion.UNCHANGED)
+    return judged.entry if goes_on else Outcome(judged.decision.value)
+
+
+def _deploying(step: Tape, judged: str | Outcome, *, name: str, version: int) -> Outcome:
+    if isinstance(judged, Outcome):
+        return judged
+    inputs = Deploy.Inputs(version=version, entry=judged, image="reference")
     return deploy.deploy(inputs, world=world_over(step, name)).outcome
 
 
@@ -174,19 +177,20 @@ def wrong_with_chain(chain: Chain) -> str:
     return ""
 
 
-def look(before: Outside, after: Outside, op: Op, point: Point) -> str:
+def look(rules: Rules, before: Outside, after: Outside, op: Op, point: Point) -> str:
     """What no step may do."""
     if after.chain is not before.chain and (wrong := wrong_with_chain(after.chain)):
         return wrong
+    if op.name in ("serve", "stop") and rules.exclusive and before.turn != point.program.name:
+        return f"{point.program.name} touches the server, and it is not its turn"
     if op.name == "serve" and after.serves is not None:
         states = [e.state for e in after.chain.entries if e.version == after.serves and isinstance(e.state, State)]
         if State.RELEASING not in states:
             return f"version {after.serves} answers before the ledger says that it is released"
     if op.name == "set alias":
-        # what the program saw last: a move after that look leaves no trace in MLflow
-        saw = next((a for a in reversed(point.answers()) if a is None or isinstance(a, int)), None)
         known = before.chain.standing.alias
-        if before.alias == saw and before.alias != (known.evidence["to"] if known else None):
+        # a move after the program's last look leaves no trace in MLflow
+        if before.alias == point.saw and before.alias != (known.evidence["to"] if known else None):
             return f"a move to version {before.alias} is undone that nobody entered"
         serving = before.chain.standing.serving
         if serving is None or serving.version != op.arguments[0]:
@@ -213,7 +217,7 @@ def finish(rules: Rules, outside: Outside, nobody_crashed: bool) -> str:
     if nobody_crashed and rules.exclusive and (wrong := _disagreement(outside)):
         return wrong
     recovered, _, _ = _recover(outside, rules)
-    if wrong := wrong_with_chain(recovered.chain) or _disagreement(recovered):
+    if wrong := wrong_with_chain(recovered.chain) or _disagreement(recovered) or _untagged(recovered):
         return f"after the next run: {wrong}"
     again, _, effects = _recover(recovered, rules, 2)
     if again.chain is not recovered.chain or again._replace(turn="") != recovered._replace(turn="") or effects > 1:
@@ -224,7 +228,7 @@ def finish(rules: Rules, outside: Outside, nobody_crashed: bool) -> str:
 
 
 def _recover(outside: Outside, rules: Rules, number: int = 1) -> tuple[Outside, Any, int]:
-    outside, _, _ = run_alone(next_run(outside._replace(turn=""), number), outside._replace(turn=""), rules)
+    outside, _, _ = run_alone(next_run(outside, number), outside._replace(turn="", tags=frozenset()), rules)
     return run_alone(doctor(), outside, rules)
 
 
@@ -238,6 +242,16 @@ def _disagreement(outside: Outside) -> str:
         return f"the alias names version {outside.alias}, which nobody but us touched; {serving.version} serves"
     if outside.moves == 0 and (note is None or note.evidence["to"] != outside.alias):
         return "the ledger does not say where the alias is"
+    return ""
+
+
+def _untagged(recovered: Outside) -> str:
+    """What serves, and what it replaced, is tagged as such by the next run, whatever tags there were."""
+    for version, entry in recovered.chain.standing.latest.items():
+        serving = recovered.chain.standing.serving
+        replaced = serving is not None and entry.evidence.get("replaced_by") == serving.version
+        if (entry is serving or replaced) and (version, State(entry.state).value) not in recovered.tags:
+            return f"version {version} is {entry.state.value}, and its tag does not say so"
     return ""
 
 
@@ -256,13 +270,17 @@ def _moves(outside: Outside) -> str:
 
 
 def explore(
-    programs: Sequence[Program], rules: Rules = PLAIN, *, crashes: int = 0, merge: bool = True,
-    at_once: bool = True,
+    programs: Sequence[Program], rules: Rules = PLAIN, *, crashes: int = 0, all_begin: bool = True, merge: bool = True,
+    at_once: bool = True, together: bool = True, tags: bool = False,
 ) -> Explorer:  # fmt: skip
     """Explore from `before`; raises `Broken`."""
-    explorer = Explorer(rules, look, end, partial(finish, rules), at_once)
-    forget()
-    wrong_with_chain.cache_clear()
-    with merging(merge):
-        explorer.run(before(), programs, crashes=crashes)
+    explorer = Explorer(rules, partial(look, rules), end, partial(finish, rules), at_once, together, tags)
+    gc.disable()  # all that is found is kept until the end, so that a quarter of the time went into looking for garbage
+    try:
+        with merging(merge):
+            explorer.run(before(), programs, crashes=crashes, all_begin=all_begin)
+    finally:
+        gc.enable()
+        forget()
+        wrong_with_chain.cache_clear()
     return explorer

@@ -6,12 +6,13 @@ Two programs that stand alike go on alike, whatever they were answered before, s
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cache
-from types import CodeType, TracebackType
+from operator import attrgetter, methodcaller
+from types import CodeType, FrameType, NoneType
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,21 +27,19 @@ _SAME_FOR_ALL = (World, Ledger, Registry, Rows, Store, Tape, Target)
 """Ways to the world: they hold nothing that a step changes."""
 
 
-def fingerprint(trace: TracebackType | None) -> tuple[Any, ...]:
-    """Return where the frames of a traceback stand; equal for programs that go on alike."""
+def fingerprint(frame: FrameType | None, until: CodeType) -> tuple[Any, ...]:
+    """Return where the frames stand from one to that of a caller; equal for programs that go on alike."""
     found: list[Any] = []
-    while trace is not None:
-        frame, at = trace.tb_frame, trace.tb_lasti
-        if not isinstance(frame.f_locals.get("self"), Tape):
-            live = _live_after(frame.f_code)[at]
-            values = tuple((name, value_of(value)) for name, value in sorted(frame.f_locals.items()) if name in live)
-            found.append((frame.f_code, at, values))
-        trace = trace.tb_next
+    while frame is not None and frame.f_code is not until:
+        held, at = frame.f_locals, frame.f_lasti
+        live = _live_after(frame.f_code)[at]
+        found.append((frame.f_code, at, tuple([(name, value_of(held[name])) for name in live if name in held])))
+        frame = frame.f_back
     return tuple(found)
 
 
 @cache
-def _live_after(code: CodeType) -> dict[int, frozenset[str]]:
+def _live_after(code: CodeType) -> dict[int, tuple[str, ...]]:
     """Return, by an offset in the bytecode, the variables that are read after it before they are set: all that counts.
 
     The usual backward analysis (Aho and others, Compilers, 1986, section 10.6) over the bytecode, exceptions included.
@@ -69,7 +68,7 @@ def _live_after(code: CodeType) -> dict[int, frozenset[str]]:
             changed, before[k] = changed or wanted != before[k], wanted
     after = [wanted.union(*_pushed(steps, reads, k)) for k, wanted in enumerate(after)]
     ends = [*(step.offset for step in steps[1:]), len(code.co_code)]  # caches follow an instruction, and count as it
-    return {at: after[k] for k, step in enumerate(steps) for at in range(step.offset, ends[k])}
+    return {at: tuple(sorted(after[k])) for k, step in enumerate(steps) for at in range(step.offset, ends[k])}
 
 
 def _pushed(steps: Sequence[dis.Instruction], reads: Sequence[frozenset[str]], k: int) -> Iterator[frozenset[str]]:
@@ -118,25 +117,36 @@ def _reads_and_sets(step: dis.Instruction) -> tuple[frozenset[str], frozenset[st
 
 def value_of(value: Any) -> Any:
     """Return what makes one value unlike another, as something that can be hashed."""
-    if value is None or isinstance(value, (str, int, float, bool, Enum, datetime, bytes)):
-        return value
-    if isinstance(value, LedgerEntry):
-        return value.id
-    if isinstance(value, Standing):
-        latest = tuple(sorted((version, entry.id) for version, entry in value.latest.items()))
-        return latest, value.alias and value.alias.id
-    if isinstance(value, _SAME_FOR_ALL) or callable(value):
-        return type(value).__name__
-    if isinstance(value, Mapping):
-        return tuple(sorted((repr(key), value_of(each)) for key, each in value.items()))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return tuple(map(value_of, value))
-    if isinstance(value, BaseModel):
-        return value.model_dump_json()
-    if is_dataclass(value):
-        return tuple(value_of(getattr(value, field.name)) for field in fields(value))
-    if isinstance(value, BaseException):
-        return type(value).__name__, str(value)
-    if hasattr(value, "__dict__"):
-        return type(value).__name__, value_of(vars(value))
-    return type(value).__name__  # an iterator or generator: its frame is in the traceback, or it has ended
+    return _reader(type(value))(value)
+
+
+@cache
+def _reader(kind: type) -> Callable[[Any], Any]:
+    """Return how values of a kind are read."""
+    if issubclass(kind, (NoneType, str, int, float, bool, Enum, datetime, bytes)):
+        return lambda value: value
+    if issubclass(kind, LedgerEntry):
+        return attrgetter("id")
+    if issubclass(kind, Standing):
+        return _of_standing
+    if issubclass(kind, _SAME_FOR_ALL) or "__call__" in dir(kind):
+        return lambda _: kind.__name__
+    if issubclass(kind, Mapping):
+        return lambda value: tuple(sorted((repr(key), value_of(each)) for key, each in value.items()))
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return lambda value: tuple(map(value_of, value))
+    if issubclass(kind, BaseModel):
+        return methodcaller("model_dump_json")
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind)]
+        return lambda value: tuple([value_of(getattr(value, name)) for name in names])
+    if issubclass(kind, BaseException):
+        return lambda value: (kind.__name__, str(value))
+    if "__dict__" in dir(kind):
+        return lambda value: (kind.__name__, value_of(vars(value)))
+    return lambda _: kind.__name__  # an iterator or generator: its frame is in the traceback, or it has ended
+
+
+def _of_standing(value: Standing) -> Any:
+    latest = tuple(sorted([(version, entry.id) for version, entry in value.latest.items()]))
+    return latest, value.alias and value.alias.id

@@ -6,11 +6,13 @@ A port's call is one step (`Op`), put to `Tape`, which answers from what happene
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from contracts.pipeline import parse_pipeline
@@ -87,10 +89,6 @@ class Op(NamedTuple):
     name: str
     arguments: tuple[Any, ...] = ()
 
-    @property
-    def writes(self) -> bool:
-        return self.name not in ("look", "entries", "after", "alias")
-
 
 class Blocked(Exception):  # noqa: N818  a state, no error
     """The step has to wait."""
@@ -155,24 +153,22 @@ def apply(op: Op, outside: Outside, actor: str, rules: Rules) -> tuple[Outside, 
 
 
 class Stop(BaseException):
-    """The program reached a step that has not been taken yet."""
-
-    def __init__(self, op: Op) -> None:
-        self.op = op
+    """The program is to be left where it stands."""
 
 
 class Tape:
-    """Answers a program's steps from what was answered before, and stops it at the next one."""
+    """Answers a program's steps from what was answered before, and then as it is told to."""
 
-    def __init__(self, answers: Sequence[Any]) -> None:
-        self._answers = iter(answers)
+    def __init__(self, answers: Sequence[Any], further: Callable[[Op, FrameType], Any]) -> None:
+        self._answers, self._answered = answers, 0
+        self._further = further
 
     def __call__(self, name: str, *arguments: Any) -> Any:
-        op = Op(name, arguments)
-        try:
-            answer = next(self._answers)
-        except StopIteration:
-            raise Stop(op) from None
+        if self._answered < len(self._answers):
+            answer = self._answers[self._answered]
+            self._answered += 1
+        else:
+            answer = self._further(Op(name, arguments), sys._getframe(1))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -286,17 +282,25 @@ def _pipeline() -> Any:
     return parse_pipeline(PIPELINE)
 
 
+_PIPELINE_PATH = Path("m.yaml")
+
+
+@cache
+def _log() -> logging.Logger:
+    log = logging.getLogger("retrain.explorer")
+    log.setLevel(logging.CRITICAL)
+    return log
+
+
 def ledger_over(step: Tape) -> Ledger:
     return Ledger.over(Rows(step))  # type: ignore[arg-type]  no locks and no raw rows are asked for
 
 
 def world_over(step: Tape, workflow: str) -> World:
     """Return production's world with every port led to the tape."""
-    log = logging.getLogger("retrain.explorer")
-    log.setLevel(logging.CRITICAL)
     world = World(
-        settings=_settings(), pipeline=_pipeline(), pipeline_path=Path("m.yaml"), workflow=workflow, now=lambda: NOW,
-        log=log,
+        settings=_settings(), pipeline=_pipeline(), pipeline_path=_PIPELINE_PATH, workflow=workflow, now=lambda: NOW,
+        log=_log(),
     )  # fmt: skip
     store = Store()
     world.__dict__ |= {
