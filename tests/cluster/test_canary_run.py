@@ -38,7 +38,8 @@ def small(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def calls(run: SmallRun) -> Load:
-    return Load(f"{run.name}.{run.cluster.namespace}", via=TRAEFIK, instances=CUSTOMERS)
+    """Callers for whom one server a version is enough, so that a small node holds both."""
+    return Load(f"{run.name}.{run.cluster.namespace}", via=TRAEFIK, instances=CUSTOMERS, rate=24)
 
 
 def served(run: SmallRun, version: int) -> tuple[dict[str, Any], float]:
