@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster
 from tests.cluster.load import Load
-from tests.cluster.small_run import SmallRun
+from tests.cluster.small_run import OF_PIPELINE, SmallRun
 
 TRAEFIK = os.environ.get("TRAEFIK_ADDRESS", "traefik.traefik")
 HOLD_SECONDS = 20
@@ -35,6 +35,8 @@ def small(platform: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made = SmallRun.make(platform, tmp_path_factory.mktemp("canary"), "canary", release=RELEASE)
     yield made
     made.remove()
+    gradual = "rollouts.argoproj.io,analysistemplates.argoproj.io,traefikservices.traefik.io,ingressroutes.traefik.io"
+    platform.kubectl("delete", gradual, "-l", f"{OF_PIPELINE}={made.name}", "--wait=false")
 
 
 def calls(run: SmallRun) -> Load:
