@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -16,12 +17,30 @@ from email.utils import formatdate
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LOG = logging.getLogger("retrain.server")
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients keep theirs, so that it is they who close it."""
+CONNECTION_SECONDS = 30.0
+"""How long a connection is kept, by its first answer after that.  A proxy's connections lead where its Service led when
+they were made: kept for good, a canary or a server that came with the load would never hear of a request."""
 _SETTLE_SECONDS = 0.05
+
+
+class _AgeingConnection(HttpToolsProtocol):
+    """A connection that is told to close when it is old; not all at once where many began at once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._old_from = time.monotonic() + CONNECTION_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before and time.monotonic() > self._old_from:
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
 
 
 class DrainingServer(uvicorn.Server):
@@ -40,8 +59,8 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, app: FastAPI, *, drain_seconds: float, on_ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                app, loop="asyncio", http="httptools", ws="none", lifespan="off", access_log=False, log_config=None,
-                proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                app, loop="asyncio", http=_AgeingConnection, ws="none", lifespan="off", access_log=False,
+                log_config=None, proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
