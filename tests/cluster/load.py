@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 import uuid
@@ -15,6 +16,8 @@ from typing import Any
 from tests.model_packages import ROW
 
 CLIENTS = 8
+TRAEFIK = os.environ.get("TRAEFIK_ADDRESS", "traefik.traefik")
+"""Where callers ask for the host of a pipeline whose strategy shares requests out."""
 
 
 class Load:

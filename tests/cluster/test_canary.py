@@ -21,12 +21,11 @@ from steps.deploy import deploy
 from steps.probes.release import release_findings
 from steps.rollout import kubernetes
 from tests.cluster.conftest import ROOT, Cluster
-from tests.cluster.load import Load
+from tests.cluster.load import TRAEFIK, Load
 from tests.cluster.odd_models import odd_package
 from tests.cluster.test_rollout import Place, prepared
 
 NAMESPACE = os.environ.get("CANARY_NAMESPACE", "canary-test")
-TRAEFIK = os.environ.get("TRAEFIK_ADDRESS", "traefik.traefik")
 CANARY = {
     "steps": [{"weight": 30, "hold": "15s"}],
     "analysis": {

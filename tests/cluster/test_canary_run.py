@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.load import Load
+from tests.cluster.load import TRAEFIK, Load
 from tests.cluster.small_run import OF_PIPELINE, SmallRun
 
-TRAEFIK = os.environ.get("TRAEFIK_ADDRESS", "traefik.traefik")
 HOLD_SECONDS = 20
 RELEASE = {
     "strategy": "canary", "drain_timeout": "2s", "ready_timeout": "600s",

@@ -171,7 +171,6 @@ def connect(cluster: Cluster) -> Namespace:
 
 
 _IN_200_DAYS = """
-import logging
 from datetime import UTC, datetime, timedelta
 from contracts.settings import load_settings
 from steps.retention.sweep import apply, look

@@ -105,15 +105,10 @@ def test_what_does_not_answer_is_named_after_its_retries(small: SmallRun) -> Non
 FULL = "full-store"
 _PORT = 9000
 _MAKE_BUCKET = f"""
-import boto3, time
+import boto3
 keys = {{"aws_access_key_id": "{FULL}", "aws_secret_access_key": "{FULL}"}}
 s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:{_PORT}", **keys)
-for _ in range(60):
-    try:
-        s3.create_bucket(Bucket="full")
-        break
-    except Exception:
-        time.sleep(1)
+s3.create_bucket(Bucket="full")
 s3.put_object(Bucket="full", Key="before", Body=b"room")
 """
 _FILL = """
@@ -151,7 +146,8 @@ def full(platform: Cluster) -> Iterator[str]:
             },
             "containers": [
                 {"name": "minio", "image": "quay.io/minio/minio:latest", "env": keys,
-                 "args": ["server", "/data/store", "--address", f":{_PORT}"], **shared},
+                 "args": ["server", "/data/store", "--address", f":{_PORT}"], **shared,
+                 "readinessProbe": {"httpGet": {"path": "/minio/health/ready", "port": _PORT}, "periodSeconds": 1}},
                 {"name": "filler", "image": steps, "command": ["sleep", "3600"], **shared},
             ],
             "volumes": [{"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}}],
