@@ -15,7 +15,7 @@ from contracts.references import LedgerEntry
 from steps import aliases, approvals, deploy, lifecycle, promote
 from steps.ledger import Ledger, LostRace
 from steps.lifecycle import AliasAct, Standing
-from tests.explorer.explore import Program
+from tests.explorer.points import Program
 from tests.explorer.scenario import PLAIN, approval, mover, release, rollback
 from tests.explorer.world import Rules
 

@@ -16,7 +16,8 @@ from steps.approvals import HOLDS_SECONDS, Person
 from steps.judging import Judged
 from steps.ledger_chain import chained, check_chain, to_row
 from steps.lifecycle import EXPIRES, moment_text
-from tests.explorer.explore import Explorer, Point, Program, forget, merging, run_alone
+from tests.explorer.explore import Explorer
+from tests.explorer.points import Point, Program, forget, merging, run_alone
 from tests.explorer.world import MODEL, Chain, Op, Outside, Rules, Tape, ledger_over, world_over
 from tests.steps.registered import NOW
 

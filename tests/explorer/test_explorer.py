@@ -11,7 +11,8 @@ import pytest
 
 from contracts.outcomes import State
 from tests.explorer.bugs import BUGS, names
-from tests.explorer.explore import Broken, Explorer, Program
+from tests.explorer.explore import Explorer
+from tests.explorer.points import Broken, Program
 from tests.explorer.scenario import approval, explore, mover, release, rollback
 from tests.explorer.world import Outside, Rules
 
