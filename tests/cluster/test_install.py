@@ -23,6 +23,7 @@ from contracts import names
 from contracts.settings import variable
 from tests.cluster.conftest import ROOT, Cluster, run_as, until
 from tests.cluster.small_run import APPROVAL, SmallRun
+from workflows import retention
 from workflows.cluster.connection import Namespace
 from workflows.cluster.errand import errand
 
@@ -214,6 +215,24 @@ def test_retention_removes_what_no_version_that_served_needs(own: tuple[Cluster,
     assert small.retention("apply")["total"]["things"] == 0, "by today's clock nothing more is to go"
     left = small.left()
     assert (left["serves"], left["broken"], left["aliases"]["production"]) == (1, [], 1)
+
+
+def test_retention_runs_on_its_own_schedule_once_it_is_switched_on(own: tuple[Cluster, str]) -> None:
+    here, _ = own
+    here.kubectl("apply", "-f", str(ROOT / "argo" / "retention"))
+    assert here.get("cronworkflow", retention.NAME)["spec"]["suspend"] is True
+
+    def of_schedule() -> list[dict[str, Any]]:
+        return list(here.get("workflows", "-l", f"workflows.argoproj.io/cron-workflow={retention.NAME}"))
+
+    def patch(**spec: Any) -> None:
+        here.kubectl("patch", "cronworkflow", retention.NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    patch(suspend=False, schedules=["* * * * *"])  # in place of Sundays
+    assert until(of_schedule, 130), "the schedule fired nothing"
+    patch(suspend=True)
+    until(lambda: all(w.get("status", {}).get("finishedAt") for w in of_schedule()), 300)
+    assert {w["status"]["phase"] for w in of_schedule()} == {"Succeeded"}
 
 
 _WRITE = """
