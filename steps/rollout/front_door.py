@@ -24,9 +24,18 @@ def hear(url: str, version: int) -> None:
         try:
             answer = httpx.get(f"{url}/v1/model", timeout=5, trust_env=False)
             heard = f"{answer.status_code} {answer.text[:100]}"
-            if answer.status_code == 200 and answer.json()["version"] == version:
+            if answer.status_code == 200 and _version(answer) == version:
                 return
         except httpx.HTTPError as error:
             heard = type(error).__name__
         time.sleep(0.05)
     raise NotHealthy(f"version {version} does not answer at {url}", [f"it heard: {heard}"])
+
+
+def _version(answer: httpx.Response) -> object:
+    """Return the version that an answer names; None where it is not a server's, but a proxy's page for one."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return None
+    return said.get("version") if isinstance(said, dict) else None
