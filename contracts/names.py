@@ -8,6 +8,14 @@ API_VERSION = "retrain/v1"
 ALIAS_STAGING = "staging"
 ALIAS_PRODUCTION = "production"
 TAG_PREFIX = "retrain."
+REFERENCES = (
+    "artifact_sha256", "candidate", "code", "code_commit", "code_version", "dataset", "dataset_sha256", "lock_sha256",
+    "packages_sha256", "pipeline", "pipeline_sha256", "rows", "schema_sha256", "serving_image", "skipped", "split",
+    "split_sha256", "steps_image", "transform_sha256", "user_code", "user_commit", "validation", "warnings", "workflow",
+)  # fmt: skip
+"""Tags of a run that say what its model was made of and by; no other goes on to the version and into the ledger, since
+whoever may write to a run's experiment may tag it.
+"""
 
 # Kubernetes: objects that the compiled manifests refer to
 SETTINGS_CONFIGMAP = "retrain-settings"

@@ -254,6 +254,7 @@ class Evaluate(Stage):
 
         verdict: Verdict
         report: str = Field(description="URI of the gate report (JSON).")
+        report_sha256: Sha256
 
 
 class Register(Stage):
@@ -268,6 +269,7 @@ class Register(Stage):
 
         run_id: str
         report: str
+        report_sha256: Sha256
 
     class Outputs(StageOutputs):
         """The version."""

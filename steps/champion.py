@@ -25,6 +25,7 @@ from steps.gates import promotion
 from steps.gates.compatibility import refusals
 from steps.gates.validation import non_finite
 from steps.metrics import Judged
+from steps.signing import proof
 from steps.splitting import Keys, key_scheme, read_split, row_keys
 from steps.world import World
 
@@ -114,12 +115,13 @@ def measure_champion(
 
 
 def load_package(world: World, serving: LedgerEntry) -> Package:
-    """Read the champion's package; say what stands in the way rather than fail."""
+    """Read the champion's package, if it is what was signed; say what stands in the way rather than fail."""
     who = f"version {serving.version}"
     try:
         folder = world.tracking.package(serving.run_id, world.scratch)
+        proof(folder, serving.run_id, world=world)
         manifest = read_manifest(folder)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         return Package(trouble=f"{who} can't be read: {error.message}")
     try:
         return Package(folder, manifest, PackagedModel.load(folder))

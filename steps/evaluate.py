@@ -5,6 +5,7 @@ A rejection is an outcome, not an error: the verdict goes on, and the workflow e
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from contracts.metrics import metrics_of
@@ -48,9 +49,13 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     if report is None:
         report = _judged(inputs, subject, world)
         keep(world, Evaluate.name, key, report)
-    uri = world.storage.write(report_uri(world, inputs.run_id), report_bytes(report))
+    written = report_bytes(report)
+    uri = world.storage.write(report_uri(world, inputs.run_id), written)
     _record(world, subject.run, report)
-    return Evaluate.Outputs(verdict=report.verdict, report=uri, summary=f"{report.verdict.value}: {report.reason}")
+    return Evaluate.Outputs(
+        verdict=report.verdict, report=uri, report_sha256=hashlib.sha256(written).hexdigest(),
+        summary=f"{report.verdict.value}: {report.reason}",
+    )  # fmt: skip
 
 
 def _key(inputs: Evaluate.Inputs, subject: Trained, world: World) -> str:

@@ -28,6 +28,7 @@ from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
 from steps.own_gates import own_columns, own_numbers
 from steps.review_page import render
+from steps.signing import proof
 from steps.world import World
 
 LATENCY_ROWS = 100
@@ -47,9 +48,17 @@ class Judged:
 
 
 def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntry | None) -> Judged:
-    """Measure a version and what serves, ask the gate, and return what it says."""
+    """Measure a version and what serves, ask the gate, and return what it says.
+
+    Raises
+    ------
+    ConfigError, DataError
+        See `promote`; the version's package is not what was signed.
+    """
     policy = world.pipeline.gates.policy(world.settings.environment)
-    challenger = assess(world, trained(world, run_id), own_columns(policy.promotion.thresholds))
+    subject = trained(world, run_id)
+    proof(subject.folder, run_id, world=world)  # loading runs what the package holds, with promote's own rights
+    challenger = assess(world, subject, own_columns(policy.promotion.thresholds))
     champion = measure_champion(world, challenger, serving, policy.promotion, world.now()) if serving else None
     bad = non_finite(challenger.judged)
     own = {} if bad else own_numbers(world, inputs.code, policy.promotion.thresholds, challenger)

@@ -262,7 +262,8 @@ def artifact_sha256(world: World, run_id: str) -> str:
 def _decided_here(entries: Sequence[LedgerEntry], version: int, workflow: str) -> LedgerEntry | None:
     """Return this workflow's decision on the version, when it was made already."""
     for entry in reversed(entries):
-        if entry.version == version and entry.workflow == workflow and "decision" in entry.evidence:
+        decided = entry.state in (State.APPROVED, State.AWAITING, State.REJECTED) and "decision" in entry.evidence
+        if decided and entry.version == version and entry.workflow == workflow:
             return entry
     return None
 

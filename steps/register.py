@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from contracts.errors import ConfigError
-from contracts.names import ALIAS_STAGING, TAG_PREFIX, tag
+from contracts.errors import ConfigError, DataError
+from contracts.names import ALIAS_STAGING, REFERENCES, tag
 from contracts.outcomes import State
 from contracts.reports import ValidationReport
 from contracts.stages import Register
@@ -18,8 +18,6 @@ from steps.ledger import until_won
 from steps.signing import signed
 from steps.world import World
 
-IN_THE_RUN_ONLY = {tag("train_key")}
-"""Tags of a run that say nothing about its model."""
 _SAID_ELSEWHERE = {"run_id", "pipeline", "dataset_sha256", "split_sha256"}
 """Of a validation report, what its entry says anyway."""
 
@@ -32,7 +30,7 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
     ConfigError
         The run is not finished, or has no model or no report; or there is no key to sign it by.
     DataError
-        Its package was altered since it was trained.
+        Its package was altered since it was trained, or its report since it was judged.
     """
     model = world.pipeline.name
     run = world.tracking.record(inputs.run_id)
@@ -41,15 +39,16 @@ def register(inputs: Register.Inputs, *, world: World) -> Register.Outputs:
             f"run {inputs.run_id} is {run.status.lower()} and has no model to register", remedy="train again"
         )
     report = world.storage.read(inputs.report)
+    if hashlib.sha256(report).hexdigest() != inputs.report_sha256:
+        raise DataError(f"the report {inputs.report} is not the one that evaluate wrote", remedy="run evaluate again")
     judged = ValidationReport.model_validate_json(report).model_dump(mode="json", exclude=_SAID_ELSEWHERE)
-    references = {k: v for k, v in run.tags.items() if k.startswith(TAG_PREFIX) and k not in IN_THE_RUN_ONLY}
-    tags = {**references, tag("pipeline"): model, tag("validation_report"): inputs.report}
+    references = {name: run.tags[tag(name)] for name in REFERENCES if tag(name) in run.tags} | {"pipeline": model}
+    tags = {tag(name): value for name, value in references.items()} | {tag("validation_report"): inputs.report}
     with world.ledger.exclusively(model):
         signature = signed(run, world=world)
         version = world.registry.register(inputs.run_id, run.model_uri, tags)
-    evidence: dict[str, Any] = {key.removeprefix(TAG_PREFIX): value for key, value in references.items()}
-    evidence |= {
-        "report": inputs.report, "report_sha256": hashlib.sha256(report).hexdigest(), "validation": judged,
+    evidence = {
+        **references, "report": inputs.report, "report_sha256": inputs.report_sha256, "validation": judged,
         "parameters": dict(run.params), **signature,
     }  # fmt: skip
     new = _enter(world, version, inputs, evidence)

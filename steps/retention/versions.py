@@ -93,8 +93,9 @@ def _refers(history: Sequence[LedgerEntry]) -> Iterator[str]:
 def _images(history: Sequence[LedgerEntry]) -> Iterator[tuple[str, datetime]]:
     """Yield the images that hold the version's model; those that serve any, and those of the steps, are shared."""
     for entry in history:
-        if entry.evidence.get(IMAGE_HOLDS_MODEL) and "@sha256:" in str(entry.evidence.get("image", "")):
-            yield str(entry.evidence["image"]), entry.at
+        image = str(entry.evidence.get("image", "")) if entry.state in _ANSWERS else ""
+        if "@sha256:" in image and entry.evidence.get(IMAGE_HOLDS_MODEL):
+            yield image, entry.at
 
 
 def _answered_until(history: Sequence[LedgerEntry]) -> datetime | None:

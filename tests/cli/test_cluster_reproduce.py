@@ -13,13 +13,12 @@ import yaml
 from contracts.errors import ConfigError
 from contracts.names import tag
 from contracts.outcomes import Note
-from contracts.stages import Register
 from steps.register import register
 from steps.reproduce import Answer, Reproduction
 from steps.retention.runs import Runs
 from tests.cli.test_cluster_approvals import Place, here
 from tests.steps.kept_things import Made, enter
-from tests.steps.registered import ADULT, finished_run, make_world, validated
+from tests.steps.registered import ADULT, finished_run, make_world, to_register
 from workflows.cluster import archive, job
 from workflows.cluster import errand as errands
 from workflows.duties import ANSWER
@@ -40,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(job, "succeeded", lambda *_: ended)
     world = make_world(tmp_path)
     run = finished_run(world, {tag("steps_image"): IMAGE})
-    version = register(Register.Inputs(run_id=run, report=validated(world, run)), world=world).version
+    version = register(to_register(world, run), world=world).version
     enter(world, Made(version, run, "", "", ""), Note.REMOVED, archive="s3://archive")
     place: Any = Place(tmp_path)
     place.settings = {"RETRAIN_TRAIN_MEMORY": "2048", "RETRAIN_TRAIN_CPU": "500"}

@@ -15,7 +15,7 @@ from steps.deploy import Act, decide
 from steps.ledger import Ledger
 from steps.register import register
 from steps.world import World
-from tests.steps.registered import NOW, finished_run, make_world, validated
+from tests.steps.registered import NOW, finished_run, make_world, to_register
 
 BACK = NOW - timedelta(days=400)
 
@@ -31,7 +31,7 @@ def at(world: World, moment: datetime, workflow: str) -> World:
 
 def asked(world: World) -> Register.Inputs:
     run = finished_run(world)
-    return Register.Inputs(run_id=run, report=validated(world, run))
+    return to_register(world, run)
 
 
 def enter(ledger: Ledger, before: LedgerEntry, state: State, moment: datetime, workflow: str) -> LedgerEntry:

@@ -16,7 +16,7 @@ from contracts.metrics import Task
 from contracts.names import tag
 from contracts.pipeline import parse_pipeline
 from contracts.references import ColumnSpec, ModelManifest
-from contracts.stages import Features, Ingest, Register
+from contracts.stages import Features, Ingest
 from serving.estimators import LightgbmEstimator
 from serving.model import manifest_sha256, save
 from serving.transform import transform
@@ -27,7 +27,7 @@ from steps.ingest import ingest
 from steps.register import register
 from steps.splitting import read_recipe, read_split
 from steps.world import World
-from tests.steps.registered import NOW, make_world, validated
+from tests.steps.registered import NOW, make_world, to_register
 
 PIPELINE = """
 apiVersion: retrain/v1
@@ -152,7 +152,7 @@ def train_run(
 
 
 def registered(world: World, run: str) -> int:
-    return register(Register.Inputs(run_id=run, report=validated(world, run)), world=world).version
+    return register(to_register(world, run), world=world).version
 
 
 def serve(world: World, version: int, at: datetime = NOW) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 from contracts.names import tag
 from contracts.outcomes import Note, State
-from contracts.stages import Register
 from steps.ingest_report import IngestReport
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.retention.runs import Runs
 from steps.world import World
-from tests.steps.registered import NOW, finished_run, put_package, validated
+from tests.steps.registered import NOW, finished_run, put_package, to_register
 
 MODEL = "adult-income"
 SERVED = (State.APPROVED, State.RELEASING, State.SERVING)
@@ -57,8 +56,8 @@ def make(world: World, letter: str, *, dataset: str = "", registered: bool = Tru
     put_package(world, run_id)
     for place, name in zip(Runs(world.settings).places(run_id), ("pipeline.yaml", "MLmodel"), strict=True):
         storage.write(f"{place}/{name}", f"{name} of {letter}".encode())
-    report = validated(world, run_id)
-    version = register(Register.Inputs(run_id=run_id, report=report), world=world).version if registered else 0
+    inputs = to_register(world, run_id)
+    version = register(inputs, world=world).version if registered else 0
     return Made(version, run_id, dataset, split, code)
 
 

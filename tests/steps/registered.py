@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from contracts.outcomes import Verdict
 from contracts.pipeline import load_pipeline
 from contracts.reports import Check, Interval, ValidationReport
 from contracts.settings import Settings, desk, variable
+from contracts.stages import Register
 from serving.model import manifest_sha256
 from steps.evaluate import report_uri
 from steps.mlflow_connection import mlflow_client
@@ -77,6 +79,12 @@ def validated(world: World, run: str) -> str:
         policy_sha256="a" * 64,
     )  # fmt: skip
     return world.storage.write(uri, report.model_dump_json().encode())
+
+
+def to_register(world: World, run: str) -> Register.Inputs:
+    """Return what `evaluate` hands on of a run that passed."""
+    uri = validated(world, run)
+    return Register.Inputs(run_id=run, report=uri, report_sha256=hashlib.sha256(world.storage.read(uri)).hexdigest())
 
 
 def finished_run(world: World, tags: dict[str, str] | None = None) -> str:

@@ -15,7 +15,6 @@ from contracts.names import tag
 from contracts.outcomes import Promotion, State
 from contracts.references import DatasetManifest
 from contracts.settings import Settings
-from contracts.stages import Register
 from steps.archive import Archive, Reference, entries_of
 from steps.lifecycle import moment_text
 from steps.lineage import Lineage, lineage
@@ -23,7 +22,7 @@ from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.world import World
 from tests.loopback import Handler, serving
-from tests.steps.registered import CHECK, NOW, finished_run, make_world, validated
+from tests.steps.registered import CHECK, NOW, finished_run, make_world, to_register, validated
 from workflows.cli.lineage import render
 
 MODEL = "adult-income"
@@ -49,7 +48,7 @@ def register_version(world: World) -> tuple[str, int]:
     client = mlflow_client(world.settings)
     client.log_param(run, "parameters.C", "1.0")
     client.log_metric(run, "test_roc_auc", 0.91)
-    return run, register(Register.Inputs(run_id=run, report=validated(world, run)), world=world).version
+    return run, register(to_register(world, run), world=world).version
 
 
 def enter(world: World, state: State, version: int, run: str, **evidence: Any) -> None:

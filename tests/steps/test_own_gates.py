@@ -10,7 +10,7 @@ from contracts.errors import ConfigError
 from contracts.outcomes import Promotion, Verdict
 from contracts.pipeline import parse_pipeline
 from contracts.reports import PromotionReport, ValidationReport
-from contracts.stages import Evaluate, Probe, Promote, Register
+from contracts.stages import Evaluate, Probe, Promote
 from serving.user_code import pack
 from steps.evaluate import evaluate
 from steps.probes.pipeline import check_code
@@ -18,6 +18,7 @@ from steps.promote import promote
 from steps.register import register
 from steps.world import World
 from tests.steps.judged_runs import PIPELINE, churn_world, train_run, write_rows
+from tests.steps.registered import to_register
 
 GATES = '''
 import pyarrow.compute as pc
@@ -117,8 +118,8 @@ def test_one_that_fails_is_told_without_a_cell(home: Path, run: str, code: str, 
 
 def test_promotion_asks_them_too(home: Path, run: str, code: str):
     strict = churn_world(home, own("promotion", SAVED.replace("min: 1", "min: 9")))
-    report = evaluate(Evaluate.Inputs(run_id=run), world=churn_world(home)).report
-    version = register(Register.Inputs(run_id=run, report=report), world=strict).version
+    evaluate(Evaluate.Inputs(run_id=run), world=churn_world(home))
+    version = register(to_register(strict, run), world=strict).version
     outputs = promote(Promote.Inputs(version=version, code=code), world=strict)
     written = PromotionReport.model_validate_json(strict.storage.read(outputs.report))
     assert outputs.decision is Promotion.REJECTED

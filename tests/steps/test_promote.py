@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DataError
 from contracts.names import page_name
 from contracts.outcomes import Promotion, State
 from contracts.references import ColumnSpec
@@ -22,6 +24,7 @@ from steps.approvals import Person
 from steps.ledger import Ledger, LostRace
 from steps.mlflow_connection import mlflow_client
 from steps.promote import promote
+from steps.storage import local_path
 from steps.world import World
 from tests.steps.judged_runs import PIPELINE, churn_world, registered, serve, train_run, write_rows
 from tests.steps.registered import NOW
@@ -264,6 +267,59 @@ def unloadable(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(champion.PackagedModel, "load", load)
     return folder
+
+
+@pytest.fixture
+def spoil(home: Path) -> Iterator[Callable[[int], None]]:
+    """Put code of somebody else's into a version's package, its hashes made to fit."""
+    world, kept = churn_world(home), dict[str, bytes]()
+
+    def act(version: int) -> None:
+        folder, code = world.tracking.package_uri(world.registry.run_of(version)), b"raise SystemExit('it ran')\n"
+        kept[uri] = world.storage.read(uri := f"{folder}/package.json")
+        manifest = json.loads(kept[uri])
+        manifest["files"]["user/evil.py"] = hashlib.sha256(code).hexdigest()
+        world.storage.write(f"{folder}/user/evil.py", code)
+        world.storage.write(uri, json.dumps(manifest).encode())
+
+    yield act
+    for uri, whole in kept.items():
+        world.storage.write(uri, whole)
+        Path(local_path(uri.replace("package.json", "user/evil.py")) or "").unlink()
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders of the packages that were loaded, whose code runs then."""
+    seen: list[Path] = []
+
+    def load(at: Path) -> Any:
+        seen.append(at)
+        return ORIGINAL_LOAD(at)
+
+    monkeypatch.setattr(champion.PackagedModel, "load", load)
+    return seen
+
+
+def test_a_version_that_was_altered_since_it_was_signed_is_refused_before_it_is_loaded(
+    home: Path, spoil: Callable[[int], None], loaded: list[Path]
+):
+    spoil(2)
+    before = churn_world(home).ledger.head(MODEL)
+    with pytest.raises(DataError, match="not the one that was signed"):
+        decide(churn_world(home), 2)
+    assert (loaded, churn_world(home).ledger.head(MODEL)) == ([], before)
+
+
+def test_a_champion_that_was_altered_is_not_loaded_and_stays(
+    home: Path, spoil: Callable[[int], None], loaded: list[Path]
+):
+    serving(home, 1)
+    spoil(1)
+    outputs, _ = decide(churn_world(home), 2)
+    assert outputs.decision is Promotion.INCONCLUSIVE
+    assert "is not the one that was signed: version 1 stays" in outputs.summary
+    assert loaded == [churn_world(home).tracking.package(churn_world(home).registry.run_of(2), home)]
 
 
 def test_the_challenger_with_a_column_of_its_own_is_asked_for_a_contract(home: Path):

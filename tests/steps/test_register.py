@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import ConfigError, StageError
+from contracts.errors import ConfigError, DataError, StageError
 from contracts.names import tag
 from contracts.outcomes import State
-from contracts.stages import Register
+from serving.model_keys import fingerprint
 from steps.ledger import Ledger
 from steps.mlflow_connection import mlflow_client
 from steps.register import register
 from steps.registry import Registry
 from steps.world import World
-from tests.steps.registered import NOW, TAGS, finished_run, make_world, validated
+from tests.model_packages import KEY
+from tests.steps.registered import NOW, TAGS, finished_run, make_world, to_register
 
 MODEL = "adult-income"
 
@@ -28,13 +29,9 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-def asked(world: World, run: str) -> Register.Inputs:
-    return Register.Inputs(run_id=run, report=validated(world, run))
-
-
 def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
     run = finished_run(world)
-    inputs = asked(world, run)
+    inputs = to_register(world, run)
     outputs = register(inputs, world=world)
     [entry] = world.ledger.entries(MODEL)
     assert outputs.version == 1
@@ -57,8 +54,9 @@ def test_a_run_is_registered_entered_and_named_staging(world: World) -> None:
 
 def test_a_second_time_changes_nothing(world: World) -> None:
     run = finished_run(world)
-    first = register(asked(world, run), world=world)
-    again = register(asked(world, run), world=make_world(Path(world.settings.server_home).parent, workflow="retrain-2"))
+    first = register(to_register(world, run), world=world)
+    later = make_world(Path(world.settings.server_home).parent, workflow="retrain-2")
+    again = register(to_register(world, run), world=later)
     assert again.version == first.version
     assert "as before" in again.summary
     assert len(world.ledger.entries(MODEL)) == 1
@@ -87,8 +85,8 @@ def test_killed_at_any_effect_and_run_again_it_ends_alike(
     with monkeypatch.context() as patch:
         patch.setattr(owner, victim, kill)
         with pytest.raises(Killed):
-            register(asked(world, run), world=world)
-    assert register(asked(world, run), world=world).version == 1
+            register(to_register(world, run), world=world)
+    assert register(to_register(world, run), world=world).version == 1
     assert [e.state for e in world.ledger.entries(MODEL)] == [State.REGISTERED]
     assert world.registry.aliases() == {"staging": 1}
     assert len(mlflow_client(world.settings).search_model_versions(f"name = '{MODEL}'")) == 1
@@ -108,7 +106,7 @@ def test_an_entry_written_meanwhile_does_not_stop_it(world: World, monkeypatch: 
         return seen
 
     monkeypatch.setattr(Ledger, "head", head_then_another)
-    register(asked(world, finished_run(world)), world=world)
+    register(to_register(world, finished_run(world)), world=world)
     assert [e.version for e in world.ledger.entries(MODEL)] == [100, 101, 1]
 
 
@@ -116,19 +114,42 @@ def test_an_unfinished_run_is_refused(world: World) -> None:
     run = finished_run(world)
     mlflow_client(world.settings).set_terminated(run, "KILLED")
     with pytest.raises(ConfigError, match="is killed"):
-        register(asked(world, run), world=world)
+        register(to_register(world, run), world=world)
     assert world.ledger.entries(MODEL) == []
     assert Registry(world.settings, MODEL).aliases() == {}
 
 
 def test_a_run_that_is_not_there_is_told(world: World) -> None:
     with pytest.raises(StageError, match="has not what was asked for"):
-        register(asked(world, "0" * 32), world=world)
+        register(to_register(world, "0" * 32), world=world)
 
 
 def test_without_its_report_nothing_is_registered(world: World) -> None:
     run = finished_run(world)
+    gone = to_register(world, run).model_copy(update={"report": world.storage.uri("reports", "gone.json")})
     with pytest.raises(ConfigError, match="no such object"):
-        register(Register.Inputs(run_id=run, report=world.storage.uri("reports", "gone.json")), world=world)
+        register(gone, world=world)
     assert world.ledger.entries(MODEL) == []
     assert world.registry.aliases() == {}
+
+
+def test_a_report_that_was_rewritten_since_it_was_judged_is_no_evidence(world: World) -> None:
+    run = finished_run(world)
+    inputs = to_register(world, run)
+    world.storage.write(inputs.report, world.storage.read(inputs.report).replace(b"0.91", b"0.99"))
+    with pytest.raises(DataError, match="not the one that evaluate wrote"):
+        register(inputs, world=world)
+    assert world.ledger.entries(MODEL) == []
+    assert world.registry.aliases() == {}
+
+
+def test_what_somebody_else_tags_a_run_with_is_no_evidence(world: World) -> None:
+    foreign = dict.fromkeys(("approval", "decision", "image", "image_holds_model", "signature", "report"), "x")
+    run = finished_run(world, {tag(name): value for name, value in foreign.items()})
+    inputs = to_register(world, run)
+    register(inputs, world=world)
+    [entry] = world.ledger.entries(MODEL)
+    assert entry.evidence["report"] == inputs.report
+    assert entry.evidence["signature"]["key"] == fingerprint(KEY.public_key())
+    assert not {"approval", "decision", "image", "image_holds_model"} & entry.evidence.keys()
+    assert foreign.keys() & {key.removeprefix("retrain.") for key in world.registry.tags(1)} == set()

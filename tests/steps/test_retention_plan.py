@@ -212,7 +212,8 @@ def test_versions_are_kept_for_what_they_did() -> None:
 def test_an_image_goes_with_its_version_and_one_that_serves_any_never_does() -> None:
     built, shared = f"registry/churn@sha256:{'1' * 64}", f"registry/serving@sha256:{'2' * 64}"
     entries = [
-        entry(1, State.REGISTERED, 1, 2000), entry(2, State.APPROVED, 1, 2000),
+        entry(1, State.REGISTERED, 1, 2000, image=shared, image_holds_model="as a run's tags may have it"),
+        entry(2, State.APPROVED, 1, 2000),
         entry(3, State.RELEASING, 1, 2000, image=built, image_holds_model=True), entry(4, State.FAILED, 1, 2000),
         entry(5, State.REGISTERED, 2, 2000), entry(6, State.APPROVED, 2, 2000),
         entry(7, State.RELEASING, 2, 2000, image=shared, image_holds_model=False), entry(8, State.FAILED, 2, 2000),

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from contracts.errors import ConfigError, DataError, StageError
 from contracts.names import MODEL_KEYS, tag
 from contracts.outcomes import Outcome, State
-from contracts.stages import Deploy, Register
+from contracts.stages import Deploy
 from serving.model import manifest_sha256
 from serving.model_keys import fingerprint, public_text
 from serving.signature import sign
@@ -35,7 +35,7 @@ from steps.rollout.process import Server
 from steps.world import World
 from tests.loopback import s3_server
 from tests.model_packages import KEY, TRUSTED, package, signed
-from tests.steps.registered import NOW, finished_run, make_settings, make_world, validated
+from tests.steps.registered import NOW, finished_run, make_settings, make_world, to_register
 
 OTHER = ec.generate_private_key(ec.SECP256R1())
 MODEL = "adult-income"
@@ -88,8 +88,7 @@ class Bucket:
     def register(self, **settings: Any) -> int:
         changed = self.world.settings.model_copy(update=settings)
         world = replace(self.world, settings=changed)
-        report = validated(world, self.run_id)
-        return register(Register.Inputs(run_id=self.run_id, report=report), world=world).version
+        return register(to_register(world, self.run_id), world=world).version
 
     def approved(self) -> Deploy.Inputs:
         version, ledger = self.register(), self.world.ledger

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from contracts.errors import ConfigError
-from contracts.names import tag
+from contracts.names import REFERENCES, TAG_PREFIX, tag
 from contracts.pipeline import load_pipeline
 from contracts.settings import variable
 from contracts.stages import Cache, Features, Ingest, Train
@@ -156,6 +156,8 @@ def test_the_run_holds_parameters_metrics_and_every_reference(trained: Trained) 
     assert {
         tag(n) for n in ("train_key", "transform_sha256", "schema_sha256", "code_version", "lock_sha256")
     } <= run.tags.keys()
+    ours = {key for key in run.tags if key.startswith(TAG_PREFIX)}
+    assert ours - {tag(name) for name in REFERENCES} == {tag("train_key")}, "register copies the others"
 
 
 def test_the_better_candidate_on_validation_rows_is_chosen(trained: Trained) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contracts.pipeline import load_pipeline
-from contracts.stages import Evaluate, Features, Ingest, Register, Train
+from contracts.stages import Evaluate, Features, Ingest, Train
 from serving.user_code import pack
 from steps.archive import Archive
 from steps.evaluate import evaluate
@@ -16,7 +16,7 @@ from steps.ingest import ingest
 from steps.register import register
 from steps.train import train
 from steps.world import World
-from tests.steps.registered import NOW, make_settings, make_world
+from tests.steps.registered import NOW, make_settings, make_world, to_register
 
 PIPELINE = """
 apiVersion: retrain/v1
@@ -99,6 +99,6 @@ def train_version(world: World, seed: int = 1) -> Trained:
         ),
         world=world,
     )  # fmt: skip
-    verdict = evaluate(Evaluate.Inputs(run_id=run.run_id), world=world)
-    version = register(Register.Inputs(run_id=run.run_id, report=verdict.report), world=world).version
+    evaluate(Evaluate.Inputs(run_id=run.run_id), world=world)
+    version = register(to_register(world, run.run_id), world=world).version
     return Trained(world, run.run_id, version, code)
