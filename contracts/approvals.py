@@ -183,21 +183,22 @@ def vouches(
     """
     if policy is None or binding is None:
         return False
-    older = all(not made or str(each["metadata"].get("creationTimestamp", "")) < made for each in (policy, binding))
-    bound = binding["spec"]
-    selected = bound.get("matchResources", {}).get("namespaceSelector", {}).get("matchExpressions", [])
-    covered = any(
-        each.get("key") == NAMESPACE_LABEL and each.get("operator") == "In" and namespace in each.get("values", ())
-        for each in selected
+    if any(made and str(each["metadata"].get("creationTimestamp", "")) >= made for each in (policy, binding)):
+        return False
+    wanted = policy_objects(namespace, policy["metadata"]["name"])[:2]
+    return all(
+        _given(there["spec"]) == _given(ours["spec"]) for there, ours in zip((policy, binding), wanted, strict=True)
     )
-    denies = bound.get("policyName") == policy["metadata"]["name"] and "Deny" in bound.get("validationActions", ())
-    return older and covered and len(selected) == 1 and denies and _holds(policy["spec"], SPEC)
 
 
-def _holds(found: Any, wanted: Any) -> bool:
-    """Say whether something has all that is wanted; the API server adds defaults of its own."""
-    if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(_holds(found.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(_holds, found, wanted))
-    return bool(found == wanted)
+_FILLED_IN: Mapping[str, Any] = {
+    "matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {}, "scope": "*",
+}  # fmt: skip
+"""What the API server adds where nothing is said: fields of what a policy, a binding or a rule matches."""
+
+
+def _given(spec: Any) -> Any:
+    """Return a spec without what the API server adds to any; whatever else stands there narrows or loosens it."""
+    if isinstance(spec, Mapping):
+        return {key: _given(value) for key, value in spec.items() if key not in _FILLED_IN or value != _FILLED_IN[key]}
+    return [_given(each) for each in spec] if isinstance(spec, list) else spec

@@ -35,7 +35,7 @@ _APPROVALS_NOTE = """\
 # What makes approvals on a cluster trustworthy: its administrator runs `kubectl apply -f kind/approvals.yaml`.
 # Adapt the group and the namespace; a further namespace keeps its objects beside this one's:
 # `sed s/mlops/others/g kind/approvals.yaml | kubectl apply -f -`.  Written by `python -m workflows.platform` from
-# contracts/approvals.py; the policy itself must stay as it is, else approvals are entered as unauthenticated.
+# contracts/approvals.py; policy and binding must stay as they are, else approvals are entered as unauthenticated.
 """
 _NOTE = "# Written by `python -m workflows.platform` from contracts/; do not edit.\n"
 

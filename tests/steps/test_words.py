@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contracts.approvals import Word, binding_name, config_map, policy_objects, word_name
+from contracts.approvals import SPEC, Word, binding_name, config_map, policy_objects, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.names import RELEASE, RETRAIN
 from contracts.outcomes import Promotion, State
@@ -155,6 +156,56 @@ def test_without_the_policy_the_name_is_unauthenticated(
     assert entry is not None
     assert (entry.state, entry.by) == (State.APPROVED, "ann (unauthenticated)")
     assert unauthenticated(ledger.entries(MODEL)) == (1, ["ann"])
+
+
+def as_kept(namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return policy and binding with what Kubernetes 1.34 was seen to add to them."""
+    policy, binding = copy.deepcopy(policy_objects(namespace)[:2])
+    everything = {"matchPolicy": "Equivalent", "objectSelector": {}}
+    policy["spec"]["matchConstraints"] |= {**everything, "namespaceSelector": {}}
+    policy["spec"]["matchConstraints"]["resourceRules"][0]["scope"] = "*"
+    binding["spec"]["matchResources"] |= everything
+    return policy, binding
+
+
+CONFIG_MAPS = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}
+NEVER_THERE = {"matchLabels": {"never": "there"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((0, "failurePolicy"), "Ignore"),
+        ((0, "matchConstraints", "excludeResourceRules"), [CONFIG_MAPS]),
+        ((0, "matchConstraints", "objectSelector"), NEVER_THERE),
+        ((0, "matchConstraints", "namespaceSelector"), NEVER_THERE),
+        ((0, "matchConstraints", "resourceRules", 0, "scope"), "Cluster"),
+        ((0, "matchConstraints", "resourceRules", 0, "resourceNames"), ["other"]),
+        ((0, "matchConditions", 0, "expression"), "false"),
+        ((0, "matchConditions"), [*SPEC["matchConditions"], {"name": "never", "expression": "false"}]),
+        ((0, "validations"), SPEC["validations"][1:]),
+        ((0, "validations", 0, "expression"), "true"),
+        ((0, "paramKind"), {"apiVersion": "v1", "kind": "ConfigMap"}),
+        ((1, "matchResources", "excludeResourceRules"), [CONFIG_MAPS]),
+        ((1, "matchResources", "objectSelector"), NEVER_THERE),
+        ((1, "matchResources", "resourceRules"), []),
+        ((1, "matchResources", "namespaceSelector", "matchLabels"), NEVER_THERE["matchLabels"]),
+        ((1, "matchResources", "namespaceSelector", "matchExpressions", 0, "values"), ["elsewhere"]),
+        ((1, "matchResources", "namespaceSelector", "matchExpressions", 0, "operator"), "NotIn"),
+        ((1, "paramRef"), {"name": "p", "parameterNotFoundAction": "Allow"}),
+        ((1, "policyName"), "other"),
+        ((1, "validationActions"), ["Audit"]),
+    ],
+)
+def test_a_policy_that_lets_more_through_vouches_for_nothing(path: tuple[Any, ...], value: Any) -> None:
+    made = as_kept("mlops")
+    assert vouches(*made, "mlops")
+    *there, last = ("spec", *path[1:])
+    place = made[path[0]]
+    for key in there:
+        place = place[key]
+    place[last] = value
+    assert not vouches(*made, "mlops")
 
 
 def test_a_no_ends_the_request_and_the_run_says_so_however_often(
