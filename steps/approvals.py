@@ -91,8 +91,8 @@ def decide(
 ) -> LedgerEntry:  # fmt: skip
     """Enter a person's yes (*approved*) or no (*rejected*) on a run's request, and return the entry.
 
-    A yes is bound to the request: the version, the hash of its package and the gate's report.  A request that lapsed
-    meanwhile is entered as such.
+    A yes is bound to the request: the version, the hash of its package and the gate's report; said again by the same
+    person, it is the same.  A request that lapsed meanwhile is entered as such.
 
     Raises
     ------
@@ -106,7 +106,9 @@ def decide(
         entries = ledger.entries(model)
         request, now = request_of(entries, run), standing(entries)
         latest = now.latest[request.version]
-        if state is State.APPROVED is latest.state and latest.evidence.get(APPROVAL, {}).get("request") == request.id:
+        said = latest.evidence.get(APPROVAL, {})
+        same = (said.get("request"), said.get("name")) == (request.id, person.name)
+        if state is State.APPROVED is latest.state and same:
             return latest, ""  # the command was cut off before the release began
         if latest.id != request.id:
             raise ConfigError(

@@ -121,23 +121,37 @@ def test_who_asked_for_nothing_is_told_what_waits(ledger: Ledger) -> None:
     assert "w-1" in caught.value.remedy
 
 
-def test_of_two_people_who_decide_at_once_one_is_told_of_the_other(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers", [(State.APPROVED,), (State.APPROVED, State.REJECTED)], ids=["yes", "yes and no"])
+def test_of_many_who_decide_at_once_one_does_and_the_others_are_told_who(
+    ledger: Ledger, tmp_path: Path, answers: tuple[State, ...]
+) -> None:
     ask(ledger, 1)
 
     def person(number: int) -> str:
         own = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-        state = State.APPROVED if number % 2 else State.REJECTED
+        state = answers[number % len(answers)]
         try:
-            decide(own, "m", "w-1", state, person=Person(f"p{number}"), reason="r", at=NOW)
+            decide(own, "m", "w-1", state, person=Person(f"p{number}"), reason=f"{number} looked", at=NOW)
         except ConfigError as error:
             return error.message
         return ""
 
     with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(person, range(8)))
+        told = list(pool.map(person, range(8)))
     assert len(states(ledger)) == 3, "one decision"
-    assert any(not line for line in said)
-    assert all("is decided" in line for line in said if line)
+    entry = ledger.entries("m")[-1]
+    first = told.index("")
+    assert (entry.by, entry.reason) == (f"p{first} (unauthenticated)", f"{first} looked")
+    others = [line for number, line in enumerate(told) if number != first]
+    assert all(f"is decided: version 1 is {entry.state.value}, by {entry.by}" in line for line in others), told
+
+
+def test_a_second_person_s_yes_is_not_the_first_s(ledger: Ledger) -> None:
+    ask(ledger, 1)
+    first = say(ledger, "w-1")
+    with pytest.raises(ConfigError, match=r"is decided: version 1 is approved, by ann \(unauthenticated\)"):
+        decide(ledger, "m", "w-1", State.APPROVED, person=Person("bob"), reason="me too", at=NOW)
+    assert say(ledger, "w-1") == first, "the same person goes on after a crash"
 
 
 def test_back_to_the_last_good_and_not_to_one_that_was_left(ledger: Ledger) -> None:
