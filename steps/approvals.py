@@ -217,13 +217,21 @@ def last_good(entries: Sequence[LedgerEntry]) -> int:
 
 
 def left(entries: Sequence[LedgerEntry]) -> dict[int, LedgerEntry]:
-    """Return the versions that a person went back from and that did not begin to serve since, with their word."""
+    """Return the versions that a person went back from and that did not begin to serve since, with their word.
+
+    A word counts once the version that it brings back serves by it: one that lapsed, or whose release was taken back,
+    left nothing.
+    """
     found: dict[int, LedgerEntry] = {}
+    passed: dict[int, LedgerEntry] = {}
     for entry in entries:
-        if entry.state is State.SERVING:
+        if entry.state is State.APPROVED:
+            passed[entry.version] = entry
+        elif entry.state is State.SERVING:
             found.pop(entry.version, None)
-        elif entry.state is State.APPROVED and (before := entry.evidence.get(ROLLBACK_FROM)) is not None:
-            found[int(before)] = entry
+            word = passed.get(entry.version)
+            if word is not None and (before := word.evidence.get(ROLLBACK_FROM)) is not None:
+                found[int(before)] = word
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.approvals import HOLDS_SECONDS, Person, bound, decide, last_good, requests, roll_back
+from steps.approvals import HOLDS_SECONDS, Person, bound, decide, last_good, left, requests, roll_back
 from steps.ledger import Ledger
-from steps.lifecycle import APPROVAL, EXPIRES, IllegalTransition, moment_text
+from steps.lifecycle import APPROVAL, EXPIRES, TAKEOVER, IllegalTransition, moment_text
 from tests.steps.registered import NOW
 
 ANN = Person("ann")
@@ -27,10 +27,10 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
-def write(ledger: Ledger, state: State, version: int, **evidence: Any) -> LedgerEntry:
+def write(ledger: Ledger, state: State, version: int, *, at: datetime = NOW, **evidence: Any) -> LedgerEntry:
     return ledger.append(
         "m", state, version=version, run_id=f"run-{version}", workflow=f"w-{version}", by="pipeline", reason="why",
-        evidence=evidence, after=ledger.head("m"), at=NOW,
+        evidence=evidence, after=ledger.head("m"), at=at,
     )  # fmt: skip
 
 
@@ -171,6 +171,45 @@ def test_back_to_the_last_good_and_not_to_one_that_was_left(ledger: Ledger) -> N
     write(ledger, State.SERVING, 1)
     assert roll_back(ledger, "m", 3, person=ANN, reason="it was the data", at=NOW).version == 3, "by name it may be"
     assert ledger.verify("m") == []
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[], [State.EXPIRED], [State.RELEASING, State.ROLLED_BACK], [State.RELEASING, State.FAILED]],
+    ids=["said alone", "lapsed", "taken back", "broke off"],
+)
+def test_a_way_back_that_came_to_nothing_left_no_version(ledger: Ledger, ends: list[State]) -> None:
+    serve(ledger, 1)
+    serve(ledger, 2)
+    roll_back(ledger, "m", None, person=ANN, reason="bad", at=NOW)
+    for state in ends:
+        write(ledger, state, 1, at=NOW + timedelta(hours=2 if state is State.EXPIRED else 0))
+    assert left(ledger.entries("m")) == {}
+    assert last_good(ledger.entries("m")) == 1, "said again, it goes there again"
+    serve(ledger, 3)
+    assert last_good(ledger.entries("m")) == 2, "it served right before 3"
+    again = roll_back(ledger, "m", None, person=ANN, reason="bad too", at=NOW + timedelta(hours=2))
+    assert (again.version, again.evidence["rollback_from"]) == (2, 3)
+    serve(ledger, 4)
+    assert left(ledger.entries("m")) == {}, "nor did a word that 4 superseded"
+
+
+def test_a_way_back_counts_by_the_word_that_let_its_version_serve(ledger: Ledger) -> None:
+    serve(ledger, 1)
+    serve(ledger, 2)
+    tried = roll_back(ledger, "m", 1, person=ANN, reason="bad", at=NOW)
+    write(ledger, State.RELEASING, 1)
+    write(ledger, State.FAILED, 1, **{TAKEOVER: "an entry"})
+    write(ledger, State.RELEASING, 1)
+    write(ledger, State.SERVING, 1)
+    assert left(ledger.entries("m")) == {2: tried}, "another run took it over, by the same word"
+    serve(ledger, 2)
+    assert left(ledger.entries("m")) == {}, "it serves again"
+    roll_back(ledger, "m", 1, person=ANN, reason="bad", at=NOW)
+    write(ledger, State.RELEASING, 1)
+    write(ledger, State.ROLLED_BACK, 1)
+    serve(ledger, 1)
+    assert left(ledger.entries("m")) == {}, "1 came back by the gate"
 
 
 def test_no_way_back_to_what_never_served_or_serves(ledger: Ledger) -> None:
