@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -63,6 +63,14 @@ def before() -> Outside:
     return Outside(chain, alias=2, serves=2, tags=frozenset({(2, "serving"), (1, "retired")}))
 
 
+def before_runs() -> Outside:
+    """Versions 1 and 2 served, 2 serves; 3 and 4 are new, and two runs are about to judge them."""
+    served = before()
+    known = [entry for entry in served.chain.entries if entry.version < 3]
+    both = _entries(*[(entry.state, entry.version) for entry in known], (State.REGISTERED, 3), (State.REGISTERED, 4))
+    return served._replace(chain=both)
+
+
 # programs
 
 
@@ -73,6 +81,13 @@ def release(version: int, name: str = "") -> Program:
     return Program(
         name, (partial(_promoting, name=name, version=version), partial(_deploying, name=name, version=version))
     )
+
+
+def judged(version: int, decision: str = "automatic") -> Program:
+    """The end of a run of itself: the gate lets a new version through, or has it wait for a person."""
+    name = f"run-of-{version}"
+    asked = partial(_promoting, name=name, version=version, decision=decision)
+    return Program(name, (asked, partial(_deploying, name=name, version=version)))
 
 
 def rollback(name: str = "rollback") -> Program:
@@ -120,18 +135,30 @@ def doctor() -> Program:
     return Program("doctor", (looking,))
 
 
-def _promoting(step: Tape, _: Any, *, name: str, version: int) -> str | Outcome:
-    """Return what a workflow hands on of promote's answer: the entry to deploy by, or how the run ends without."""
-    judged = promote.promote(Promote.Inputs(version=version), world=world_over(step, name), judge=_never_asked)
-    goes_on = judged.decision in (Promotion.APPROVED, Promotion.UNCHANGED)
-    return judged.entry if goes_on else Outcome(judged.decision.value)
+def _promoting(step: Tape, _: Any, *, name: str, version: int, decision: str = "") -> str | Outcome:
+    """Return what a workflow hands on of promote's answer: the entry to deploy by, or how the run ends without.
+
+    With a policy's `decision` it is a run of itself that asks the gate, else a release of what a person decided on.
+    """
+    if decision:
+        inputs = Promote.Inputs(version=version, entrypoint="retrain")
+        said = promote.promote(inputs, world=world_over(step, name, decision), judge=_passes)
+    else:
+        said = promote.promote(Promote.Inputs(version=version), world=world_over(step, name), judge=_never_asked)
+    goes_on = said.decision in (Promotion.APPROVED, Promotion.UNCHANGED)
+    return said.entry if goes_on else Outcome(said.decision.value)
 
 
-def _deploying(step: Tape, judged: str | Outcome, *, name: str, version: int) -> Outcome:
-    if isinstance(judged, Outcome):
-        return judged
-    inputs = Deploy.Inputs(version=version, entry=judged, image="reference")
+def _deploying(step: Tape, said: str | Outcome, *, name: str, version: int) -> Outcome:
+    if isinstance(said, Outcome):
+        return said
+    inputs = Deploy.Inputs(version=version, entry=said, image="reference")
     return deploy.deploy(inputs, world=world_over(step, name)).outcome
+
+
+def _passes(_: Any, inputs: Promote.Inputs, __: str, serving: LedgerEntry | None) -> Judged:
+    better = {"from": serving.version if serving else None, "to": inputs.version}
+    return Judged(Promotion.APPROVED, "it is better", b"{}", better)
 
 
 def _never_asked(*_: Any) -> Judged:
@@ -191,10 +218,11 @@ def look(rules: Rules, before: Outside, after: Outside, op: Op, point: Point) ->
     if op.name == "set alias":
         known = before.chain.standing.alias
         # a move after the program's last look leaves no trace in MLflow
-        if before.alias == point.saw and before.alias != (known.evidence["to"] if known else None):
+        if before.moves and before.alias == point.saw and before.alias != (known.evidence["to"] if known else None):
             return f"a move to version {before.alias} is undone that nobody entered"
         serving = before.chain.standing.serving
-        if serving is None or serving.version != op.arguments[0]:
+        # who lost the turn between its look and this cannot know; the alias is entered as moved then
+        if rules.exclusive and (serving is None or serving.version != op.arguments[0]):
             return f"the alias is set to version {op.arguments[0]}, which does not serve by the ledger"
     return ""
 
@@ -215,10 +243,10 @@ def finish(rules: Rules, outside: Outside, nobody_crashed: bool) -> str:
     """What must hold when all is done: at once where nobody crashed, and in any case after the next run."""
     if outside.chain.standing.serving is None:
         return "nothing serves by the ledger"
-    if nobody_crashed and rules.exclusive and (wrong := _disagreement(outside)):
+    if nobody_crashed and rules.exclusive and (wrong := _disagreement(outside, rules)):
         return wrong
     recovered, _, _ = _recover(outside, rules)
-    if wrong := wrong_with_chain(recovered.chain) or _disagreement(recovered) or _untagged(recovered):
+    if wrong := wrong_with_chain(recovered.chain) or _disagreement(recovered, rules) or _untagged(recovered):
         return f"after the next run: {wrong}"
     again, _, effects = _recover(recovered, rules, 2)
     if again.chain is not recovered.chain or again._replace(turn="") != recovered._replace(turn="") or effects > 1:
@@ -233,13 +261,14 @@ def _recover(outside: Outside, rules: Rules, number: int = 1) -> tuple[Outside, 
     return run_alone(doctor(), outside, rules)
 
 
-def _disagreement(outside: Outside) -> str:
+def _disagreement(outside: Outside, rules: Rules) -> str:
     serving, note = outside.chain.standing.serving, outside.chain.standing.alias
     if serving is None:
         return "nothing serves by the ledger"
     if outside.serves != serving.version:
         return f"version {outside.serves} answers, the ledger says {serving.version}"
-    if outside.moves == 0 and outside.alias != serving.version:
+    told = not rules.exclusive and note is not None and note.state is Note.ALIAS_MOVED
+    if outside.moves == 0 and outside.alias != serving.version and not told:
         return f"the alias names version {outside.alias}, which nobody but us touched; {serving.version} serves"
     if outside.moves == 0 and (note is None or note.evidence["to"] != outside.alias):
         return "the ledger does not say where the alias is"
@@ -272,14 +301,14 @@ def _moves(outside: Outside) -> str:
 
 def explore(
     programs: Sequence[Program], rules: Rules = PLAIN, *, crashes: int = 0, all_begin: bool = True, merge: bool = True,
-    at_once: bool = True, together: bool = True, tags: bool = False,
+    at_once: bool = True, together: bool = True, tags: bool = False, begin: Callable[[], Outside] = before,
 ) -> Explorer:  # fmt: skip
-    """Explore from `before`; raises `Broken`."""
+    """Explore from a world; raises `Broken`."""
     explorer = Explorer(rules, partial(look, rules), end, partial(finish, rules), at_once, together, tags)
     gc.disable()  # all that is found is kept until the end, so that a quarter of the time went into looking for garbage
     try:
         with merging(merge):
-            explorer.run(before(), programs, crashes=crashes, all_begin=all_begin)
+            explorer.run(begin(), programs, crashes=crashes, all_begin=all_begin)
     finally:
         gc.enable()
         forget()

@@ -13,10 +13,10 @@ from contracts.outcomes import State
 from tests.explorer.bugs import BUGS, names
 from tests.explorer.explore import Explorer
 from tests.explorer.points import Broken, Program
-from tests.explorer.scenario import approval, explore, mover, release, rollback
+from tests.explorer.scenario import approval, before_runs, explore, judged, mover, release, rollback
 from tests.explorer.world import Outside, Rules
 
-SICK = Rules(sick=frozenset({3}))
+SICK, SICK_4 = Rules(sick=frozenset({3})), Rules(sick=frozenset({4}))
 STOLEN = Rules(exclusive=False)
 
 
@@ -39,6 +39,51 @@ def test_whatever_the_order_the_ledger_is_right_and_the_rest_follows(
     explored = explore(programs, rules, crashes=crashes)
     assert explored.boxes > 50
     assert len({world.chain for world in explored.finals}) > 1
+
+
+@pytest.mark.parametrize(
+    ("programs", "rules", "crashes"),
+    [
+        ([judged(3), judged(4)], Rules(), 1),
+        ([judged(3), judged(4)], STOLEN, 0),
+        ([judged(4)], SICK_4, 2),
+        ([judged(4), rollback()], Rules(), 0),
+        ([judged(4), mover(1)], Rules(), 1),
+        ([judged(3, "approval"), judged(4, "approval")], Rules(), 1),
+    ],
+    ids=["two", "two without a lock", "sick", "rollback", "mover", "two that ask a person"],
+)
+def test_runs_that_the_gate_decides_on_are_right_in_whatever_order(
+    programs: list[Program], rules: Rules, crashes: int
+) -> None:
+    explored = explore(programs, rules, crashes=crashes, begin=before_runs)
+    print(_size(explored))
+    assert len({world.chain for world in explored.finals}) > 1
+
+
+@pytest.mark.faults
+def test_the_full_product_of_what_the_gate_decides() -> None:
+    everybody = [judged(3), judged(4), rollback(), mover(1)]
+    explored = explore(everybody, crashes=1, all_begin=False, begin=before_runs)
+    print(_size(explored))
+    assert len(explored.finals) > 1000
+
+
+def test_of_two_runs_each_version_serves_in_turn_or_the_later_decision_is_made_anew() -> None:
+    ends = {_states(world) for world in explore([judged(3), judged(4)], begin=before_runs).finals}
+    assert {("retired", "serving"), ("serving", "retired"), ("serving", "superseded")} <= ends, ends
+
+
+def test_of_two_that_ask_a_person_the_later_supersedes_the_other() -> None:
+    two = [judged(3, "approval"), judged(4, "approval")]
+    assert {_states(world) for world in explore(two, begin=before_runs).finals} == {
+        ("superseded", "awaiting"), ("awaiting", "superseded"),
+    }  # fmt: skip
+
+
+def _states(world: Outside) -> tuple[str, ...]:
+    """Of versions 3 and 4."""
+    return tuple(State(e.state).value for v, e in sorted(world.chain.standing.latest.items()) if v > 2)
 
 
 @pytest.mark.faults

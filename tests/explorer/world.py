@@ -36,7 +36,7 @@ target: {column: y, task: binary, positive: "1"}
 training: {metric: roc_auc, candidates: [{name: l, estimator: linear}]}
 gates:
   default:
-    decision: approval
+    decision: {decision}
     validation: {thresholds: [{metric: roc_auc, min: 0.5}]}
 """
 
@@ -278,8 +278,8 @@ def _settings() -> Settings:
 
 
 @cache
-def _pipeline() -> Any:
-    return parse_pipeline(PIPELINE)
+def _pipeline(decision: str) -> Any:
+    return parse_pipeline(PIPELINE.replace("{decision}", decision))
 
 
 _PIPELINE_PATH = Path("m.yaml")
@@ -296,11 +296,11 @@ def ledger_over(step: Tape) -> Ledger:
     return Ledger.over(Rows(step))  # type: ignore[arg-type]  no locks and no raw rows are asked for
 
 
-def world_over(step: Tape, workflow: str) -> World:
-    """Return production's world with every port led to the tape."""
+def world_over(step: Tape, workflow: str, decision: str = "approval") -> World:
+    """Return production's world with every port led to the tape; `decision` is who has the last word."""
     world = World(
-        settings=_settings(), pipeline=_pipeline(), pipeline_path=_PIPELINE_PATH, workflow=workflow, now=lambda: NOW,
-        log=_log(),
+        settings=_settings(), pipeline=_pipeline(decision), pipeline_path=_PIPELINE_PATH, workflow=workflow,
+        now=lambda: NOW, log=_log(),
     )  # fmt: skip
     store = Store()
     world.__dict__ |= {
