@@ -95,6 +95,7 @@ def test_a_crashed_version_comes_back_and_a_killed_holder_leaves_the_port_to_the
     assert version_at(url) == 2
 
 
+@pytest.mark.faults
 def test_a_holder_that_hangs_is_replaced_at_a_release_and_ended_by_a_stop(
     server: Server, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,9 @@ def predictions(candidate: Candidate, task: Task, threads: int) -> np.ndarray:
     return fitted.estimator.score(FEATURES[:500], classes)
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize(
+    "task", [Task.BINARY, *(pytest.param(t, marks=pytest.mark.faults) for t in (Task.MULTICLASS, Task.REGRESSION))]
+)
 @pytest.mark.parametrize("name", list(CANDIDATES))
 def test_the_number_of_threads_changes_no_bit(name: str, task: Task) -> None:
     one, two, four = (predictions(CANDIDATES[name], task, threads) for threads in (1, 2, 4))

@@ -86,6 +86,7 @@ def test_modules_that_left_the_store_are_taken_from_mlflow(trained: Trained) -> 
     assert "churn version 1: identical" in answer.output
 
 
+@pytest.mark.faults
 def test_a_changed_dataset_differs_and_is_named(trained: Trained, tmp_path: Path) -> None:
     dataset = local_path(trained.world.tracking.record(trained.run_id).tags[tag("dataset")])
     assert dataset is not None

@@ -27,6 +27,8 @@ from tests.steps.registered import NOW
 from tests.steps.trained import Trained, make_version, train_version
 from workflows.cli.main import app
 
+pytestmark = pytest.mark.faults
+
 LATER = datetime.now(UTC) + timedelta(days=100)
 SERVED = (State.APPROVED, State.RELEASING, State.SERVING)
 
@@ -165,7 +167,6 @@ def test_a_story_of_four_versions(desk: Desk, tmp_path: Path) -> None:
     assert "unserved_days 90" in shown.output
 
 
-@pytest.mark.faults
 def test_what_is_copied_back_can_be_built_again(tmp_path: Path) -> None:
     desk, cold = make_desk(tmp_path / "home"), tmp_path / "cold"
     third = desk.versions[2]
