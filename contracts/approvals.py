@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from contracts.admission import RBAC, in_force, looking, policy_and_binding
 from contracts.base import Contract
 from contracts.names import STEP_SERVICE_ACCOUNT
 from contracts.stages import Promote
@@ -20,7 +21,6 @@ POLICY = "retrain-approvals"
 GROUP, RESOURCE = "retrain", "approvals"
 """What a Role lets `create` who may say yes or no.  No such object exists: the policy asks what RBAC would answer."""
 APPROVERS = "retrain-approvers"
-NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
 Said = Literal["approved", "rejected", "rollback"]
@@ -115,21 +115,9 @@ SPEC: Mapping[str, Any] = {
 """Of the ValidatingAdmissionPolicy."""
 
 
-def binding_name(namespace: str, policy: str = POLICY) -> str:
-    """Return what binds the policy to a namespace, and who may look at it there: the cluster knows several."""
-    return f"{policy}-{namespace}"
-
-
 def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
     """Return what an administrator of the cluster installs: the policy, who may look at it, and who may approve."""
-    bound = binding_name(namespace, name)
-    admission = "admissionregistration.k8s.io"
-    rbac = "rbac.authorization.k8s.io"
     own = {"namespace": namespace}
-    looking = [{
-        "apiGroups": [admission], "resourceNames": [name, bound], "verbs": ["get"],
-        "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
-    }]  # fmt: skip
     approving = [
         {"apiGroups": [GROUP], "resources": [RESOURCE], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "create"]},
@@ -138,35 +126,19 @@ def policy_objects(namespace: str, name: str = POLICY) -> list[dict[str, Any]]:
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list", "create", "delete"]},
     ]
-    group = {"apiGroup": rbac, "kind": "Group", "name": APPROVERS}
+    group = {"apiGroup": RBAC, "kind": "Group", "name": APPROVERS}
     promote = {
         "kind": "ServiceAccount",
         "name": STEP_SERVICE_ACCOUNT.format(stage=Promote.name),
         "namespace": namespace,
     }
     return [
+        *policy_and_binding(name, SPEC, namespace),
+        *looking(name, namespace, [promote, group]),
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": APPROVERS, **own}, "rules": approving},
         {
-            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
-            "spec": dict(SPEC),
-        },
-        {
-            "apiVersion": f"{admission}/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": bound},
-            "spec": {
-                "policyName": name, "validationActions": ["Deny"],
-                "matchResources": {"namespaceSelector": {"matchExpressions": [
-                    {"key": NAMESPACE_LABEL, "operator": "In", "values": [namespace]},
-                ]}},
-            },
-        },
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": bound}, "rules": looking},
-        {
-            "apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": bound},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": bound}, "subjects": [promote, group],
-        },
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": APPROVERS, **own}, "rules": approving},
-        {
-            "apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": APPROVERS, **own},
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": APPROVERS}, "subjects": [group],
+            "apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", "metadata": {"name": APPROVERS, **own},
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": APPROVERS}, "subjects": [group],
         },
     ]  # fmt: skip
 
@@ -181,24 +153,5 @@ def vouches(
     made
         Creation time of the word, as Kubernetes writes it; empty: of whatever comes now.
     """
-    if policy is None or binding is None:
-        return False
-    if any(made and str(each["metadata"].get("creationTimestamp", "")) >= made for each in (policy, binding)):
-        return False
-    wanted = policy_objects(namespace, policy["metadata"]["name"])[:2]
-    return all(
-        _given(there["spec"]) == _given(ours["spec"]) for there, ours in zip((policy, binding), wanted, strict=True)
-    )
-
-
-_FILLED_IN: Mapping[str, Any] = {
-    "matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {}, "scope": "*",
-}  # fmt: skip
-"""What the API server adds where nothing is said: fields of what a policy, a binding or a rule matches."""
-
-
-def _given(spec: Any) -> Any:
-    """Return a spec without what the API server adds to any; whatever else stands there narrows or loosens it."""
-    if isinstance(spec, Mapping):
-        return {key: _given(value) for key, value in spec.items() if key not in _FILLED_IN or value != _FILLED_IN[key]}
-    return [_given(each) for each in spec] if isinstance(spec, list) else spec
+    since = max((str(each["metadata"].get("creationTimestamp", "")) for each in (policy, binding) if each), default="")
+    return in_force(policy, binding, SPEC, namespace) and (not made or since < made)

@@ -39,6 +39,8 @@ ANNOTATION_TEMPLATE = "retrain/template"
 """On a submitted run: hash of the template that the controller read."""
 LABEL_STAGE = "retrain/stage"
 """On every pod of a stage; network policies select by it."""
+LABEL_MANAGED_BY, MANAGED_BY = "app.kubernetes.io/managed-by", "retrain"
+"""On every object that deploy makes."""
 
 # in a server's environment
 MODEL_KEYS = "RETRAIN_MODEL_KEYS"

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from contracts.approvals import POLICY, Word, binding_name, vouches, word_name
+from contracts.admission import binding_name
+from contracts.approvals import POLICY, Word, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.references import LedgerEntry
 from steps.rollout.cluster import Cluster

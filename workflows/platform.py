@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from contracts import names
+from contracts import approvals, confinement, names
 from contracts.access import (
     ACCESS,
     AUDIT,
@@ -25,17 +25,22 @@ from contracts.access import (
     LedgerRole,
     Rule,
 )
-from contracts.approvals import policy_objects
 from contracts.settings import sizes, variable
 from workflows import retention
 
 FILE = Path(__file__).resolve().parent.parent / "kind" / "platform" / "contracts.yaml"
-APPROVALS = FILE.parent.parent / "approvals.yaml"
+APPROVALS, CONFINEMENT = (FILE.parent.parent / name for name in ("approvals.yaml", "deploy-policy.yaml"))
 _APPROVALS_NOTE = """\
 # What makes approvals on a cluster trustworthy: its administrator runs `kubectl apply -f kind/approvals.yaml`.
 # Adapt the group and the namespace; a further namespace keeps its objects beside this one's:
 # `sed s/mlops/others/g kind/approvals.yaml | kubectl apply -f -`.  Written by `python -m workflows.platform` from
 # contracts/approvals.py; policy and binding must stay as they are, else approvals are entered as unauthenticated.
+"""
+_CONFINEMENT_NOTE = """\
+# What keeps `deploy` from every Secret and account but serving's: the cluster's administrator runs
+# `kubectl apply -f kind/deploy-policy.yaml`.  Adapt the namespace, that of serving (values: namespaces); a further one:
+# `sed s/mlops/others/g kind/deploy-policy.yaml | kubectl apply -f -`.  Written by `python -m workflows.platform` from
+# contracts/confinement.py.  Whoever adds to what serves (a volume, a label of the pods) adds it to the policy too.
 """
 _NOTE = "# Written by `python -m workflows.platform` from contracts/; do not edit.\n"
 
@@ -87,10 +92,16 @@ def policy_rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
 
 def approvals_policy() -> str:
     """Return the text of what an administrator of the cluster installs for approvals."""
-    return _APPROVALS_NOTE + yaml.safe_dump_all(policy_objects("mlops"), sort_keys=False, width=120)
+    return _APPROVALS_NOTE + yaml.safe_dump_all(approvals.policy_objects("mlops"), sort_keys=False, width=120)
+
+
+def deploy_policy() -> str:
+    """Return the text of what an administrator of the cluster installs to keep `deploy` to serving."""
+    return _CONFINEMENT_NOTE + yaml.safe_dump_all(confinement.policy_objects("mlops"), sort_keys=False, width=120)
 
 
 if __name__ == "__main__":
     FILE.write_text(chart_contracts(), encoding="utf-8")
     APPROVALS.write_text(approvals_policy(), encoding="utf-8")
+    CONFINEMENT.write_text(deploy_policy(), encoding="utf-8")
     retention.FILE.write_text(retention.cron_workflow_file(), encoding="utf-8")

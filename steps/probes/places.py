@@ -153,18 +153,22 @@ def check_server(_: Probe.Inputs, world: World) -> Findings:
 
 
 def server_notes(_: Probe.Inputs, world: World) -> Findings:
-    """Say that nothing will scale where nobody measures, and at the desk that a version serves at once."""
+    """Say that nothing will scale where nobody measures, or that nothing keeps a release from others' keys; at the desk
+    that a version serves at once.
+    """
     if world.settings.deploy_target == "process":
         if world.pipeline.release.gradual:
             what = f"{world.pipeline.release.strategy} needs a cluster: here a version replaces the one before at once"
             yield Finding(where="release.strategy", what=what)
         return
+    from steps.probes.release import confinement_notes
     from steps.rollout.cluster import Cluster
 
     if not Cluster.of(world.settings.serving_namespace).serves("metrics.k8s.io"):
         yield Finding(
             where="cluster", what="has no metrics, so that servers do not scale", remedy="install metrics-server"
         )
+    yield from confinement_notes(world)
 
 
 def check_hosts(_: Probe.Inputs, world: World) -> Findings:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 from contracts.access import GRADUAL_RULES, RELEASE_RULES
 from contracts.errors import ConfigError, Finding
+from contracts.names import STAGE_SECRET
 from contracts.settings import Settings, variable
+from contracts.stages import Deploy
 from steps.build import REFERENCE
-from steps.rollout.cluster import VERSIONS, Cluster, NotThere
+from steps.rollout.cluster import VERSIONS, Cluster, NotThere, Object
 from steps.rollout.kubernetes import Kubernetes
 from steps.rollout.objects import Version, objects
 from steps.world import World
@@ -110,19 +113,45 @@ def _refused(cluster: Cluster, *, gradual: bool) -> Iterator[Finding]:
         )
 
 
+def confinement_notes(world: World) -> Iterator[Finding]:
+    """Say that nothing keeps a release from the keys of whoever else lives in the namespace.
+
+    Raises
+    ------
+    NetworkError
+        The API server does not answer.
+    """
+    target, here = Kubernetes.of(world), Cluster.inside()
+    if target.exports or here is None or here.namespace != target.cluster.namespace:
+        return
+    deployment = next(each for each in _objects(world, target.cluster) if each["kind"] == "Deployment")
+    another = {"name": "another", "secret": {"secretName": STAGE_SECRET.format(stage=Deploy.name), "optional": True}}
+    deployment["spec"]["template"]["spec"]["volumes"].append(another)
+    with contextlib.suppress(ConfigError):
+        target.cluster.apply(deployment, only_ask=True)
+        yield Finding(
+            where=f"namespace {target.cluster.namespace}",
+            what="deploy could give what serves any Secret and account here, the platform's and every stage's too",
+            remedy="an administrator: kubectl apply -f kind/deploy-policy.yaml, or namespaces.serving of its own",
+        )
+
+
 def _objects_refused(world: World, cluster: Cluster) -> Iterator[Finding]:
-    """Ask for every object of a release as it would be, but for the version."""
-    version = Version(
-        model=world.pipeline.name, version=1, run_id="preflight", dataset_sha256="", commit="",
-        image=world.settings.serving_image or "preflight",
-    )  # fmt: skip
-    wanted = objects(
-        version, world.pipeline.release, world.settings, cluster.namespace, entry="", workflow=world.workflow
-    )
-    for each in wanted:
+    for each in _objects(world, cluster):
         try:
             cluster.apply(each, only_ask=True)
         except NotThere:
             raise
         except ConfigError as error:
             yield Finding(where=f"{each['kind']} {each['metadata']['name']}", what=error.message, remedy=error.remedy)
+
+
+def _objects(world: World, cluster: Cluster) -> list[Object]:
+    """Return every object of a release as it would be, but for the version."""
+    version = Version(
+        model=world.pipeline.name, version=1, run_id="preflight", dataset_sha256="", commit="",
+        image=world.settings.serving_image or "preflight",
+    )  # fmt: skip
+    return objects(
+        version, world.pipeline.release, world.settings, cluster.namespace, entry="", workflow=world.workflow
+    )

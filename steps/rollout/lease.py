@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from contracts.errors import StageError
+from contracts.names import LABEL_MANAGED_BY, MANAGED_BY
 from contracts.pipeline.operation import MAX_RELEASE
 from steps.rollout.cluster import VERSIONS, Cluster, Conflict, Object
 
@@ -95,7 +96,7 @@ def _release(cluster: Cluster, name: str, holder: str) -> None:
 
 
 def _lease(cluster: Cluster, name: str, holder: str) -> Object:
-    metadata = {"name": name, "namespace": cluster.namespace, "labels": {"app.kubernetes.io/managed-by": "retrain"}}
+    metadata = {"name": name, "namespace": cluster.namespace, "labels": {LABEL_MANAGED_BY: MANAGED_BY}}
     empty: Object = {"apiVersion": VERSIONS["Lease"], "kind": "Lease", "metadata": metadata, "spec": {}}
     return _held(empty, holder)
 

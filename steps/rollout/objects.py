@@ -127,7 +127,7 @@ def _named(kind: str, model: str, namespace: str, spec: dict[str, Any] | None) -
     """Return an object of a pipeline, with its name and labels."""
     labels = selector(model) | {
         "app.kubernetes.io/name": model, "app.kubernetes.io/component": SERVING,
-        "app.kubernetes.io/managed-by": "retrain",
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }  # fmt: skip
     metadata = {"name": model, "namespace": namespace, "labels": labels}
     found: Object = {"apiVersion": VERSIONS[kind], "kind": kind, "metadata": metadata}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import json
 import shlex
@@ -17,7 +18,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from contracts import commands, names
+from contracts import commands, confinement, names
 from contracts.commands import where
 from contracts.errors import CONFIG, ConfigError, DataError, NetworkError
 from contracts.outcomes import Outcome
@@ -265,6 +266,37 @@ def test_doctor_of_a_cluster_says_nothing_of_this_desk(monkeypatch: pytest.Monke
     assert done.exit_code == 0
     assert [line["what"] for line in json.loads(done.output)] == ["python", "argo", "platform"]
     assert CliRunner().invoke(app, ["doctor", "-n", "mlops", "--mend"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("serving", "policy", "state"),
+    [
+        ("mlops", "ours", "ok"),
+        ("mlops", "weaker", "note"),
+        ("mlops", "none", "note"),
+        ("mlops", "unseen", "note"),
+        ("ml-serving", "none", "ok"),
+        ("ml-serving", "ours", "ok"),
+    ],
+)
+def test_doctor_says_what_keeps_deploy_from_the_keys_of_others(serving: str, policy: str, state: str) -> None:
+    made = {each["kind"]: copy.deepcopy(each) for each in confinement.policy_objects(serving)}
+    if policy == "weaker":
+        del made["ValidatingAdmissionPolicy"]["spec"]["validations"][2]
+
+    class Known(Namespace):
+        settings: ClassVar = {"RETRAIN_SERVING_NAMESPACE": serving}
+
+        def get(self, kind: str, name: str) -> Any:
+            if policy == "unseen":
+                raise ConfigError("the cluster refused to get it")
+            found = made[kind]
+            return found if policy != "none" and name == found["metadata"]["name"] else None
+
+    line = doctor._confinement(Known("mlops", "prod"))
+    assert line.state == state
+    assert ("kind/deploy-policy.yaml" in line.remedy) == (state == "note")
+    assert ("ml-serving" in line.found) == ((serving, policy) == ("ml-serving", "none"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contracts.approvals import APPROVERS, Word, binding_name, config_map, policy_objects, vouches, word_name
+from contracts.admission import binding_name
+from contracts.approvals import APPROVERS, Word, config_map, policy_objects, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry

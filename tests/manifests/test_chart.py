@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from contracts import names
+from contracts import confinement, names
 from contracts.access import ACCESS, ARCHIVE, AUDIT, HEADS, LOGS, RETENTION, SERVING, SHADOW
+from contracts.admission import in_force
 from contracts.approvals import policy_objects, vouches
 from contracts.settings import Settings, secret_fields, sizes, variable
-from contracts.stages import Register
+from contracts.stages import Deploy, Register
 from steps.signing import signing_key
 from tests.loopback import Handler, serving
-from workflows.platform import APPROVALS, FILE, approvals_policy, chart_contracts
+from workflows.platform import APPROVALS, CONFINEMENT, FILE, approvals_policy, chart_contracts, deploy_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "kind" / "platform"
@@ -82,6 +83,22 @@ def test_the_policy_of_approvals_is_the_one_that_promote_looks_for() -> None:
     assert vouches(policy, binding, "mlops", made="2026-01-01T00:00:01Z")
     promote = next(d for d in written if d["kind"] == "ClusterRoleBinding")["subjects"][0]["name"]
     assert promote == names.STEP_SERVICE_ACCOUNT.format(stage="promote")
+
+
+def test_the_policy_on_deploy_is_the_one_that_doctor_looks_for() -> None:
+    assert CONFINEMENT.read_text(encoding="utf-8") == deploy_policy(), "run `make compile`"
+    policy, binding = list(yaml.safe_load_all(CONFINEMENT.read_text(encoding="utf-8")))[:2]
+    assert in_force(policy, binding, confinement.SPEC, "mlops")
+    asked = {
+        (g, r)
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+        for g in rule["apiGroups"]
+        for r in rule["resources"]
+    }
+    access = ACCESS[Deploy.name]
+    for rule in (*access.serving, *access.gradual):
+        if set(rule.verbs) - {"get", "list"}:
+            assert asked >= {(group, resource) for group in rule.groups for resource in rule.resources}
 
 
 def test_approvals_of_a_second_namespace_leave_those_of_the_first_alone() -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.pipeline.operation import Release
 from contracts.references import LedgerEntry
@@ -584,6 +585,29 @@ def test_preflight_refuses_what_the_cluster_cannot_do(
     ]
     assert "needs Traefik" in found[1]
     assert findings(place, "rolling", monkeypatch, prometheus_url="") == []
+
+
+@pytest.mark.parametrize(
+    ("here", "kept", "noted"), [("serving", False, True), ("serving", True, False), ("mlops", False, False)]
+)
+def test_a_note_says_that_nothing_keeps_a_release_from_the_keys_of_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch, here: str, kept: bool, noted: bool
+) -> None:
+    target = place.target("rolling", Kubernetes)
+    asked = []
+
+    def apply(wanted: Object, *, only_ask: bool) -> Object:
+        asked.append((wanted["spec"]["template"]["spec"]["volumes"][-1]["secret"]["secretName"], only_ask))
+        if kept:
+            raise ConfigError("deploy gives a server empty volumes only")
+        return wanted
+
+    monkeypatch.setattr(place.cluster, "apply", apply)
+    monkeypatch.setattr(Kubernetes, "of", classmethod(lambda cls, world: target))
+    monkeypatch.setattr(release.Cluster, "inside", classmethod(lambda cls: release.Cluster(here)))
+    found = list(release.confinement_notes(target.world))
+    assert [each.where for each in found] == (["namespace serving"] if noted else [])
+    assert asked == ([("retrain-deploy-secrets", True)] if here == "serving" else []), "where all is in one namespace"
 
 
 def test_at_the_desk_a_note_says_that_a_version_serves_at_once(place: Place) -> None:

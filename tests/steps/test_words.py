@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from contracts.approvals import SPEC, Word, binding_name, config_map, policy_objects, vouches, word_name
+from contracts.admission import binding_name
+from contracts.approvals import POLICY, SPEC, Word, config_map, policy_objects, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.names import RELEASE, RETRAIN
 from contracts.outcomes import Promotion, State
@@ -148,7 +149,7 @@ def test_without_the_policy_the_name_is_unauthenticated(
         kept["spec"] = {**kept["spec"], "validations": kept["spec"]["validations"][1:]}
     if policy == "of another namespace":
         bound = policy_objects("elsewhere")[1]
-        del objects.held[bound["kind"], binding_name(objects.namespace)]
+        del objects.held[bound["kind"], binding_name(objects.namespace, POLICY)]
         objects.put(bound, "2026-02-01T00:00:00Z")
     objects.put(said(request))
     release(1)

@@ -258,6 +258,7 @@ def _cluster(namespace: str, context: str) -> Iterator[Line]:
         return
     yield from _controllers(place)
     yield _policy(place)
+    yield _confinement(place)
     yield from _records(place)
 
 
@@ -303,6 +304,26 @@ def _policy(place: Namespace) -> Line:
         what="approvals", state="note",
         found="are entered as unauthenticated: no admission policy that you may see vouches for names here",
         remedy="a cluster's administrator: kubectl apply -f kind/approvals.yaml",
+    )  # fmt: skip
+
+
+def _confinement(place: Namespace) -> Line:
+    """Say what keeps `deploy` from the keys of the platform and of every other stage."""
+    from workflows.cluster.confinement import confined, serving
+
+    try:
+        kept, where = confined(place), serving(place)
+    except StageError as error:
+        return Line(what="deploy", state="note", found=f"not looked for: {error.message}")
+    if kept:
+        found = "an admission policy keeps what it writes to serving's own Secret and accounts"
+        return Line(what="deploy", state="ok", found=found)
+    if where != place.namespace:
+        return Line(what="deploy", state="ok", found=f"writes in {where}, where no key of ours is but serving's")
+    return Line(
+        what="deploy", state="note",
+        found="who has its token reaches every Secret and account here: no admission policy that you may see keeps it",
+        remedy="a cluster's administrator: kubectl apply -f kind/deploy-policy.yaml; or namespaces.serving of its own",
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from contracts.access import ASK
-from contracts.approvals import POLICY, PREFIX, Word, binding_name, config_map, vouches, word_name
+from contracts.admission import binding_name
+from contracts.approvals import POLICY, PREFIX, Word, config_map, vouches, word_name
 from contracts.errors import ConfigError
 from contracts.names import RELEASE
 from contracts.references import LedgerEntry
@@ -175,7 +176,7 @@ def authenticates(namespace: Namespace) -> bool:
     """Say whether the policy that vouches for names is in place, as far as this person may see."""
     try:
         policy = namespace.get("ValidatingAdmissionPolicy", POLICY)
-        binding = namespace.get("ValidatingAdmissionPolicyBinding", binding_name(namespace.namespace))
+        binding = namespace.get("ValidatingAdmissionPolicyBinding", binding_name(namespace.namespace, POLICY))
     except ConfigError:
         return False
     return vouches(policy, binding, namespace.namespace)
