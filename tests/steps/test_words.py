@@ -30,7 +30,7 @@ from tests.steps.registered import NOW, make_settings
 
 MADE = "2026-03-01T12:00:00Z"
 DAY = timedelta(days=1)
-AUTOMATIC = PIPELINE.replace("    decision: approval\n", "")
+ASKING, AUTOMATIC = (PIPELINE.replace("{decision}", each) for each in ("approval", "automatic"))
 
 
 @dataclass
@@ -79,7 +79,7 @@ def at_desk(ledger: Ledger, tmp_path: Path, objects: Objects, workflow: str, fil
 @pytest.fixture
 def release(ledger: Ledger, tmp_path: Path, objects: Objects) -> Any:
     def run(
-        version: int, workflow: str = "w", file: str = PIPELINE, now: datetime = NOW, entrypoint: str = RELEASE
+        version: int, workflow: str = "w", file: str = ASKING, now: datetime = NOW, entrypoint: str = RELEASE
     ) -> Promote.Outputs:
         world = at_desk(ledger, tmp_path, objects, workflow, file, now)
         inputs = Promote.Inputs.model_validate({"version": version, "entrypoint": entrypoint})
@@ -269,7 +269,7 @@ def back(ledger: Ledger, to: int | None = None, again: int = 0) -> dict[str, Any
     )
 
 
-@pytest.mark.parametrize("file", [PIPELINE, AUTOMATIC], ids=["approval", "automatic"])
+@pytest.mark.parametrize("file", [ASKING, AUTOMATIC], ids=["approval", "automatic"])
 def test_a_rollback_is_entered_under_either_policy_and_once(
     ledger: Ledger, objects: Objects, release: Any, file: str
 ) -> None:
@@ -283,7 +283,7 @@ def test_a_rollback_is_entered_under_either_policy_and_once(
     write(ledger, State.RELEASING, 1)
     write(ledger, State.ROLLED_BACK, 1)
     used = len(ledger.entries(MODEL))
-    if file == PIPELINE:
+    if file == ASKING:
         assert release(1, "later").decision is Promotion.NOT_APPROVED
     else:
         with pytest.raises(AskedTheGateError):
