@@ -14,7 +14,7 @@ from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from steps.archive import Archive
-from steps.lifecycle import moment_text
+from steps.lifecycle import first_transition, moment_text
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -34,9 +34,11 @@ def statement(model: str, history: Sequence[LedgerEntry]) -> Json:
     Raises
     ------
     ConfigError
-        The version was never judged, so no entry has that hash.
+        The version was never registered or never judged, so no entry has that hash.
     """
-    registered = history[0]
+    registered = first_transition(history)
+    if registered is None:
+        raise ConfigError(f"{model}: no entry registered that version", remedy="name a version that a run registered")
     package = next((str(e.evidence["artifact_sha256"]) for e in history if "artifact_sha256" in e.evidence), "")
     if not package:
         raise ConfigError(

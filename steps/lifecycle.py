@@ -72,6 +72,11 @@ def standing(entries: Iterable[LedgerEntry]) -> Standing:
     return Standing(latest, alias, removed)
 
 
+def first_transition(history: Iterable[LedgerEntry]) -> LedgerEntry | None:
+    """Return the entry by which a version came in, of its entries in order; a note may speak of it before that."""
+    return next((entry for entry in history if isinstance(entry.state, State)), None)
+
+
 ONE_AT_A_TIME = (State.SERVING, State.RELEASING, State.AWAITING)
 """States that at most one version of a model is in."""
 TAKEOVER = "takeover_of"

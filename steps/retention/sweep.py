@@ -19,7 +19,7 @@ from contracts.references import LedgerEntry
 from contracts.settings import Settings, variable
 from steps.images import remove
 from steps.ledger import Ledger, until_won
-from steps.lifecycle import moment_text
+from steps.lifecycle import first_transition, moment_text
 from steps.retention.objects import in_order
 from steps.retention.plan import Decision, Kind, Policy, plan
 from steps.retention.runs import Runs
@@ -138,13 +138,14 @@ def _enter(
     said = {"policy": Policy.of(settings).model_dump(), ARCHIVE: settings.retention_archive}
     for (model, version), things in sorted(_by_version(found, decided).items()):
         history = [e for e in found.histories.get(model, ()) if version and e.version == version]
+        registered = first_transition(history)
         hashes = {name: e.evidence[name] for name in _HASHES for e in history if e.evidence.get(name)}
         for start in range(0, len(things), _AT_ONCE):
             part = things[start : start + _AT_ONCE]
             heads[model] = ledger.append(
-                model, Note.REMOVED, version=version, run_id=history[0].run_id if history else "", workflow=workflow,
-                by=by, reason=_reason(part), evidence={**said, **hashes, REMOVED: [_thing(d) for d in part]},
-                after=heads.get(model), at=now,
+                model, Note.REMOVED, version=version, run_id=registered.run_id if registered else "",
+                workflow=workflow, by=by, reason=_reason(part),
+                evidence={**said, **hashes, REMOVED: [_thing(d) for d in part]}, after=heads.get(model), at=now,
             )  # fmt: skip
             yield heads[model], part
 

@@ -63,6 +63,18 @@ def test_a_statement_is_one_by_the_schema_of_in_toto_and_slsa() -> None:
     assert provenance.run_details.metadata.finished_on.ToDatetime().isoformat() == "2026-03-01T12:00:00"
 
 
+def test_what_a_note_said_of_a_version_before_it_was_registered_is_not_how_it_was_made() -> None:
+    registered, approved = history((State.APPROVED, JUDGED))
+    note = chained(
+        None, model="m", state=Note.ALIAS_MOVED, version=3, run_id="", workflow="w-0", by="w-0", reason="moved",
+        evidence={"to": 3}, at=NOW,
+    )  # fmt: skip
+    whole = statement("m", [registered, approved])
+    assert statement("m", [note, registered, approved]) == whole
+    with pytest.raises(ConfigError, match="no entry registered that version"):
+        statement("m", [note])
+
+
 def test_a_version_that_nobody_judged_has_no_subject() -> None:
     with pytest.raises(ConfigError, match="no hash of the package of version 3"):
         statement("m", list(history()))

@@ -172,6 +172,18 @@ def test_each_removal_is_in_the_ledger_before_anything_is_touched(
     assert (notes[2].run_id, notes[2].by, notes[2].at) == (third.run_id, "ann", LATER)
 
 
+def test_a_removal_names_the_run_of_a_version_that_a_note_spoke_of_first(world: World) -> None:
+    first = make(world, "a")
+    enter(world, first, *SERVED)
+    enter(world, Made(2, "", "", "", ""), Note.ALIAS_MOVED, alias="production", to=2)
+    second = make(world, "b")
+    enter(world, second, State.REJECTED)
+    world.registry.set_alias("staging", first.version)
+    done(world)
+    of_second = [entry for entry in world.ledger.history(MODEL, second.version) if entry.state is Note.REMOVED]
+    assert [entry.run_id for entry in of_second] == [second.run_id]
+
+
 def test_what_a_run_used_lately_stays_though_it_is_old(world: World) -> None:
     first, _, third, fourth = history(world)
     split = make(world, "e", registered=False).split
