@@ -92,9 +92,8 @@ def _sign_once() -> int:
         raise ConfigError(f"no place to keep heads: {variable('audit_heads')} is not set")
     key = read_private(settings.audit_key.get_secret_value().encode(), variable("audit_key"))
     ledger, storage = Ledger(settings.ledger.get_secret_value()), Storage(settings)
-    newest = {model: (entry.number, entry.id) for model in ledger.models() if (entry := ledger.head(model))}
     signings = sign_heads(
-        newest, lambda model, heads: ledger.verify(model, heads=heads), storage, settings.audit_heads, key,
+        ledger.heads(), lambda model, heads: ledger.verify(model, heads=heads), storage, settings.audit_heads, key,
         datetime.now(UTC),
     )  # fmt: skip
     return tell(signings, lambda line: print(line, flush=True))

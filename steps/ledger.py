@@ -81,6 +81,8 @@ class Ledger:
         The database stayed locked.
     NetworkError
         The database does not answer.
+    DataError
+        What is asked for holds an entry that cannot be read.
     """
 
     def __init__(self, url: str, *, busy_seconds: float = 10.0) -> None:
@@ -96,6 +98,10 @@ class Ledger:
     def models(self) -> list[str]:
         """Return the names of all models that have entries."""
         return self._rows.models()
+
+    def heads(self) -> dict[str, tuple[int, str]]:
+        """Return number and id of each model's newest entry, also of one that can't be read."""
+        return self._rows.heads()
 
     def entries(self, model: str, at: datetime | None = None) -> list[LedgerEntry]:
         """Return the entries of a model, oldest first: all, or those up to a moment."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from contracts.errors import Finding
+from contracts.errors import DataError, Finding
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
@@ -55,8 +55,20 @@ def to_row(entry: LedgerEntry) -> dict[str, Any]:
 
 
 def from_row(row: Row) -> LedgerEntry:
-    """Return a stored entry, whatever its id says of its content."""
-    return LedgerEntry.model_validate({**row, "evidence": json.loads(row["evidence"])})
+    """Return a stored entry, whatever its id says of its content.
+
+    Raises
+    ------
+    DataError
+        It is none.  `steps.ledger_guards` lets nobody add such a one; the table's owner can.
+    """
+    try:
+        return LedgerEntry.model_validate({**row, "evidence": json.loads(row["evidence"])})
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"entry {row['number']} ({str(row['id'])[:12]}) of {row['model']} in the ledger cannot be read",
+            remedy="`retrain audit verify` says what is wrong; the database's owner can mend it, from a backup",
+        ) from None
 
 
 def check_chain(rows: Sequence[Row], *, head: str = "", heads: Mapping[int, str] | None = None) -> list[Finding]:
@@ -122,5 +134,5 @@ def _intact(row: Row) -> LedgerEntry | None:
     try:
         fields = {**row, "evidence": json.loads(row["evidence"])}
         return LedgerEntry.model_validate(fields) if entry_id(fields) == row["id"] else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

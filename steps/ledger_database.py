@@ -15,21 +15,11 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contracts.errors import ConfigError, NetworkError, StageError, StorageError
+from steps import ledger_guards
 
 _REMEDY = "check the setting RETRAIN_LEDGER"
 _WRITE = "ledger_write"
 _CREATION_LOCK = 0x7265747261696E  # any number that all creators share
-_REFUSED = ("UPDATE", "DELETE")
-_APPEND_ONLY = (
-    "CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-)
-_APPEND_ONLY_POSTGRESQL = (
-    "CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql "
-    "AS $$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$",
-    "CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-    "FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
-)
 
 
 class UniqueViolationError(Exception):
@@ -65,6 +55,16 @@ class Database:
                     connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(lock))))
                 yield connection
 
+    def upgrade(self) -> None:
+        """Make the table, or give one of an earlier version the triggers of this one: its owner's to do.
+
+        In SQLite whoever uses it owns it, so there any use does so.
+        """
+        with _errors():
+            engine = self._engine()
+            if self._url.get_backend_name() == "postgresql":
+                self._create_postgresql(engine, again=True)
+
     def _engine(self) -> Engine:
         if self._ready is None:
             # No pool: a step opens few connections, and none may be shared over a fork.
@@ -96,17 +96,17 @@ class Database:
 
         self._switch_to_wal(engine)
         with engine.connect() as connection:
-            found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE tbl_name = ?", (self._table.name,))
-            missing = self._expected_in_sqlite() - set(found.scalars())
-        if missing:
-            with engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
-                self._create(connection)
-                for verb in _REFUSED:
-                    connection.exec_driver_sql(_APPEND_ONLY.format(table=self._table.name, verb=verb))
-
-    def _expected_in_sqlite(self) -> set[str]:
-        name = self._table.name
-        return {name, *(str(index.name) for index in self._table.indexes), *(f"{name}_no_{verb}" for verb in _REFUSED)}
+            parts = "SELECT name, sql FROM sqlite_master WHERE tbl_name = ?"
+            found: dict[str, str] = dict(connection.exec_driver_sql(parts, (self._table.name,)).tuples().all())
+        triggers = ledger_guards.sqlite(self._table.name)
+        named = {self._table.name, *(str(index.name) for index in self._table.indexes)}
+        if named <= found.keys() and triggers.items() <= found.items():
+            return
+        with engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+            self._create(connection)
+            for name, text in triggers.items():
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
+                connection.exec_driver_sql(text)
 
     def _switch_to_wal(self, engine: Engine) -> None:
         # SQLite does not wait for a lock when it changes the journal mode, so this waits by itself.
@@ -126,15 +126,16 @@ class Database:
             finally:
                 raw.close()
 
-    def _create_postgresql(self, engine: Engine) -> None:
+    def _create_postgresql(self, engine: Engine, *, again: bool = False) -> None:
         with engine.connect() as connection, connection.begin():
-            if connection.dialect.has_table(connection, self._table.name):
+            if not again and connection.dialect.has_table(connection, self._table.name):
                 return
             # CREATE ... IF NOT EXISTS of two at once can still collide in PostgreSQL's catalogue.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
             self._create(connection)
-            for statement in _APPEND_ONLY_POSTGRESQL:
-                connection.exec_driver_sql(statement.format(table=self._table.name))
+            schema = connection.scalar(select(func.quote_ident(func.current_schema())))
+            for statement in ledger_guards.postgresql(self._table.name, str(schema)):
+                connection.exec_driver_sql(statement)
 
     def _create(self, connection: Connection) -> None:
         connection.execute(CreateTable(self._table, if_not_exists=True))

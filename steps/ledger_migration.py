@@ -11,18 +11,18 @@ import time
 
 from contracts.errors import NetworkError, StageError, StorageError
 from contracts.settings import variable
-from steps.ledger import Ledger
+from steps.ledger_rows import SqlRows
 
 _PATIENCE_SECONDS = 600
 
 
 def main() -> int:
-    """Make or find the table, while the database starts waiting for it; return the exit code of the error table."""
-    ledger = Ledger(os.environ.get(variable("ledger"), ""))
+    """Make or upgrade the table, while the database starts waiting for it; return the exit code of the error table."""
+    rows = SqlRows(os.environ.get(variable("ledger"), ""), busy_seconds=10)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            ledger.head("none")  # any question makes the table first
+            rows.upgrade()
         except StageError as error:
             # the role and the database come from a job that runs beside this one
             if time.monotonic() > deadline or not isinstance(error, (NetworkError, StorageError)):
@@ -30,7 +30,7 @@ def main() -> int:
                 return error.row.exit_code
             time.sleep(2)
         else:
-            print("the ledger's table is there")
+            print("the ledger's table is of this version")
             return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Protocol
 from uuid import uuid4
@@ -25,12 +26,13 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
 )
 
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
-from steps.ledger_chain import Row, from_row, to_row
+from steps.ledger_chain import Row, chained, from_row, to_row
 from steps.ledger_database import Database
 from steps.ledger_database import UniqueViolationError as UniqueViolationError
 
@@ -64,6 +66,9 @@ class Rows(Protocol):
 
     def models(self) -> list[str]:
         """Return the names of all models that have entries."""
+
+    def heads(self) -> dict[str, tuple[int, str]]:
+        """Return number and id of each model's newest entry, also of one that can't be read."""
 
     def entries(self, model: str) -> list[LedgerEntry]:
         """Return all entries of a model, oldest first."""
@@ -108,10 +113,22 @@ class SqlRows:
     def __init__(self, url: str, *, busy_seconds: float) -> None:
         self._database = Database(url, ENTRIES, busy_seconds=busy_seconds)
 
+    def upgrade(self) -> None:
+        """Make the table, or bring one of an earlier version to this one, as its owner."""
+        self._database.upgrade()
+
     def models(self) -> list[str]:
         """Return the names of all models that have entries."""
         with self._database.read() as connection:
             return list(connection.scalars(select(ENTRIES.c.model).distinct().order_by(ENTRIES.c.model)))
+
+    def heads(self) -> dict[str, tuple[int, str]]:
+        """Return number and id of each model's newest entry, also of one that can't be read."""
+        c = ENTRIES.c
+        newest = select(c.model, func.max(c.number)).group_by(c.model)
+        query = select(c.model, c.number, c.id).where(tuple_(c.model, c.number).in_(newest))
+        with self._database.read() as connection:
+            return {model: (number, key) for model, number, key in connection.execute(query)}
 
     def entries(self, model: str) -> list[LedgerEntry]:
         """Return all entries of a model, oldest first."""
@@ -167,11 +184,13 @@ class SqlRows:
             connection.execute(insert(ENTRIES), [to_row(entry) for entry in entries])
 
     def try_insert(self) -> None:
-        """Insert an entry that breaks no constraint, and take it back before anybody sees it."""
+        """Insert the first entry of a model of its own, and take it back before anybody sees it."""
         with self._database.write() as connection:
-            alone = uuid4().hex
-            texts = {column.name: alone for column in ENTRIES.columns if not isinstance(column.type, Integer)}
-            connection.execute(insert(ENTRIES).values({**texts, "state": "", "at": "", "number": 0, "version": 0}))
+            tried = chained(
+                None, model=uuid4().hex, state=Note.REMOVED, version=0, run_id="", workflow="", by="", reason="",
+                evidence={}, at=datetime.now(UTC),
+            )  # fmt: skip
+            connection.execute(insert(ENTRIES), [to_row(tried)])
             connection.rollback()
 
     @contextmanager

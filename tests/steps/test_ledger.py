@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -16,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import CODE, ConfigError, NetworkError, StorageError
+from contracts.errors import CODE, ConfigError, DataError, NetworkError, StorageError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
+from steps import ledger_guards
 from steps.ledger import Ledger, LostRace
-from steps.ledger_chain import GENESIS
+from steps.ledger_chain import GENESIS, chained, to_row
 from steps.lifecycle import IllegalTransition
 
 AT = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
@@ -104,9 +106,56 @@ def test_of_two_that_decide_at_once_one_loses(ledger: Ledger) -> None:
 def test_the_database_itself_refuses_a_second_entry_after_the_same_one(ledger: Ledger, path: Path) -> None:
     write(ledger, State.REGISTERED, 1)
     rest = "previous, state, version, run_id, workflow, 'by', reason, evidence, at"
-    copy = f"INSERT INTO ledger SELECT 'x', model, 2, {rest} FROM ledger"
+    copy = f"INSERT INTO ledger SELECT '{'f' * 64}', model, 1, {rest} FROM ledger"
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         tamper(path, copy)
+
+
+NO_ENTRY: dict[str, dict[str, Any]] = {
+    "evidence is no JSON": {"evidence": "not json"},
+    "evidence is no object": {"evidence": "[]"},
+    "a state that nobody knows": {"state": "believed"},
+    "an id that is no hash": {"id": "A" * 64},
+    "a previous that is none's": {"previous": "f" * 64},
+    "a second beginning": {"previous": GENESIS},
+    "a number that leaves a gap": {"number": 2**31 - 1},
+    "a number before the first": {"number": 0, "previous": GENESIS},
+    "a version before the first": {"version": -1},
+    "a moment that is none": {"at": "2026-02-30T03:00:00.000000Z"},
+    "a moment in other words": {"at": "2026-01-01 03:00:00.000000Z"},
+    "a model that is a path": {"model": "../churn", "number": 1, "previous": GENESIS},
+}
+"""What is wrong, and by which fields of a second entry."""
+
+
+def second_row(first: LedgerEntry, **changed: Any) -> dict[str, Any]:
+    entry = chained(
+        first, model=first.model, state=State.APPROVED, version=1, run_id="run-1", workflow="w", by="mallory",
+        reason="", evidence={}, at=AT,
+    )  # fmt: skip
+    return to_row(entry) | changed
+
+
+@pytest.mark.parametrize("wrong", NO_ENTRY)
+def test_the_database_itself_refuses_what_is_no_entry(ledger: Ledger, path: Path, wrong: str) -> None:
+    row = second_row(write(ledger, State.REGISTERED, 1), **NO_ENTRY[wrong])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(sqlite3.Error, match="no entry of the ledger"):
+            connection.execute(f"INSERT INTO ledger VALUES ({', '.join('?' * len(row))})", [*row.values()])
+        whole = second_row(ledger.entries("churn")[0])
+        connection.execute(f"INSERT INTO ledger VALUES ({', '.join('?' * len(row))})", [*whole.values()])
+
+
+def test_an_entry_that_cannot_be_read_is_named_and_verified(ledger: Ledger, path: Path) -> None:
+    row = second_row(write(ledger, State.REGISTERED, 1), evidence="not json")
+    tamper(path, "DROP TRIGGER ledger_well_formed")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"INSERT INTO ledger VALUES ({', '.join('?' * len(row))})", [*row.values()])
+    for ask in (ledger.entries, ledger.serving, ledger.head):
+        with pytest.raises(DataError, match=rf"entry 2 \({row['id'][:12]}\) of churn in the ledger cannot be read"):
+            ask("churn")
+    assert ledger.heads() == {"churn": (2, row["id"])}
+    assert [finding.where for finding in ledger.verify("churn")] == [f"entry 2 ({row['id'][:12]})"]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE ledger SET reason = 'x'", "DELETE FROM ledger"])
@@ -121,15 +170,21 @@ def test_a_part_of_the_schema_that_is_missing_is_made_at_the_next_use(ledger: Le
     write(ledger, State.REGISTERED, 1)
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TRIGGER ledger_no_DELETE")
+        connection.execute("DROP TRIGGER ledger_well_formed")
+        connection.execute(
+            "CREATE TRIGGER ledger_well_formed BEFORE INSERT ON ledger "
+            "WHEN NEW.state = 'unknown to an earlier version' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
         connection.execute("DROP INDEX ledger_state")
         connection.execute("CREATE INDEX someone_elses ON ledger (run_id)")
         connection.execute("CREATE INDEX another_ones ON ledger (reason)")
     connection.close()
     Ledger(f"sqlite:///{path}").models()
     with sqlite3.connect(path) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        made = dict(connection.execute("SELECT name, sql FROM sqlite_master"))
     connection.close()
-    assert {"ledger_no_DELETE", "ledger_no_UPDATE", "ledger_state", "ledger_version"} <= names
+    assert {"ledger_no_DELETE", "ledger_no_UPDATE", "ledger_state", "ledger_version"} <= made.keys()
+    assert made["ledger_well_formed"] == ledger_guards.sqlite("ledger")["ledger_well_formed"]
 
 
 def test_a_new_version_serves_and_the_old_one_retires_in_one_transaction(ledger: Ledger) -> None:

@@ -225,8 +225,7 @@ def _newest(namespace: str, context: str) -> dict[str, tuple[int, str]]:
         from workflows.cluster import audit as there
 
         return there.heads(connected(namespace, context))
-    ledger = _ledger()
-    return {model: (entry.number, entry.id) for model in ledger.models() if (entry := ledger.head(model))}
+    return _ledger().heads()
 
 
 def _broken(model: str, signed: Mapping[int, str], namespace: str, context: str) -> list[Finding]:

@@ -30,8 +30,7 @@ from contracts.settings import load_settings
 from steps.ledger import Ledger
 
 ledger = Ledger(load_settings().ledger.get_secret_value())
-look = lambda: {model: [entry.number, entry.id] for model in ledger.models() if (entry := ledger.head(model))}
-print(json.dumps(patiently(look)))
+print(json.dumps(patiently(ledger.heads)))
 """
 _VERIFY = """
 import json
