@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,15 +44,15 @@ class SignedHead(Contract):
     key: str
     """See `steps.audit_key.fingerprint`."""
 
-    def holds(self, key: Ed25519PublicKey) -> bool:
-        """Whether the key's owner signed this head."""
+    def signer(self, keys: Sequence[Ed25519PublicKey]) -> Ed25519PublicKey | None:
+        """Return the key whose owner signed this head, None when none of these did."""
         from cryptography.exceptions import InvalidSignature
 
-        try:
-            key.verify(base64.b64decode(self.signature), _payload(self.head))
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        for key in keys:
+            with suppress(InvalidSignature, ValueError):
+                key.verify(base64.b64decode(self.signature), _payload(self.head))
+                return key
+        return None
 
 
 class Kept(Contract):
@@ -91,11 +92,20 @@ def sign(head: Head, key: Ed25519PrivateKey) -> SignedHead:
 
 
 def keep(storage: Storage, folder: str, signed: SignedHead) -> str:
-    """Write a signed head beside those before it and return its URI; a name is written once."""
+    """Write a signed head beside those before it and return its URI; what lies there already is left."""
     uri = f"{folder.rstrip('/')}/{signed.head.model}/{signed.head.number:09d}-{signed.head.id[:12]}.json"
     if not storage.exists(uri):
         storage.write(uri, signed.model_dump_json(indent=1).encode())
     return uri
+
+
+def signed_by(storage: Storage, uri: str, head: Head, keys: Sequence[Ed25519PublicKey]) -> str:
+    """Return by which key (its fingerprint) what lies there is a signature of that entry; empty when it is none."""
+    signed, _ = _read(head.model, storage.read(uri).decode("utf-8", errors="replace"), keys)
+    if signed is None or (signed.head.number, signed.head.id) != (head.number, head.id):
+        return ""
+    signer = signed.signer(keys)
+    return fingerprint(signer) if signer else ""
 
 
 def kept(storage: Storage, folder: str) -> Kept:
@@ -123,10 +133,11 @@ def proof(model: str, found: Kept, keys: Sequence[Ed25519PublicKey]) -> Proof:
         what = "overwritten" if _VERSION in name else "deleted"
         result.doubtful.append(Finding(where=name, what=f"was {what}; the object lock kept it"))
     for name, text in sorted(own.contents.items()):
-        head, objection = _read(model, text, keys)
-        if head is None:
+        signed, objection = _read(model, text, keys)
+        if signed is None:
             result.doubtful.append(Finding(where=name, what=objection))
             continue
+        head = signed.head
         if (other := result.ids.setdefault(head.number, head.id)) != head.id:
             what = f"was signed as {other[:12]} and as {head.id[:12]}: the ledger was written anew in between"
             result.doubtful.append(Finding(where=f"entry {head.number}", what=what))
@@ -134,17 +145,17 @@ def proof(model: str, found: Kept, keys: Sequence[Ed25519PublicKey]) -> Proof:
     return result
 
 
-def _read(model: str, text: str, keys: Sequence[Ed25519PublicKey]) -> tuple[Head | None, str]:
+def _read(model: str, text: str, keys: Sequence[Ed25519PublicKey]) -> tuple[SignedHead | None, str]:
     """Return a head that holds, or what is wrong with it."""
     try:
         signed = SignedHead.model_validate(json.loads(text))
     except (ValidationError, ValueError):
         return None, "is no signed head"
-    if not any(signed.holds(key) for key in keys):
+    if signed.signer(keys) is None:
         return None, f"its signature does not hold (key {signed.key})"
     if signed.head.model != model:
         return None, f"is a head of {signed.head.model}, put in another's place"
-    return signed.head, ""
+    return signed, ""
 
 
 def _folder_of(name: str) -> str:

@@ -42,18 +42,35 @@ def public_keys(path: Path) -> list[Ed25519PublicKey]:
     ConfigError
         There is none.
     """
+    try:
+        found = read_public(path.read_bytes(), str(path))
+    except OSError:
+        found = []
+    if not found:
+        raise ConfigError(
+            f"{path} holds no Ed25519 public key in PEM", remedy="`retrain audit key` prints it, of a cluster with -n"
+        )
+    return found
+
+
+def read_public(data: bytes, where: str) -> list[Ed25519PublicKey]:
+    """Return the public keys in PEM: beside a private key, those of the keys before it.
+
+    Raises
+    ------
+    ConfigError
+        One of them is no Ed25519 key.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        found = [load_pem_public_key(block) for block in _PUBLIC.findall(path.read_bytes())]
-    except (OSError, ValueError):
-        found = []
+        found = [load_pem_public_key(block) for block in _PUBLIC.findall(data)]
+    except ValueError:
+        found = [None]
     own = [key for key in found if isinstance(key, Ed25519PublicKey)]
-    if not own or len(own) < len(found):
-        raise ConfigError(
-            f"{path} holds no Ed25519 public key in PEM", remedy="`retrain audit key` prints it, of a cluster with -n"
-        )
+    if len(own) < len(found):
+        raise ConfigError(f"{where} holds a public key that is no Ed25519 public key in PEM")
     return own
 
 

@@ -1,27 +1,27 @@
 """Sign the newest entry of each model: ``python -m steps.audit_signing``, a CronJob of the platform.
 
-Called by `retrain audit sign` too.  What is signed was verified first, also against all heads before it: a signature
-says that its key's owner saw a whole chain.
+Called by `retrain audit sign` too.  What is signed was verified first, also against all heads before it, those of
+earlier keys included: a signature says that its key's owner saw a whole chain, and no head that does not hold.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from contracts.errors import DATA, ConfigError, Finding, NetworkError, StageError
 from contracts.settings import load_settings, variable
-from steps.audit import Head, keep, kept, proof, sign
-from steps.audit_key import fingerprint, read_private
+from steps.audit import Head, keep, kept, proof, sign, signed_by
+from steps.audit_key import read_private, read_public
 from steps.ledger import Ledger
 from steps.storage import Storage
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _PATIENCE_SECONDS = 60
 
@@ -41,27 +41,49 @@ class Signing:
 
 
 def sign_heads(
-    newest: Newest, verify: Verify, storage: Storage, folder: str, key: Ed25519PrivateKey, at: datetime
+    newest: Newest,
+    verify: Verify,
+    storage: Storage,
+    folder: str,
+    key: Ed25519PrivateKey,
+    at: datetime,
+    *,
+    earlier: Sequence[Ed25519PublicKey] = (),
 ) -> Iterator[Signing]:
     """Sign and keep the newest entry of each model whose chain is whole, and yield what came of it.
+
+    Parameters
+    ----------
+    earlier : sequence of Ed25519PublicKey
+        The public halves of keys before this one, whose heads hold too.
 
     Raises
     ------
     NetworkError, StorageError, ConfigError
         Of ledger and store.
     """
-    there, mine = kept(storage, folder), key.public_key()
+    there, keys = kept(storage, folder), [key.public_key(), *earlier]
     for model, (number, entry) in sorted(newest.items()):
-        before = proof(model, there, [mine])
+        before, unsigned = proof(model, there, keys), f"{model}: entry {number} was not signed"
         if broken := verify(model, {**before.ids, number: entry}):
-            yield Signing(model, f"{model}: entry {number} was not signed: the ledger is not whole", tuple(broken))
+            why = "the ledger is not whole"
+            yield Signing(model, f"{unsigned}: {why}", (*broken, *before.doubtful))
             continue
-        uri = keep(storage, folder, sign(Head(model=model, number=number, id=entry, signed_at=at), key))
-        yield Signing(model, f"{model}: entry {number} ({entry[:12]}) signed by key {fingerprint(mine)}: {uri}")
+        if before.doubtful:
+            why = "something lies among its heads that is none by this key or an earlier one, or was meddled with"
+            yield Signing(model, f"{unsigned}: {why}", tuple(before.doubtful))
+            continue
+        head = Head(model=model, number=number, id=entry, signed_at=at)
+        uri = keep(storage, folder, sign(head, key))
+        if signer := signed_by(storage, uri, head, keys):  # of an earlier key's where this head was signed before
+            yield Signing(model, f"{model}: entry {number} ({entry[:12]}) signed by key {signer}: {uri}")
+        else:
+            other = Finding(where=uri, what="is not the head that was to be kept there")
+            yield Signing(model, f"{unsigned}: something else was put in its place", (other,))
 
 
 def tell(signings: Iterator[Signing], say: Callable[[str], None]) -> int:
-    """Say what came of each model, and return the exit code: 65 where a chain is not whole."""
+    """Say what came of each model, and return the exit code: 65 where one was not signed."""
     wrong = 0
     for signing in signings:
         say(signing.line)
@@ -90,11 +112,12 @@ def _sign_once() -> int:
     settings = load_settings()
     if not settings.audit_heads:
         raise ConfigError(f"no place to keep heads: {variable('audit_heads')} is not set")
-    key = read_private(settings.audit_key.get_secret_value().encode(), variable("audit_key"))
+    pem, where = settings.audit_key.get_secret_value().encode(), variable("audit_key")
+    key, earlier = read_private(pem, where), read_public(pem, where)
     ledger, storage = Ledger(settings.ledger.get_secret_value()), Storage(settings)
     signings = sign_heads(
         ledger.heads(), lambda model, heads: ledger.verify(model, heads=heads), storage, settings.audit_heads, key,
-        datetime.now(UTC),
+        datetime.now(UTC), earlier=earlier,
     )  # fmt: skip
     return tell(signings, lambda line: print(line, flush=True))
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from contracts.errors import Finding
 from contracts.settings import variable
 from steps.audit import Head, keep, kept, proof, sign
-from steps.audit_key import private_key
+from steps.audit_key import fingerprint, private_key
 from steps.audit_signing import Signing, sign_heads
+from steps.keys import public_text
 from steps.ledger import Ledger
 from steps.storage import Storage
 from tests.loopback import s3_server
@@ -55,9 +57,14 @@ def key(tmp_path: Path) -> Ed25519PrivateKey:
     return private_key(tmp_path / "audit.pem")
 
 
-def signed(ledger: Ledger, storage: Storage, key: Ed25519PrivateKey) -> list[Signing]:
-    newest = {model: (entry.number, entry.id) for model in ledger.models() if (entry := ledger.head(model))}
-    return list(sign_heads(newest, lambda m, heads: ledger.verify(m, heads=heads), storage, FOLDER, key, NOW))
+def signed(
+    ledger: Ledger, storage: Storage, key: Ed25519PrivateKey, *earlier: Ed25519PublicKey
+) -> list[Signing]:  # fmt: skip
+    return list(
+        sign_heads(
+            ledger.heads(), lambda m, heads: ledger.verify(m, heads=heads), storage, FOLDER, key, NOW, earlier=earlier
+        )
+    )  # fmt: skip
 
 
 def findings(ledger: Ledger, storage: Storage, key: Ed25519PrivateKey) -> list[str]:
@@ -136,6 +143,45 @@ def test_what_was_written_anew_is_not_signed(storage: Storage, key: Ed25519Priva
     assert len(storage.versions(FOLDER)) == 2
 
 
+def test_after_a_change_of_keys_heads_of_the_earlier_still_count(
+    storage: Storage, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    entries, new = chain(3), private_key(tmp_path / "new.pem")
+    before = put(tmp_path / "ledger.db", entries[:8])
+    signed(before, storage, key)
+
+    [alone] = signed(before, storage, new)
+    assert "entry 8 was not signed" in alone.line, "nobody said whose the earlier head is"
+    assert "its signature does not hold" in str(alone.findings)
+    [same] = signed(before, storage, new, key.public_key())
+    assert f"entry 8 ({entries[7].id[:12]}) signed by key {fingerprint(key.public_key())}: " in same.line
+    [anew] = signed(put(tmp_path / "ledger.db", chain(4, by="mallory")), storage, new, key.public_key())
+    assert [finding.where for finding in anew.findings] == ["entry 8"]
+    [later] = signed(put(tmp_path / "ledger.db", entries), storage, new, key.public_key())
+    assert f"signed by key {fingerprint(new.public_key())}: " in later.line
+    both = proof("m", kept(storage, FOLDER), [new.public_key(), key.public_key()])
+    assert (sorted(both.ids), both.doubtful) == ([8, len(entries)], [])
+
+
+def test_what_is_no_head_in_a_heads_place_does_not_pass_for_one(
+    storage: Storage, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    entries = chain(1)
+    ledger, place = put(tmp_path / "ledger.db", entries), f"{FOLDER}/m/{4:09d}-{entries[3].id[:12]}.json"
+
+    def look(model: str, heads: Mapping[int, str]) -> list[Finding]:
+        storage.write(place, b"another's")  # after the signer has looked
+        return ledger.verify(model, heads=heads)
+
+    [raced] = sign_heads(ledger.heads(), look, storage, FOLDER, key, NOW)
+    assert (raced.line, [finding.where for finding in raced.findings]) == (
+        "m: entry 4 was not signed: something else was put in its place", [place],
+    )  # fmt: skip
+    [there] = signed(ledger, storage, key)
+    assert "was not signed" in there.line
+    assert [str(finding) for finding in there.findings] == [f"{place}: is no signed head"]
+
+
 def test_the_signer_of_a_platform_signs_by_its_settings(
     storage: Storage, endpoint: str, key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
@@ -161,11 +207,20 @@ def test_the_signer_of_a_platform_signs_by_its_settings(
     assert newest is not None
     assert abs((datetime.now(UTC) - newest.signed_at).total_seconds()) < 600
 
+    new = private_key(tmp_path / "new.pem")
+    own["audit_key"] = (tmp_path / "new.pem").read_text()
+    assert run().returncode == 65
+    own["audit_key"] += public_text(key)
+    again = run()
+    assert (again.returncode, again.stderr) == (0, "")
+    put(tmp_path / "ledger.db", chain(2))
+    assert f" signed by key {fingerprint(new.public_key())}: " in run().stdout
+
     none = run(audit_key="")
     assert (none.returncode, none.stdout) == (78, "")
     assert none.stderr == "RETRAIN_AUDIT_KEY holds no Ed25519 key in PEM\n"
     assert run(audit_heads="").returncode == 78
-    put(tmp_path / "ledger.db", chain(2, by="mallory"))
+    put(tmp_path / "ledger.db", chain(3, by="mallory"))
     assert run().returncode == 65
 
 
