@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,13 +65,11 @@ def read_public(data: bytes, where: str) -> list[Ed25519PublicKey]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        found = [load_pem_public_key(block) for block in _PUBLIC.findall(data)]
-    except ValueError:
-        found = [None]
-    own = [key for key in found if isinstance(key, Ed25519PublicKey)]
-    if len(own) < len(found):
-        raise ConfigError(f"{where} holds a public key that is no Ed25519 public key in PEM")
+    blocks, own = _PUBLIC.findall(data), []
+    with suppress(ValueError):
+        own = [key for block in blocks if isinstance(key := load_pem_public_key(block), Ed25519PublicKey)]
+    if len(own) < len(blocks):
+        raise ConfigError(f"{where} holds a public key in PEM that is no Ed25519 key")
     return own
 
 

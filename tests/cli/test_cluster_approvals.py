@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -261,6 +262,12 @@ def test_heads_that_a_platform_signed_are_held_against_its_ledger_by_a_pinned_ke
     assert said("verify", "churn", "--key", str(pinned), code=65) == "churn: entry 11: was signed, and is gone\n"
     new_key(tmp_path / "another.pem")
     assert "its signature does not hold" in said("verify", "--key", str(tmp_path / "another.pub"), code=65)
+
+    # a setting that was cleared is no reason to believe what lies on this machine, nor that there is nothing to hold
+    shutil.copytree(tmp_path / "heads", tmp_path / "audit-heads")
+    place.settings = {}
+    assert "churn: heads: none was signed" in said("verify", "--key", str(pinned), code=65)
+    assert "chain intact; no head was signed" in said("verify")
     place.objects.clear()
     with pytest.raises(ConfigError, match="has no key in retrain-audit-secrets"):
         audit.key(place)

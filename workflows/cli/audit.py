@@ -32,14 +32,22 @@ HEADS = Annotated[
         "the home."
     ),
 ]
-KEY = Annotated[Path, typer.Option(help="Ed25519 key in PEM; made when there is none.  No stage is given it.")]
+KEY = Annotated[
+    Path,
+    typer.Option(
+        help="Ed25519 key in PEM, followed by the public halves of keys before it; made when there is none.  No stage "
+        "is given it."
+    ),
+]
 _KEY = Path("~/.config/retrain/audit.pem")
 _PUBLIC_KEY = _KEY.with_suffix(".pub")
 
 
 @app.command()
 def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") -> None:
-    """Sign the newest entry of each model, and keep it outside the database.  Exit code 65: a chain is not whole.
+    """Sign the newest entry of each model, and keep it outside the database.
+
+    Exit code 65: a chain is not whole, or something among its heads does not hold; no head was signed then.
 
     On a cluster the platform's own CronJob does so; with -n this machine does too, with a key and a place of its own.
 
@@ -51,12 +59,15 @@ def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context:
 
       retrain audit sign -n mlops
     """
-    from steps.audit_key import private_key
+    from steps.audit_key import private_key, read_public
     from steps.audit_signing import sign_heads, tell
 
+    path = _path(key)
+    signer = private_key(path)
     signings = sign_heads(
         _newest(namespace, context), lambda model, signed: _broken(model, signed, namespace, context),
-        _storage(must_exist=not (namespace or context)), _folder(heads), private_key(_path(key)), datetime.now(UTC),
+        _storage(must_exist=not (namespace or context)), _folder(heads), signer, datetime.now(UTC),
+        earlier=read_public(path.read_bytes(), str(path)),
     )  # fmt: skip
     raise typer.Exit(tell(signings, typer.echo))
 
@@ -98,12 +109,19 @@ def verify(
         ),
     ] = "",
     key: Annotated[
-        Path, typer.Option(help="The public key, in PEM; after a change of keys, all of them in one file.")
-    ] = _PUBLIC_KEY,
+        Path | None,
+        typer.Option(
+            help="The public key, in PEM; after a change of keys, all of them in one file.  Where it is named, a model "
+            "without a signed head is a finding.  Default: this machine's own.",
+            show_default=False,
+        ),
+    ] = None,
     namespace: NAMESPACE = "",
     context: CONTEXT = "",
 ) -> None:
-    """Say whether each model's chain is whole, and still holds every head that was signed.  Exit code 65: it does not.
+    """Say whether each model's chain is whole, and still holds every head that was signed.
+
+    Exit code 65: it does not; or none was signed, and --key was given.
 
     [bold]Examples[/bold]
 
@@ -119,7 +137,7 @@ def verify(
     kept = _kept(heads, namespace, context)
     if heads and not kept.contents:
         raise ConfigError(f"no signed head lies in {heads}")
-    signers = public_keys(_path(key)) if kept.contents else []
+    signers = public_keys(_path(key or _PUBLIC_KEY)) if key or kept.contents else []
     newest, wrong = _newest(namespace, context), 0
     known = {*newest, *kept.models()}
     if model and model not in known:
@@ -127,6 +145,8 @@ def verify(
     for name in sorted({model} if model else known):
         proven = proof(name, kept, signers)
         found = [*_broken(name, proven.ids, namespace, context), *proven.doubtful]
+        if key and proven.newest is None:
+            found.append(Finding(where="heads", what="none was signed; right after the first entry, sign one"))
         wrong += len(found)
         for finding in found:
             typer.echo(f"{name}: {finding}")
@@ -243,15 +263,14 @@ def _ledger() -> Ledger:
 
 
 def _kept(heads: str, namespace: str, context: str) -> Kept:
-    """Return the signed heads: of a place that was named, of the cluster's where it keeps any, else of this machine."""
-    from steps.audit import kept
+    """Return the signed heads of a place that was named, else of the cluster, which may keep none, or this machine."""
+    from steps.audit import Kept, kept
 
     if not heads and (namespace or context):
         from workflows.cluster import audit as there
 
         place = connected(namespace, context)
-        if place.settings.get(variable("audit_heads")):
-            return there.kept(place)
+        return there.kept(place) if place.settings.get(variable("audit_heads")) else Kept()
     return kept(_storage(must_exist=not (namespace or context)), _folder(heads))
 
 
