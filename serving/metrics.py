@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PREDICT = "/v1/predict"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SLOWEST_SECONDS = 60.0
+"""How slow a request can be told to be: of what took longer, no more than that is known."""
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, SLOWEST_SECONDS)
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _MAGNITUDES = tuple(digit * 10.0**power for power in range(-3, 10) for digit in (1, 2, 5))
 _VALUES = (*(-value for value in reversed(_MAGNITUDES)), 0.0, *_MAGNITUDES)

@@ -15,7 +15,7 @@ from typing import Any
 
 from contracts.metrics import Task
 from contracts.pipeline.operation import Analysis
-from serving.metrics import PREDICT
+from serving.metrics import PREDICT, SLOWEST_SECONDS
 from steps.rollout.cluster import Object
 
 NEW, OLD = "new-hash", "old-hash"
@@ -124,9 +124,10 @@ def _failed(result: Mapping[str, Any], phase: str, metric: Metric | None) -> Fai
     name, at_most = str(result["name"]), metric.at_most if metric else None
     said = tuple(f"{name}: {m.get('value') or m.get('message') or ''} {m.get('phase')}" for m in taken[-12:])
     if phase == "Failed":
+        measured = f"{value:.4g}" if value is not None else "more than can be measured"
         limit = f", at most {at_most:g} is allowed" if at_most is not None else ""
         what = f" ({metric.meaning})" if metric else ""
-        reason = f"{name} is {value:.4g}{limit}{what}" if value is not None else f"{name} is not as allowed{what}"
+        reason = f"{name} is {measured}{limit}{what}"
     elif phase == "Error":
         error = next((m["message"] for m in reversed(taken) if m.get("message")), result.get("message", ""))
         reason = f"{name} could not be measured: {error}"
@@ -169,11 +170,21 @@ class _Queries:
         buckets = self.rise("retrain_request_seconds_bucket", which, _ROUTE)
         return f"histogram_quantile({_LATENCY}, sum by (le) ({buckets}))"
 
+    def measurable(self, latency: str) -> str:
+        """Let a latency be infinite that is more than can be told: its quantile is then the last bound, and no more."""
+        return f"({latency} / ({latency} < bool {SLOWEST_SECONDS}))"
+
     def shares(self, series: str, whole: str, by: str, which: str) -> str:
         return f"sum by ({by}) ({self.rise(series, which)}) / scalar(sum({self.rise(whole, which)}))"
 
-    def differences(self, series: str, whole: str, by: str) -> str:
-        return f"abs({self.shares(series, whole, by, NEW)} - {self.shares(series, whole, by, OLD)})"
+    def score_distance(self) -> str:
+        series = "retrain_score_bucket", "retrain_score_count", "le"
+        return f"max(abs({self.shares(*series, NEW)} - {self.shares(*series, OLD)}))"
+
+    def label_distance(self) -> str:
+        """Return a query in which a label that only one of both ever gave is a share of 0 of the other's."""
+        new, old = (self.shares("retrain_labels_total", "retrain_labels_total", "label", which) for which in (NEW, OLD))
+        return f"sum(abs(({new} - {old}) or {new} or -({old}))) / 2"
 
 
 def _metrics(analysis: Analysis, task: Task, ask: _Queries) -> Iterator[Metric]:
@@ -186,15 +197,13 @@ def _metrics(analysis: Analysis, task: Task, ask: _Queries) -> Iterator[Metric]:
         yield Metric("error-rate", query, limit, "share of its answers with status 5xx")
     if (limit := analysis.max_latency_ratio) is not None:
         usual = f"clamp_min({ask.latency(OLD)}, {analysis.latency_floor_ms / 1000})"
-        query = ask.enough(f"{ask.latency(NEW)} / {usual}", NEW, OLD)
+        query = ask.enough(f"{ask.measurable(ask.latency(NEW))} / {usual}", NEW, OLD)
         yield Metric("latency", query, limit, "95th percentile of its seconds to that of the version that serves")
     if (limit := analysis.max_score_distance) is not None:
-        distance = ask.differences("retrain_score_bucket", "retrain_score_count", "le")
-        query = ask.enough(f"max({distance})", NEW, OLD)
+        query = ask.enough(ask.score_distance(), NEW, OLD)
         yield Metric("score-distribution", query, limit, "distance of its scores to those of the version that serves")
     if (limit := analysis.max_label_distance) is not None and task is not Task.REGRESSION:
-        distance = ask.differences("retrain_labels_total", "retrain_labels_total", "label")
-        query = ask.enough(f"sum({distance}) / 2", NEW, OLD)
+        query = ask.enough(ask.label_distance(), NEW, OLD)
         what = "its share of positives" if task is Task.BINARY else "its shares of labels"
         name = "positive-share" if task is Task.BINARY else "label-shares"
         yield Metric(name, query, limit, f"difference of {what} to that of the version that serves")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,12 @@ import pytest
 from contracts.metrics import Task
 from contracts.pipeline.operation import Analysis
 from serving.app import create_app
+from serving.metrics import CONTENT_TYPE, PREDICT, SLOWEST_SECONDS, Metrics
 from serving.model import PackagedModel, Predictions, decide
 from serving.schemas import ModelAnswer
 from serving.server import DrainingServer, listen
 from steps.rollout.analysis import NEW, OLD, Metric, failed, last_values, measurements, metrics, template
-from tests.loopback import free_port
+from tests.loopback import Handler, free_port, serving
 from tests.model_packages import ROW, package
 
 HASHES = {NEW: "7b9f", OLD: "55cd"}
@@ -60,7 +62,10 @@ def test_too_few_requests_and_a_prometheus_that_does_not_answer_are_told_apart()
     dead = failed([run(broken)], MEASURED)
     assert dead is not None
     assert dead.reason == "latency could not be measured: connection refused"
-    assert json.dumps([undecided.value, dead.value]) == "[null, null]"
+    slow = failed([run(result("latency", "Failed", ("[+Inf]", "Failed")))], MEASURED)
+    assert slow is not None
+    assert slow.reason == "latency is more than can be measured, at most 3 is allowed (slow)"
+    assert json.dumps([undecided.value, dead.value, slow.value]) == "[null, null, null]"
 
 
 def test_nothing_failed_while_all_goes_well_and_the_last_values_are_evidence() -> None:
@@ -129,7 +134,7 @@ class Watched:
     old: str
     new: str
     prometheus: str
-    measured: list[Metric]
+    measured: Sequence[Metric]
 
     def ask(self, which: str, count: int) -> None:
         with httpx.Client(trust_env=False) as client:
@@ -161,44 +166,92 @@ def server(model: PackagedModel, version: int) -> Iterator[str]:
         thread.join(30)
 
 
-@pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+@contextmanager
+def read(folder: Path, old: str, new: str, task: Task) -> Iterator[Watched]:
+    """Let a Prometheus read two servers, each by its URL, as those of the version that serves and of a new one."""
     binary = shutil.which("prometheus")
     if binary is None:
         pytest.skip("prometheus is not installed")
-    for name in ("raises", "sleeps", "flips"):
-        monkeypatch.setattr(Odd, name, getattr(Odd, name))
-    plain = PackagedModel.load(package(tmp_path / "model"))
-    odd = Odd(plain.manifest, plain.recipe, plain.estimator, plain.folder)
+    targets = [
+        {
+            "targets": [url.removeprefix("http://")],
+            "labels": {"namespace": "serving", "pod": f"m-{HASHES[which]}-abc"},
+        }
+        for which, url in ((OLD, old), (NEW, new))
+    ]
+    jobs = [{"job_name": "serving", "static_configs": targets}]
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+    (folder / "prometheus.json").write_text(json.dumps(config))
+    port = free_port()
+    command = [binary, f"--config.file={folder / 'prometheus.json'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     with ExitStack() as stack:
-        old, new = stack.enter_context(server(plain, 1)), stack.enter_context(server(odd, 2))
-        targets = [
-            {
-                "targets": [url.removeprefix("http://")],
-                "labels": {"namespace": "serving", "pod": f"m-{HASHES[which]}-abc"},
-            }
-            for which, url in ((OLD, old), (NEW, new))
-        ]
-        jobs = [{"job_name": "serving", "static_configs": targets}]
-        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-        (tmp_path / "prometheus.json").write_text(json.dumps(config))
-        port = free_port()
-        command = [binary, f"--config.file={tmp_path / 'prometheus.json'}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
-        log = stack.enter_context((tmp_path / "prometheus.log").open("wb"))
+        log = stack.enter_context((folder / "prometheus.log").open("wb"))
         process = subprocess.Popen(
             [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
         )  # fmt: skip
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
-        measured = metrics(
-            Analysis.model_validate({"window": "20s", "interval": "1s", "min_requests": 40}),
-            Task.BINARY,
-            "serving",
-            "m",
-        )
-        found = Watched(old, new, f"http://127.0.0.1:{port}", measured)
+        analysis = Analysis.model_validate({"window": "60s", "interval": "1s", "min_requests": 40})
+        found = Watched(old, new, f"http://127.0.0.1:{port}", metrics(analysis, task, "serving", "m"))
         _until(lambda: _scraped(found), "both servers are read")
         yield found
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    for name in ("raises", "sleeps", "flips"):
+        monkeypatch.setattr(Odd, name, getattr(Odd, name))
+    plain = PackagedModel.load(package(tmp_path / "model"))
+    odd = Odd(plain.manifest, plain.recipe, plain.estimator, plain.folder)
+    with server(plain, 1) as old, server(odd, 2) as new, read(tmp_path, old, new, Task.BINARY) as found:
+        yield found
+
+
+@contextmanager
+def metering(version: int, classes: Sequence[str], folder: Path) -> Iterator[tuple[str, Metrics]]:
+    """Serve only a server's metrics, of which a test says what they count."""
+    manifest = PackagedModel.load(package(folder)).manifest
+    manifest = manifest.model_copy(update={"task": Task.MULTICLASS, "positive": None, "classes": tuple(classes)})
+    identity = ModelAnswer(name="m", version=version, run_id="r", dataset_sha256="d" * 64, since=datetime.now(UTC))
+    metered = Metrics(identity, manifest)
+
+    class Page(Handler):
+        def do_GET(self) -> None:
+            text = metered.text()
+            self.send_response(200)
+            self.send_header("content-type", CONTENT_TYPE)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    with serving(Page) as port:
+        yield f"http://127.0.0.1:{port}", metered
+
+
+@dataclass
+class Metered:
+    """Two servers' metrics, and what Prometheus says of them."""
+
+    old: Metrics
+    new: Metrics
+    watched: Watched
+
+    def count(self, of: Metrics, seconds: float, labels: Iterable[str]) -> None:
+        """Count a request for each label, answered within so many seconds."""
+        for label in labels:
+            of.request(PREDICT, 200, seconds)
+            of.predicted([{"label": label, "probabilities": {label: 0.9}}])
+
+
+@pytest.fixture
+def metered(tmp_path: Path) -> Iterator[Metered]:
+    """Two versions with labels a and b; d is known to the old one only, c to the new one."""
+    with (
+        metering(1, ["a", "b", "d"], tmp_path / "old") as (old, before),
+        metering(2, ["a", "b", "c"], tmp_path / "new") as (new, after),
+        read(tmp_path, old, new, Task.MULTICLASS) as found,
+    ):
+        yield Metered(before, after, found)
 
 
 def _scraped(found: Watched) -> bool:
@@ -247,3 +300,27 @@ def test_errors_slowness_and_shifted_scores_each_show_in_their_own_metric(
     monkeypatch.setattr(Odd, "raises", True)
     watched.ask(watched.new, 40)
     _until(lambda: (watched.says("error-rate") or [0])[0] > 0.2, "a third of its answers are errors")
+
+
+@pytest.mark.slow
+def test_a_label_that_only_one_version_gives_counts_as_much_as_any_other(metered: Metered) -> None:
+    metered.count(metered.old, 0.01, ["a", "b"] * 40 + ["d"] * 20)
+    metered.count(metered.new, 0.01, ["a", "b"] * 25 + ["c"] * 50)
+    _until(lambda: metered.watched.says("label-shares"), "enough requests are seen")
+    _until(lambda: metered.watched.says("label-shares") == [pytest.approx(0.5)], "0.3 of a and b, 0.5 of c, 0.2 of d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("usual", "now", "allowed"),
+    [(20, 22, True), (2, 20, False), (20, 90, False), (40, 90, False), (90, 90, False), (90, 20, True)],
+)
+def test_slowness_shows_however_slow_the_version_that_serves_is(
+    metered: Metered, usual: float, now: float, allowed: bool
+) -> None:
+    metered.count(metered.old, usual, ["a", "b"] * 50)
+    metered.count(metered.new, now, ["a", "b"] * 50)
+    _until(lambda: metered.watched.says("latency"), "enough requests are seen")
+    [ratio] = metered.watched.says("latency")
+    assert (ratio <= 3) is allowed
+    assert (ratio == math.inf) is (now > SLOWEST_SECONDS)
