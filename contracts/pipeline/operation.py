@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
@@ -33,9 +34,13 @@ class Analysis(Contract):
         100, ge=1, description="Requests in a window, of each of the versions compared, below which nothing is judged."
     )  # fmt: skip
     patience: Duration = Field(
-        parse_duration("10m"), description="How long a step may lack requests; then the new version is taken back."
+        parse_duration("10m"),
+        description="How long in all a step may lack requests, and begin its hold anew after each lack; then the new "
+        "version is taken back.",
     )
-    failures: int = Field(0, ge=0, le=20, description="Bad measurements of one kind that a step bears.")
+    failures: int = Field(
+        0, ge=0, le=20, description="Bad measurements of one kind that a step bears, and begins its hold anew after."
+    )  # fmt: skip
     hold: Duration = Field(
         parse_duration("2m"), description="blue-green: how long every measurement must be good after the switch."
     )
@@ -53,6 +58,11 @@ class Analysis(Contract):
         0.2, ge=0, le=1,
         description="Half the sum of differences of the shares of labels: with two labels, that of the positive share.",
     )  # fmt: skip
+
+    @property
+    def lacking(self) -> int:
+        """How many measurements of a step may lack requests."""
+        return math.ceil(self.patience / self.interval)
 
     @model_validator(mode="after")
     def _fits(self) -> Analysis:
@@ -112,11 +122,24 @@ class Release(Contract):
         return self.steps or (CanaryStep(weight=10), CanaryStep(weight=50))
 
     @property
+    def planned(self) -> timedelta:
+        """The time that a gradual release must have: that of its shadow, and of each step's hold and patience."""
+        return sum((hold + self.analysis.patience + self.ready_timeout for hold in self._holds), self._before)
+
+    @property
     def longest(self) -> timedelta:
-        """How long a gradual release may take: every step good in the end, after all its patience."""
-        holds = [step.hold for step in self.canary_steps] if self.strategy == "canary" else [self.analysis.hold]
-        before = self.shadow.hold + self.ready_timeout if self.shadow else timedelta()
-        return sum((hold + self.analysis.patience + self.ready_timeout for hold in holds), before)
+        """How long it may take, after its shadow, until its steps were good: each begun anew as often as it may be."""
+        times = 1 + self.analysis.lacking + self.analysis.failures
+        steps = (max(hold, self.analysis.interval) * times + self.ready_timeout for hold in self._holds)
+        return min(sum(steps, timedelta()), MAX_RELEASE - self._before)
+
+    @property
+    def _holds(self) -> list[timedelta]:
+        return [step.hold for step in self.canary_steps] if self.strategy == "canary" else [self.analysis.hold]
+
+    @property
+    def _before(self) -> timedelta:
+        return self.shadow.hold + self.ready_timeout if self.shadow else timedelta()
 
     @model_validator(mode="after")
     def _fits(self) -> Release:
@@ -132,8 +155,8 @@ class Release(Contract):
         for i, (one, following) in enumerate(pairwise(weights), start=1):
             if following <= one:
                 yield Mistake(("steps", i, "weight"), "is not more than that of the step before", "raise it")
-        if self.gradual and self.longest > MAX_RELEASE:
-            what = f"may take {format_duration(self.longest)}, a release ends within {format_duration(MAX_RELEASE)}"
+        if self.gradual and self.planned > MAX_RELEASE:
+            what = f"may take {format_duration(self.planned)}, a release ends within {format_duration(MAX_RELEASE)}"
             yield Mistake(("steps",) if self.steps else ("analysis",), what, "shorten hold or patience")
 
 

@@ -62,7 +62,7 @@ def template(measured: Sequence[Metric], analysis: Analysis, address: str) -> di
     """Return the spec of an AnalysisTemplate.
 
     A metric ends well after so many good measurements in a row, badly after one bad one more than it may have, and
-    undecided when measurements run out before.
+    undecided after one more without enough requests than it may have.
     """
     arguments = [{"name": NEW}, {"name": OLD}, {"name": GOOD, "value": "1"}, {"name": COUNT, "value": "1"}]
     return {
@@ -74,7 +74,7 @@ def template(measured: Sequence[Metric], analysis: Analysis, address: str) -> di
                 "count": _argument(COUNT),
                 "consecutiveSuccessLimit": _argument(GOOD),
                 "failureLimit": analysis.failures,
-                "inconclusiveLimit": _argument(COUNT),
+                "inconclusiveLimit": analysis.lacking,
                 "successCondition": f"len(result) > 0 && result[0] <= {metric.at_most}",
                 "failureCondition": f"len(result) > 0 && result[0] > {metric.at_most}",
                 "provider": {"prometheus": {"address": address, "query": metric.query}},
@@ -85,9 +85,12 @@ def template(measured: Sequence[Metric], analysis: Analysis, address: str) -> di
 
 
 def measurements(analysis: Analysis, hold: timedelta) -> tuple[int, int]:
-    """Return how many measurements must be good one after the other for a time, and how many there may be in all."""
+    """Return how many measurements must be good one after the other for a time, and how many there are at most.
+
+    So many that they never run out before patience does: any that is not good may be the last but one of its row.
+    """
     good = max(1, math.ceil(hold / analysis.interval))
-    return good, good + math.ceil(analysis.patience / analysis.interval) + analysis.failures
+    return good, good * (1 + analysis.lacking + analysis.failures)
 
 
 def failed(runs: Sequence[Object], measured: Sequence[Metric]) -> Failed | None:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from contracts.access import SHADOW
+from contracts.base import format_duration
 from contracts.errors import StageError
 from contracts.names import LABEL_STAGE
 from steps.rollout import analysis, diagnosis, shadow
@@ -185,7 +186,8 @@ class Gradual(Kubernetes):
             if seen(rollout, deployment) and is_new(rollout) and any(crashed(pod) for pod in pods):
                 raise self._not_healthy(replicaset, pods, events)
             if time.monotonic() > deadline:
-                raise NotHealthy(f"its rollout does not end: {(rollout.get('status') or {}).get('message', '')}")
+                said = (rollout.get("status") or {}).get("message", "")
+                raise NotHealthy(f"its rollout does not end within {format_duration(release.longest)}: {said}")
             time.sleep(LOOK_SECONDS)
 
     def _look_at_rollout(self) -> tuple[Object, Object, Object | None, list[Object], list[Object]]:

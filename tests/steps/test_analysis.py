@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ import httpx
 import pytest
 
 from contracts.metrics import Task
-from contracts.pipeline.operation import Analysis
+from contracts.pipeline.operation import MAX_RELEASE, Analysis, CanaryStep, Release
 from serving.app import create_app
 from serving.metrics import CONTENT_TYPE, PREDICT, SLOWEST_SECONDS, Metrics
 from serving.model import PackagedModel, Predictions, decide
 from serving.schemas import ModelAnswer
 from serving.server import DrainingServer, listen
-from steps.rollout.analysis import NEW, OLD, Metric, failed, last_values, measurements, metrics, template
+from steps.rollout.analysis import COUNT, GOOD, NEW, OLD, Metric, failed, last_values, measurements, metrics, template
 from tests.loopback import Handler, free_port, serving
 from tests.model_packages import ROW, package
 
@@ -78,11 +79,72 @@ def test_nothing_failed_while_all_goes_well_and_the_last_values_are_evidence() -
     assert last_values([later, first]) == {"latency": 1.25}
 
 
-@pytest.mark.parametrize(("hold", "expected"), [("0s", (1, 41)), ("15s", (1, 41)), ("2m", (8, 48)), ("100s", (7, 47))])
-def test_a_hold_is_so_many_good_measurements_in_a_row(hold: str, expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("seconds", "good"), [(0, 1), (15, 1), (120, 8), (100, 7)])
+def test_a_hold_is_so_many_good_measurements_in_a_row(seconds: int, good: int) -> None:
     analysis = Analysis.model_validate({"interval": "15s", "patience": "10m"})
-    seconds = {"0s": 0, "15s": 15, "2m": 120, "100s": 100}[hold]
-    assert measurements(analysis, timedelta(seconds=seconds)) == expected
+    assert measurements(analysis, timedelta(seconds=seconds))[0] == good
+
+
+def ends(taken: Iterable[str], minutes: float, failures: int = 0) -> tuple[str, int]:
+    """Return how Argo Rollouts 1.10.1 ends an analysis of these measurements (good, bad, lacking), and after how many.
+
+    As its `assessMetricStatus` does: failureLimit and inconclusiveLimit may be reached, not passed, before all else.
+    """
+    analysis = Analysis.model_validate({"interval": "15s", "patience": "10m", "failures": failures})
+    [metric] = template(MEASURED[:1], analysis, "http://prometheus:9090")["metrics"]
+    arguments = dict(zip((GOOD, COUNT), measurements(analysis, timedelta(minutes=minutes)), strict=True))
+    names = ("failureLimit", "inconclusiveLimit", "consecutiveSuccessLimit", "count")
+    bad, lacking, good, count = (
+        arguments[limit.strip("{}").removeprefix("args.")] if isinstance(limit := metric[name], str) else limit
+        for name in names
+    )
+    assert count >= max(bad + good, lacking), "else Argo Rollouts refuses the metric"
+    seen: Counter[str] = Counter()
+    row = 0
+    for number, measured in enumerate(taken, start=1):
+        seen[measured] += 1
+        row = row + 1 if measured == "good" else 0
+        if seen["bad"] > bad:
+            return "Failed", number
+        if seen["lacking"] > lacking:
+            return "Inconclusive", number
+        if row >= good:
+            return "Successful", number
+        if number >= count:
+            return "Inconclusive", number
+    raise AssertionError("it goes on")
+
+
+ROW_OF_19 = ["good"] * 19
+
+
+@pytest.mark.parametrize(
+    ("what", "taken", "how"),
+    [
+        ("5 minutes good", ["good"] * 20, ("Successful", 20)),
+        ("10 minutes without, then good", ["lacking"] * 40 + ["good"] * 20, ("Successful", 60)),
+        ("more than 10 minutes without", ["lacking"] * 41, ("Inconclusive", 41)),
+        ("each 5 minutes one without, 40 in all", [*ROW_OF_19, "lacking"] * 40 + ["good"] * 20, ("Successful", 820)),
+        ("each 5 minutes one without, and more", [*ROW_OF_19, "lacking"] * 41, ("Inconclusive", 820)),
+        ("one bad", [*ROW_OF_19, "bad"], ("Failed", 20)),
+    ],
+)  # fmt: skip
+def test_a_step_may_lack_requests_for_its_patience_in_all(what: str, taken: list[str], how: tuple[str, int]) -> None:
+    assert ends(taken, minutes=5) == how, what
+
+
+def test_no_measurement_is_missed_in_the_longest_way_that_a_step_may_take() -> None:
+    worst = [*ROW_OF_19, "bad"] * 2 + [*ROW_OF_19, "lacking"] * 40 + ["good"] * 20
+    assert ends(worst, minutes=5, failures=2) == ("Successful", len(worst))
+    assert ends([*worst[:-1], "bad"], minutes=5, failures=2) == ("Failed", len(worst))
+
+
+def test_deploy_waits_for_the_longest_way_of_all_steps_and_no_release_is_without_end() -> None:
+    analysis, hold = Analysis(), timedelta(minutes=2)
+    release = Release(strategy="canary", ready_timeout=timedelta(minutes=1))
+    assert release.longest == 2 * (measurements(analysis, hold)[1] * analysis.interval + timedelta(minutes=1))
+    day = Release(strategy="canary", steps=(CanaryStep(weight=10, hold=timedelta(hours=4)),))
+    assert (day.longest, day.planned) == (MAX_RELEASE, timedelta(hours=4, minutes=11))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +167,7 @@ def test_neither_good_nor_bad_without_a_result() -> None:
     assert error_rate["successCondition"] == "len(result) > 0 && result[0] <= 0.01"
     assert error_rate["failureCondition"] == "len(result) > 0 && result[0] > 0.01"
     assert (error_rate["failureLimit"], error_rate["interval"]) == (2, "15s")
-    assert error_rate["consecutiveSuccessLimit"] == "{{args.good}}"
+    assert (error_rate["consecutiveSuccessLimit"], error_rate["inconclusiveLimit"]) == ("{{args.good}}", 40)
     assert {argument["name"] for argument in spec["args"]} == {"new-hash", "old-hash", "good", "count"}
 
 
