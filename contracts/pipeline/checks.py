@@ -195,6 +195,14 @@ def shadow_records(pipeline: Pipeline) -> Iterator[Mistake]:
         yield Mistake(("release", "shadow"), what, "keep some: records: {share: 0.1}")
 
 
+def shadow_labels(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Only classes are labels."""
+    shadow = pipeline.release.shadow
+    if pipeline.target.task is Task.REGRESSION and shadow and shadow.max_label_changes is not None:
+        what = "is for classes, this target is regression"
+        yield Mistake(("release", "shadow", "max_label_changes"), what, "remove it: how far values differ is reported")
+
+
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], ...] = (
     (("table", "target"), target_column),
     (("table", "features"), feature_columns),
@@ -211,6 +219,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Pipeline], Iterator[Mistake]]], .
     (("resources",), resources),
     (("schedule",), schedule),
     (("release", "records"), shadow_records),
+    (("target", "release"), shadow_labels),
 )
 """Each check with the sections that it reads."""
 

@@ -84,6 +84,9 @@ class Shadow(Contract):
     max_label_changes: float | None = Field(
         None, ge=0, le=1, description="Share of rows whose label may differ from the champion's; null: only reported."
     )
+    min_rows: int = Field(
+        100, ge=1, description="Rows that both answered, below which max_label_changes is undecided: it is taken back."
+    )
 
 
 class Release(Contract):

@@ -93,10 +93,7 @@ class Gradual(Kubernetes):
         found = shadow.difference(*of_both)
         LOG.info("shadow: %s", found)
         evidence = {**asdict(found), "champion": champion, "said": str(found)}
-        limit = how.max_label_changes
-        if limit is not None and (found.label_changes is None or found.label_changes > limit):
-            changed = f"{found.label_changes:.2%}" if found.label_changes is not None else "nothing"
-            reason = f"shadow: {changed} of its labels differ from those of version {champion}, {limit:.2%} may"
+        if reason := shadow.objection(found, how, champion):
             raise NotHealthy(reason, evidence={"metric": "shadow", "shadow": evidence})
         return {"shadow": evidence}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from contracts import names
 from contracts.access import SHADOW
 from contracts.names import PREDICTIONS
+from contracts.pipeline.operation import Shadow
 from contracts.prediction_id import PredictionId
 from steps.rollout.cluster import VERSIONS, Object
 from steps.rollout.gradual_objects import service
@@ -108,6 +109,17 @@ def difference(champion: pa.Table, challenger: pa.Table) -> Difference:
         score_difference=sum(scored) / len(scored) if scored else None,
         largest=max(scored, default=None),
     )
+
+
+def objection(found: Difference, how: Shadow, champion: int) -> str:
+    """Say why a version may meet no caller: its labels differ, or that cannot be told of so few; empty where it may."""
+    if (limit := how.max_label_changes) is None:
+        return ""
+    if found.rows < how.min_rows or found.label_changes is None:
+        return f"shadow: {found}; whether its labels differ is judged of {how.min_rows} rows or more"
+    if found.label_changes > limit:
+        return f"shadow: {found.label_changes:.2%} of its labels differ from version {champion}'s, {limit:.2%} may"
+    return ""
 
 
 def records(storage: Storage, name: str, version: int, since: datetime) -> pa.Table:

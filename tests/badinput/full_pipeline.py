@@ -94,7 +94,7 @@ FULL: dict[str, Any] = {
     "code": ["more.py"],
     "release": {
         "strategy": "canary", "ready_timeout": "30s", "drain_timeout": "5s", "contract": 2,
-        "shadow": {"hold": "5m", "percent": 50, "max_label_changes": 0.2},
+        "shadow": {"hold": "5m", "percent": 50, "max_label_changes": 0.2, "min_rows": 50},
         "steps": [{"weight": 5, "hold": "1m"}, {"weight": 40, "hold": "2m"}],
         "analysis": {
             "interval": "10s", "window": "30s", "min_requests": 50, "patience": "5m", "failures": 1, "hold": "3m",

@@ -188,6 +188,20 @@ def test_a_regression_target_refuses_what_belongs_to_classes() -> None:
     assert {"target.column", "split.method", "training.metric"} <= keys
 
 
+def test_a_shadow_of_a_regression_judges_no_labels() -> None:
+    shadow = "release: {strategy: canary, shadow: {hold: 1m, max_label_changes: 0.1}}\nrecords: {share"
+    classes = ADULT.replace("records: {share", shadow)
+    text = classes.replace("task: binary", "task: regression").replace('  positive: ">50K"\n', "")
+    key = "release.shadow.max_label_changes"
+
+    [finding] = [each for each in findings_of(text) if each.what.startswith(key)]
+
+    assert finding.where == f"file.yaml:{line_of(text, 'max_label_changes')}"
+    assert finding.what == f"{key}: is for classes, this target is regression"
+    assert "remove it" in finding.remedy
+    assert parse_pipeline(classes, "file.yaml").release.shadow is not None, "of classes it is none"
+
+
 @pytest.mark.parametrize("version", ["retrain/v2", "'1'", "null"])
 def test_another_version_is_refused(version: str) -> None:
     [finding] = findings_of(ADULT.replace("retrain/v1", version, 1))

@@ -488,14 +488,21 @@ def test_a_shadow_begins_once_no_server_of_a_version_before_is_left(
     assert len(looks) == 2
 
 
-@pytest.mark.parametrize(("labels", "said"), [(["no"] * 4, "50.00% of its labels"), ([], "nothing of its labels")])
-def test_a_shadow_that_answers_otherwise_than_it_may_meets_no_caller(
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["no"] * 4, "50.00% of its labels differ from version 1's, 30.00% may"),
+        (["yes", "yes", "no"], "3 rows of both, 0.00% other labels; whether its labels differ is judged of 4 rows"),
+        ([], "no request was recorded of both; whether its labels differ is judged of 4 rows"),
+    ],
+)
+def test_a_shadow_that_answers_otherwise_than_it_may_or_too_little_meets_no_caller(
     shadowed: Place, labels: list[str], said: str
 ) -> None:
     keep(shadowed, 1, ["yes", "yes", "no", "no"])
     keep(shadowed, 2, labels)
     with pytest.raises(NotHealthy, match=said) as taken:
-        shadow_release(shadowed, 2, max_label_changes=0.3)
+        shadow_release(shadowed, 2, max_label_changes=0.3, min_rows=4)
     assert taken.value.evidence["metric"] == "shadow"
     assert "apply Deployment 2" not in shadowed.cluster.done
     assert shadowed.version() == 1
