@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,8 @@ class NotThere(ConfigError):  # noqa: N818  it says what was found
 class Cluster:
     """Objects of one namespace.
 
+    Before each change `before_change` is called, which may refuse it by what it raises.
+
     Raises
     ------
     NetworkError
@@ -65,6 +67,7 @@ class Cluster:
     """
 
     namespace: str
+    before_change: Callable[[], None] | None = None
 
     @classmethod
     def of(cls, namespace: str) -> Cluster:
@@ -192,6 +195,8 @@ class Cluster:
         return (text or "").splitlines()  # None for a pod that has no node yet
 
     def _call(self, verb: str, kind: str, name: str, call: Any) -> Object:
+        if self.before_change is not None and verb not in ("get", "list"):
+            self.before_change()
         with self._errors(verb, kind, name):
             answer: Object = call(self._client.resources.get(api_version=VERSIONS[kind], kind=kind)).to_dict()
             return answer

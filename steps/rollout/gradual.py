@@ -69,24 +69,22 @@ class Gradual(Kubernetes):
 
     def _beside(self, version: int, wanted: Sequence[Object]) -> dict[str, Any]:
         """Let a new version answer a copy of the requests, and return what that showed, for the ledger."""
+        if self.cluster.get("Deployment", shadow.shadow_name(self.name)) is not None:
+            self._remove_shadow(wanted)  # of a release that was killed, or lost its turn
         how, champion = self.world.pipeline.release.shadow, version_on(self.cluster, self.name)
         if how is None or champion is None or champion == version or self._served_before(version, champion):
             return {}
-        began, plain = datetime.now(UTC), next(o for o in wanted if o["kind"] == "IngressRoute")
-        made = shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent)
+        began = datetime.now(UTC)
         self._await_leaving()
         try:
-            for each in made:
+            for each in shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent):
                 self._publish(each)
             self._await_shadow()
-            self._publish(shadow.route(plain))
+            self._publish(shadow.route(_route(wanted)))
             LOG.info("version %d answers a copy of the requests for %s", version, how.hold)
             self._wait(how.hold.total_seconds())
         finally:
-            self.cluster.apply(plain)
-            time.sleep(_HEARD_SECONDS)
-            for each in made:
-                self.cluster.delete(each["kind"], each["metadata"]["name"])
+            self._remove_shadow(wanted)
         self._wait(_SETTLE_SECONDS)
         storage = self.world.storage
         of_both = [shadow.records(storage, self.name, number, began) for number in (champion, version)]
@@ -96,6 +94,12 @@ class Gradual(Kubernetes):
         if reason := shadow.objection(found, how, champion):
             raise NotHealthy(reason, evidence={"metric": "shadow", "shadow": evidence})
         return {"shadow": evidence}
+
+    def _remove_shadow(self, wanted: Sequence[Object]) -> None:
+        self.cluster.apply(_route(wanted))
+        self._wait(_HEARD_SECONDS)
+        for each in shadow.objects(wanted, 0, 0):
+            self.cluster.delete(each["kind"], each["metadata"]["name"])
 
     def _served_before(self, version: int, champion: int) -> bool:
         """Say whether this is the way back: to a version whose template is older than that of what serves."""
@@ -116,7 +120,7 @@ class Gradual(Kubernetes):
                 labels = {**selector(self.name), LABEL_STAGE: SHADOW}
                 replicasets, pods = (self.cluster.select(kind, labels) for kind in ("ReplicaSet", "Pod"))
                 raise self._not_healthy(replicasets[0] if replicasets else None, pods, self.cluster.select("Event"))
-            time.sleep(LOOK_SECONDS)
+            self._wait(LOOK_SECONDS)
 
     def _await_leaving(self) -> None:
         """Return when the champion's pods are the only ones: connections that Traefik keeps lead to those before."""
@@ -128,10 +132,6 @@ class Gradual(Kubernetes):
                 return
             self._wait(LOOK_SECONDS)
         LOG.warning("servers of a version before %s still answer; requests to them are in no comparison", self.name)
-
-    def _wait(self, seconds: float) -> None:
-        if self.lost.wait(seconds):
-            raise StageError(f"another release of {self.name} took this one's turn")
 
     def _publish(self, wanted: Object) -> None:
         if wanted["kind"] == "TraefikService":  # its weights are Argo Rollouts' own once it is there
@@ -185,7 +185,7 @@ class Gradual(Kubernetes):
             if time.monotonic() > deadline:
                 said = (rollout.get("status") or {}).get("message", "")
                 raise NotHealthy(f"its rollout does not end within {format_duration(release.longest)}: {said}")
-            time.sleep(LOOK_SECONDS)
+            self._wait(LOOK_SECONDS)
 
     def _look_at_rollout(self) -> tuple[Object, Object, Object | None, list[Object], list[Object]]:
         deployment, rollout = self.cluster.get("Deployment", self.name), self.cluster.get("Rollout", self.name)
@@ -255,6 +255,10 @@ def crashed(pod: Object) -> bool:
     """Say whether a pod's server ended and was, or will be, started again."""
     containers: list[dict[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or []
     return any(container.get("restartCount", 0) > 0 for container in containers)
+
+
+def _route(wanted: Sequence[Object]) -> Object:
+    return next(each for each in wanted if each["kind"] == "IngressRoute")
 
 
 def _annotation(thing: Object, name: str) -> str:

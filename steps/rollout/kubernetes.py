@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -34,6 +35,9 @@ from steps.rollout.target import IMAGE_HOLDS_MODEL, NotHealthy, Serving
 from steps.signing import proof
 from steps.world import World
 
+if TYPE_CHECKING:
+    from steps.storage import Storage
+
 LOG = logging.getLogger("retrain")
 
 LOOK_SECONDS = 1.0
@@ -47,7 +51,7 @@ class Kubernetes:
     """The Deployment of one pipeline; see `steps.rollout.target.Target`."""
 
     world: World
-    cluster: Cluster
+    unguarded: Cluster
     lost: threading.Event = field(default_factory=threading.Event)
     """Set when another release took this one's turn."""
 
@@ -55,6 +59,11 @@ class Kubernetes:
     def of(cls, world: World) -> Self:
         """Return the target of the settings."""
         return cls(world, Cluster.of(world.settings.serving_namespace))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The namespace of serving, which changes only while this release has its turn."""
+        return replace(self.unguarded, before_change=self._keep_turn)
 
     @property
     def name(self) -> str:
@@ -68,7 +77,7 @@ class Kubernetes:
 
     def turn(self) -> AbstractContextManager[None]:
         """Hold the pipeline's Lease."""
-        return lease.turn(self.cluster, f"retrain-{self.name}", self.world.workflow, lost=self.lost)
+        return lease.turn(self.unguarded, f"retrain-{self.name}", self.world.workflow, lost=self.lost)
 
     def means(self, built: str, run_id: str) -> Mapping[str, Any]:
         """Return image and signature: the image that was built, which holds its model, or one that fetches it."""
@@ -111,7 +120,7 @@ class Kubernetes:
         """Remove Deployment and autoscaler; Service and address stay."""
         for kind in ("HorizontalPodAutoscaler", "Deployment"):
             if self.exports:
-                self.world.storage.delete(self._exported(kind))
+                self._exporting.delete(self._exported(kind))
             else:
                 self.cluster.delete(kind, self.name)
         return None
@@ -195,13 +204,25 @@ class Kubernetes:
             self.cluster.scale("Deployment", self.name, replicas)
 
     def _publish(self, wanted: Object) -> None:
-        if self.lost.is_set():
-            raise StageError(f"another release of {self.name} took this one's turn")
         if not self.exports:
             self.cluster.apply(wanted)
             return
         text = yaml.safe_dump(wanted, sort_keys=False, width=120)
-        self.world.storage.write(self._exported(wanted["kind"]), text.encode())
+        self._exporting.write(self._exported(wanted["kind"]), text.encode())
+
+    def _keep_turn(self) -> None:
+        if self.lost.is_set():
+            raise StageError(f"another release of {self.name} took this one's turn")
+
+    def _wait(self, seconds: float) -> None:
+        self.lost.wait(seconds)
+        self._keep_turn()
+
+    @property
+    def _exporting(self) -> Storage:
+        """The store, to which a release exports only while it has its turn."""
+        self._keep_turn()
+        return self.world.storage
 
     @property
     def exported_folder(self) -> str:
@@ -219,7 +240,7 @@ class Kubernetes:
         while _said(self.cluster.get("Deployment", self.name) or {}, "ledger-entry") != entry:
             if time.monotonic() > deadline:
                 raise NotHealthy(f"nobody applied what was exported to {self._exported('Deployment')}")
-            time.sleep(LOOK_SECONDS)
+            self._wait(LOOK_SECONDS)
 
     def _watch(self, seconds: float) -> None:
         """Return when the rollout is complete.
@@ -241,7 +262,7 @@ class Kubernetes:
                 best, deadline = now, time.monotonic() + seconds
             if time.monotonic() > deadline:
                 raise self._not_healthy(seen.replicaset, seen.pods, seen.events)
-            time.sleep(LOOK_SECONDS)
+            self._wait(LOOK_SECONDS)
 
     def _tell(self, events: Sequence[Object], told: set[str], *, quietly: bool = False) -> None:
         for event in events:

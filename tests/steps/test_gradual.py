@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +22,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, StageError
 from contracts.outcomes import State
 from contracts.pipeline.operation import Release
 from contracts.references import LedgerEntry
@@ -30,7 +33,7 @@ from serving.records import Recording, Records
 from serving.schemas import ModelAnswer
 from steps.probes import places, release
 from steps.rollout import choice, gradual, kubernetes, shadow
-from steps.rollout.cluster import Conflict, NotThere, Object, UnknownKind
+from steps.rollout.cluster import Cluster, Conflict, NotThere, Object, UnknownKind
 from steps.rollout.gradual import Gradual, crashed, is_new, seen, stands
 from steps.rollout.gradual_objects import HASH
 from steps.rollout.kubernetes import Kubernetes
@@ -144,6 +147,7 @@ class InMemory:
     things: dict[tuple[str, str], Object] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
+    before_change: Callable[[], None] | None = None
 
     def knows(self, kind: str) -> bool:
         return kind in self.kinds
@@ -154,6 +158,7 @@ class InMemory:
     def apply(self, wanted: Object, *, only_ask: bool = False) -> Object:
         if only_ask:
             return wanted
+        self._changes()
         key = wanted["kind"], wanted["metadata"]["name"]
         now = self.things.get(key)
         new = copy.deepcopy(wanted)
@@ -190,6 +195,7 @@ class InMemory:
         return [copy.deepcopy(t) for t in found if wanted.items() <= t["metadata"].get("labels", {}).items()]
 
     def scale(self, kind: str, name: str, replicas: int) -> None:
+        self._changes()
         if (kind, name) not in self.things:
             raise NotThere(name)
         self.things[kind, name]["spec"]["replicas"] = replicas
@@ -198,12 +204,17 @@ class InMemory:
         self._deployment_controller()
 
     def delete(self, kind: str, name: str) -> None:
+        self._changes()
         if self.things.pop((kind, name), None) is None:
             return
         self.done.append(f"delete {kind}")
         for key, thing in list(self.things.items()):
             if any(owner["uid"] == kind for owner in thing["metadata"].get("ownerReferences", ())):
                 del self.things[key]
+
+    def _changes(self) -> None:
+        if self.before_change is not None:
+            self.before_change()
 
     def log(self, *_: Any, **__: Any) -> list[str]:
         return ["2026 ERROR broken"]
@@ -298,13 +309,14 @@ class Place:
 
     base: World
     cluster: InMemory
+    lost: threading.Event = field(default_factory=threading.Event)
 
     def target(self, strategy: str, cls: type[Kubernetes] | None = None) -> Kubernetes:
         release = Release.model_validate({"strategy": strategy})
         pipeline = self.base.pipeline.model_copy(update={"release": release})
         world = World(settings=self.base.settings, pipeline=pipeline, pipeline_path=self.base.pipeline_path)
         kind = cls or (Gradual if release.gradual else Kubernetes)
-        return kind(world, self.cluster)  # type: ignore[arg-type]  as much of it as is asked for
+        return kind(world, self.cluster, self.lost)  # type: ignore[arg-type]  as much of it as is asked for
 
     def release(self, strategy: str, number: int) -> Any:
         target = self.target(strategy)
@@ -560,6 +572,116 @@ def test_a_shadows_pods_are_the_new_versions_and_no_service_that_serves_finds_th
         {"name": f"{NAME}-shadow", "port": 80, "nativeLB": True, "percent": 50}
     ]
     assert {each["metadata"]["name"] for each in made.values()} == {f"{NAME}-shadow"}
+
+
+def test_what_a_shadow_left_that_was_cut_off_is_removed_by_the_next_release(
+    shadowed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Gradual, "_remove_shadow", lambda *_: None)
+        keep(shadowed, 1, ["yes"])
+        keep(shadowed, 2, ["no"])
+        with pytest.raises(NotHealthy):
+            shadow_release(shadowed, 2, max_label_changes=0.1, min_rows=1)
+    assert ("Deployment", f"{NAME}-shadow") in shadowed.cluster.things
+    shadowed.release("canary", 3)
+    assert not [name for _, name in shadowed.cluster.things if "shadow" in name]
+    [service] = shadowed.cluster.things["IngressRoute", NAME]["spec"]["routes"][0]["services"]
+    assert service == {"kind": "TraefikService", "name": NAME}
+
+
+# one at a time
+
+
+class Log(list[str]):
+    """What was done; the turn is lost after so many entries."""
+
+    left, lost = 0, threading.Event()
+
+    def append(self, what: str) -> None:
+        super().append(what)
+        if len(self) == self.left:
+            self.lost.set()
+
+
+def begin(place: Place, before: str, act: str) -> Callable[[], object]:
+    """Let version 1 serve by a strategy, and return what begins to change that."""
+    if before:
+        place.release(before, 1)
+    if act == "stop":
+        return place.target(before).stop
+    if act == "shadow":
+        keep(place, 1, ["yes"])
+        keep(place, 2, ["yes"])
+        return lambda: shadow_release(place, 2)
+    return lambda: place.release(act, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "act"),
+    [
+        ("", "canary"), ("rolling", "canary"), ("canary", "rolling"), ("canary", "canary"), ("canary", "shadow"),
+        ("canary", "blue-green"), ("canary", "stop"), ("rolling", "stop"),
+    ],
+)  # fmt: skip
+def test_a_release_that_lost_its_turn_changes_nothing_more(
+    place: Place, before: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost after each of its changes, the next one is refused: what has the same names may be another's by now."""
+    monkeypatch.setattr(gradual, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(gradual, "_HEARD_SECONDS", 0)
+    whole = Place(place.base, InMemory())
+    begun = begin(whole, before, act)
+    whole.cluster.done.clear()
+    begun()
+    assert len(whole.cluster.done) > 1
+    for left in range(len(whole.cluster.done)):
+        cut = Place(place.base, InMemory(done=(log := Log())))
+        begun = begin(cut, before, act)
+        log.clear()
+        log.left, log.lost = left, cut.lost
+        if not left:
+            cut.lost.set()
+        with pytest.raises(StageError, match="another release of adult-income took this one's turn"):
+            begun()
+        assert log == whole.cluster.done[:left]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cluster: cluster.apply({"kind": "Service", "metadata": {"name": "m"}}),
+        lambda cluster: cluster.create({"kind": "Service", "metadata": {"name": "m"}}),
+        lambda cluster: cluster.replace({"kind": "Service", "metadata": {"name": "m"}}),
+        lambda cluster: cluster.scale("Deployment", "m", 0),
+        lambda cluster: cluster.delete("Deployment", "m"),
+    ],
+)
+def test_the_api_server_is_asked_for_no_change_that_is_refused(change: Callable[[Cluster], object]) -> None:
+    def refuse() -> None:
+        raise StageError("not now")
+
+    cluster, api = Cluster("serving", before_change=refuse), MagicMock()
+    vars(cluster)["_client"] = api
+    with pytest.raises(StageError, match="not now"):
+        change(cluster)
+    assert not api.mock_calls
+    cluster.get("Deployment", "m")
+    cluster.select("Pod")
+    assert api.mock_calls, "to look is no change"
+
+
+def test_nothing_is_exported_either_after_the_turn_was_lost(place: Place) -> None:
+    target = place.target("rolling")
+    target.world.settings = target.world.settings.model_copy(update={"deploy_target": "export"})
+    [deployment] = [each for each in place.wanted("rolling", 1) if each["kind"] == "Deployment"]
+    target._publish(deployment)
+    target.lost.set()
+    for act in (lambda: target._publish(deployment | {"spec": {}}), target.stop):
+        with pytest.raises(StageError, match="took this one's turn"):
+            act()
+    kept = yaml.safe_load(place.base.storage.read(f"{target.exported_folder}/deployment.yaml"))
+    assert kept == deployment
 
 
 # preflight
