@@ -731,7 +731,7 @@ def test_a_note_says_that_nothing_keeps_a_release_from_the_keys_of_others(
             raise ConfigError("deploy gives a server empty volumes only")
         return wanted
 
-    monkeypatch.setattr(place.cluster, "apply", apply)
+    monkeypatch.setattr(target.cluster, "apply", apply)
     monkeypatch.setattr(Kubernetes, "of", classmethod(lambda cls, world: target))
     monkeypatch.setattr(release.Cluster, "inside", classmethod(lambda cls: release.Cluster(here)))
     found = list(release.confinement_notes(target.world))
