@@ -16,6 +16,10 @@ HASH = "rollouts-pod-template-hash"
 """Label by which Argo Rollouts tells pods of one template from those of another."""
 _ROLLBACKS = 3
 """Template revisions that are gone back to at once: they served before."""
+_ABORTED_SECONDS = 5
+"""How long pods of a version that was taken back stay: until Traefik knows that they have no share.  Left longer, its kept
+connections lead a share of the next canary to them.
+"""
 
 
 def next_service(name: str) -> str:
@@ -81,6 +85,7 @@ def _canary(name: str, release: Release) -> dict[str, Any]:
         "stableService": name,
         "canaryService": next_service(name),
         "trafficRouting": {"traefik": {"weightedTraefikServiceName": name}},
+        "abortScaleDownDelaySeconds": _ABORTED_SECONDS,
         "maxUnavailable": 0,
         "steps": steps,
     }

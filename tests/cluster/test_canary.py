@@ -31,7 +31,7 @@ CANARY = {
     "analysis": {
         "interval": "5s",
         "window": "20s",
-        "min_requests": 30,
+        "min_requests": 100,
         "patience": "3m",
         "hold": "15s",
         "max_latency_ratio": 6,
@@ -149,6 +149,8 @@ def test_a_bad_canary_is_taken_back_under_load_and_all_agree(place: Place, kind:
     assert bad.state is State.ROLLED_BACK
     if kind != "crashing":
         assert bad.evidence["metric"] in named
+    versions = {seen for seen in load.seen if seen.startswith("200")}
+    assert versions <= {"200 version 2", f"200 version {bad.version}"}, "none that was taken back before"
     lost, canary = sum(load.failed.values()), load.seen[f"200 version {bad.version}"]
     assert load.seen["200 version 2"] > lost + canary, "most went to the version that serves"
     assert lost <= 0.45 * sum(load.seen.values()), "no more than its weight"
