@@ -76,4 +76,4 @@ class PromotionReport(Contract):
     dataset_sha256: Sha256
     split_sha256: Sha256
     policy_sha256: Sha256
-    requested_by: str
+    requested_by: str = Field(description="Who asked for the run, as its parameter says; nobody verified it.")

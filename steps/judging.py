@@ -26,6 +26,7 @@ from steps.gates import promotion
 from steps.gates.bounds import measure
 from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
+from steps.lifecycle import CLAIMED
 from steps.own_gates import own_columns, own_numbers
 from steps.review_page import render
 from steps.signing import proof
@@ -157,10 +158,10 @@ def _with_latency(champion: Measured | None, milliseconds: float | None) -> prom
 
 
 def requester(inputs: Promote.Inputs) -> str:
-    """Return who or what asked for the release."""
+    """Return who or what asked for the release, as the run says: whoever submits it may say any name."""
     return inputs.requested_by or os.environ.get(variable("user"), "") or "pipeline"
 
 
 def _evidence(report: PromotionReport) -> dict[str, Any]:
     said = report.model_dump(mode="json", exclude={"model", "version", "run_id", "reason", "requested_by", "workflow"})
-    return {**said, "from": report.champion, "to": report.version}
+    return {**said, "from": report.champion, "to": report.version, CLAIMED: report.requested_by}

@@ -83,6 +83,8 @@ TAKEOVER = "takeover_of"
 """Evidence of a *failed* that ended a crashed release of another workflow: the id of its *releasing*."""
 APPROVAL = "approval"
 """Evidence of an *approved* or *rejected* that a person gave: who, how that is known, and what it is bound to."""
+CLAIMED = "claimed_requester"
+"""Evidence of what the promotion gate decided: who asked for the run, as its parameter says.  Nobody verified it."""
 EXPIRES = "expires"
 """Evidence of *awaiting* and *approved*: the moment after which they hold no more (UTC, as entries write it)."""
 

@@ -23,6 +23,7 @@ from contracts.references import DATASET_MANIFEST, DatasetManifest, LedgerEntry
 from contracts.reports import Check, ValidationReport
 from steps.approvals import ROLLBACK_FROM, given_by_person
 from steps.archive import Archive
+from steps.lifecycle import CLAIMED
 from steps.own_packages import OwnPackage, lock_sha256, read_lock
 from steps.registry import RunFacts
 from steps.signing import EVIDENCE
@@ -73,7 +74,8 @@ class Approval(Contract):
     word: Literal["gate", "person", "rollback"] = Field(
         description="Whose it was: the promotion gate's, a person's on a request, or a person's to go back."
     )
-    by: str = Field(description="That person; with the gate's, who asked for the run.")
+    by: str = Field(description="That person; with the gate's, the workflow that asked it.")
+    claimed_requester: str = Field("", description="With the gate's: who asked for the run, as it says; not verified.")
     at: AwareDatetime
     reason: str
     workflow: str
@@ -270,7 +272,12 @@ def _approval(history: Sequence[LedgerEntry]) -> Approval | None:
     word: Literal["gate", "person", "rollback"] = "gate"
     if given_by_person(entry):
         word = "rollback" if ROLLBACK_FROM in entry.evidence else "person"
-    return Approval(word=word, by=entry.by, at=entry.at, reason=entry.reason, workflow=entry.workflow, entry=entry.id)
+    # before the evidence said so, such an entry was by whoever the run named
+    claimed = str(entry.evidence.get(CLAIMED, entry.by)) if word == "gate" else ""
+    return Approval(
+        word=word, by=entry.by, claimed_requester=claimed, at=entry.at, reason=entry.reason, workflow=entry.workflow,
+        entry=entry.id,
+    )  # fmt: skip
 
 
 def _signature(history: Sequence[LedgerEntry]) -> Signature | None:

@@ -32,7 +32,7 @@ from steps.approvals import (
     way_back,
     word_on,
 )
-from steps.judging import Judged, judge, requester
+from steps.judging import Judged, judge
 from steps.ledger import LostRace
 from steps.lifecycle import EXPIRES, moment_text
 from steps.words import Given
@@ -219,7 +219,7 @@ class _Decision:
     def _append(self, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
         return self.world.ledger.append(
             self.world.pipeline.name, state, version=self.version, run_id=self.run_id, workflow=self.world.workflow,
-            by=requester(self.inputs), reason=reason, evidence=evidence,
+            by=self.world.workflow, reason=reason, evidence=evidence,
             after=self.entries[-1] if self.entries else None, now=self.now, at=self.world.now(),
         )  # fmt: skip
 

@@ -73,7 +73,7 @@ def render(review: Review) -> bytes:
     text(head, "style", _STYLE)
     text(body, "h1", title)
     before = f"against version {report.champion}, which serves" if report.champion else "nothing serves yet"
-    asked = f"run {report.workflow}, for {report.requested_by}, environment {report.environment}"
+    asked = f"run {report.workflow}, for {report.requested_by} (not verified), environment {report.environment}"
     text(body, "p", f"{before}; {asked}", "dim")
     verdict = _VERDICTS[report.decision]
     text(body, "p", f"{_SIGNS[verdict]} promotion gate: {report.reason}", verdict.value)

@@ -26,10 +26,10 @@ def main(requested_by: str = "") -> int:
     """Remove what the policy no longer keeps, and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     workflow = os.environ.get(variable("workflow"), "retention")
+    # a parameter of the workflow, in which whoever submits it may say any name
+    by = f"{requested_by} (unauthenticated)" if requested_by else workflow
     try:
-        done = apply(
-            load_settings(), datetime.now(UTC), workflow=workflow, by=requested_by or workflow, tell=LOG.info
-        )  # fmt: skip
+        done = apply(load_settings(), datetime.now(UTC), workflow=workflow, by=by, tell=LOG.info)
     except StageError as error:
         LOG.error("%s: %s%s", error.row.name, error.message, f" ({error.remedy})" if error.remedy else "")
         return error.row.exit_code

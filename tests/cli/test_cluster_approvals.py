@@ -26,11 +26,12 @@ from steps.approvals import HOLDS_SECONDS, Person, WayBack, decide, vouched
 from steps.attestation import statement
 from steps.audit_key import private_key
 from steps.ledger import Ledger
-from steps.lifecycle import EXPIRES, moment_text
+from steps.lifecycle import CLAIMED, EXPIRES, moment_text
 from steps.rollout.cluster import Conflict
 from tests.steps.registered import NOW
 from workflows.cli import approvals as words
 from workflows.cli import audit as command
+from workflows.cli.checks import by_whom
 from workflows.cli.main import app
 from workflows.cluster import approvals, audit
 from workflows.cluster import errand as errands
@@ -271,6 +272,15 @@ def test_heads_that_a_platform_signed_are_held_against_its_ledger_by_a_pinned_ke
     place.objects.clear()
     with pytest.raises(ConfigError, match="has no key in retrain-audit-secrets"):
         audit.key(place)
+
+
+def test_who_asked_for_a_run_is_told_apart_from_who_decided(ledger: Ledger) -> None:
+    decided = ledger.append(
+        "churn", State.REGISTERED, version=9, run_id="run-9", workflow="retrain-9", by="retrain-9", reason="",
+        evidence={CLAIMED: "alice"}, after=ledger.head("churn"), at=NOW,
+    )  # fmt: skip
+    assert by_whom(decided) == "by retrain-9, for alice (not verified)"
+    assert by_whom(decided.model_copy(update={"evidence": {}})) == "by retrain-9"
 
 
 def new_key(path: Path) -> str:

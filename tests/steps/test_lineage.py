@@ -96,6 +96,9 @@ def test_production_is_explained_from_data_to_approval(world: World) -> None:
     assert (found.promotion.decision, found.promotion.checks) == ("approved", (CHECK,))
     assert found.approval is not None
     assert (found.approval.by, found.approval.at, found.approval.reason) == ("ann", NOW, "approved for a reason")
+    assert (found.approval.word, found.approval.claimed_requester) == ("gate", "ann"), (
+        "an entry of before it was told apart"
+    )
     assert found.serving is not None
     assert (found.serving.since, found.serving.image, found.serving.url) == (NOW, "reference", "http://127.0.0.1:8080")
     assert found.serving.answers is False, "nothing serves in this test, and that is said"

@@ -143,6 +143,8 @@ def test_an_answer_that_names_a_part_counts_all(world: World, tmp_path: Path, mo
 
     assert pod.main("ann") == 0
 
+    notes = [entry for entry in world.ledger.entries(MODEL) if entry.state is Note.REMOVED]
+    assert {entry.by for entry in notes} == {"ann (unauthenticated)"}, "whoever submits it may say any name"
     answer = sweep.Outlook.model_validate_json((tmp_path / "outputs" / pod.ANSWER).read_text())
     assert len(answer.decisions) == 2 < answer.total.things
     assert answer.total == planned.total

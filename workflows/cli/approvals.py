@@ -19,7 +19,7 @@ from contracts.names import page_name
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.reports import Check
-from workflows.cli.checks import checks_table, short
+from workflows.cli.checks import by_whom, checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
 from workflows.cli.options import (
@@ -67,7 +67,7 @@ def approvals(
         return
     for entry, why in found:
         until = why or f"until {entry.evidence[EXPIRES][:16].replace('T', ' ')} UTC"
-        asked = f"asked {entry.at:%Y-%m-%d %H:%M} UTC by {entry.by}"
+        asked = f"asked {entry.at:%Y-%m-%d %H:%M} UTC {by_whom(entry)}"
         typer.echo(f"{entry.workflow}  {entry.model} version {entry.version}, {asked}; {until}")
     if not found:
         typer.echo("nothing waits for an approval")
@@ -254,7 +254,7 @@ def _render(request: LedgerEntry, challenger: Lineage, champion: Lineage | None)
     checks = [Check.model_validate(check) for check in request.evidence.get("checks", ())]
     parts: list[RenderableType] = [
         Text(f"{request.model} version {request.version}", style="bold"),
-        Text(f"asked by {request.by}, run {request.workflow}, {request.at:%Y-%m-%d %H:%M} UTC"),
+        Text(f"asked {by_whom(request)}, {request.at:%Y-%m-%d %H:%M} UTC"),
         Text(f"promotion gate: {short(request.reason)}"),
         checks_table(checks),
     ]

@@ -1,4 +1,7 @@
-"""The checks of a gate as a table: number, interval, bound, verdict.  Shown by `run`, `status` and `lineage`."""
+"""The checks of a gate as a table: number, interval, bound, verdict; and in words what else its entry says.
+
+Shown by `run`, `status`, `lineage` and what else prints entries.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.outcomes import Verdict
+from contracts.references import LedgerEntry
 from contracts.reports import Check
+from steps.lifecycle import CLAIMED
 
 _STYLES = {
     Verdict.PASSED: ("✓", "green"),
@@ -35,6 +40,12 @@ def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
 def short(reason: str) -> str:
     """Return the part of a gate's reason that its checks do not say: what comes before the first of them."""
     return reason.partition("; ")[0]
+
+
+def by_whom(entry: LedgerEntry) -> str:
+    """Return who made an entry, and for whom a run says that it was."""
+    claimed = entry.evidence.get(CLAIMED)
+    return f"by {entry.by}, for {claimed} (not verified)" if claimed else f"by {entry.by}"
 
 
 def _bound(check: Check) -> str:

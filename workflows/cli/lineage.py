@@ -10,7 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from workflows.cli.checks import checks_table, short
+from workflows.cli.checks import by_whom, checks_table, short
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
 from workflows.cli.options import AT, CONTEXT, NAMESPACE, rfc3339
@@ -97,8 +97,12 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
         place = ", ".join(part for part in (serving.url, answers, serving.image) if part)
         yield "serves since", f"{serving.since:%Y-%m-%d %H:%M:%S %Z}" + (f" ({place})" if place else "")
     if approval := found.approval:
-        who = {"gate": "by the gate, for", "person": "by", "rollback": "to go back, by"}[approval.word]
-        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who} {approval.by}: {short(approval.reason)}"
+        who = {
+            "gate": f"by the gate, for {approval.claimed_requester} (not verified)",
+            "person": f"by {approval.by}",
+            "rollback": f"to go back, by {approval.by}",
+        }[approval.word]
+        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who}: {short(approval.reason)}"
     yield "signed by", f"key {found.signature.key}" if found.signature else ""
     if gone := found.removal:
         copies = f"; copies in {gone.archive}" if gone.archive else ""
@@ -140,7 +144,7 @@ def _history(found: Lineage) -> Text:
     return Text("\n").join(
         Text.assemble(
             (f"{entry.at:%Y-%m-%d %H:%M:%S}  ", "dim"),
-            f"{entry.state.value:<11} by {entry.by}: {short(entry.reason)}  ",
+            f"{entry.state.value:<11} {by_whom(entry)}: {short(entry.reason)}  ",
             (entry.id[:12], "dim"),
         )
         for entry in found.history
