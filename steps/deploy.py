@@ -20,7 +20,7 @@ from contracts.references import LedgerEntry
 from contracts.stages import Deploy
 from steps.aliases import follow
 from steps.ledger import RACES, LostRace, until_won
-from steps.ledger_rows import View
+from steps.ledger.rows import View
 from steps.lifecycle import TAKEOVER, IllegalTransition, Standing, ended, permit
 from steps.reports import RELEASE_REPORT, ReleaseReport, run_report_uri
 from steps.rollout.target import NotHealthy, Serving

@@ -14,10 +14,10 @@ from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
 from serving.model import checked_manifest
 from steps import own_packages
-from steps.assessment import Assessment, Trained, assess, policy_sha256, report_bytes, trained
 from steps.gates import validation
+from steps.judging.assessment import Assessment, Trained, assess, policy_sha256, report_bytes, trained
+from steps.judging.own_gates import own_columns, own_numbers
 from steps.metrics import score_judged
-from steps.own_gates import own_columns, own_numbers
 from steps.reuse import keep, recall, reuse_key
 from steps.tracking import RunRecord
 from steps.world import World
@@ -27,8 +27,8 @@ REPORT = "validation.json"
 SECTIONS = ("name", "table", "target", "split", "gates")
 MODULES = (
     "contracts.metrics", "contracts.reports", "serving.estimators", "serving.model", "serving.transform",
-    "serving.user_code", "steps.assessment", "steps.evaluate", "steps.gates.bounds", "steps.gates.statistics",
-    "steps.gates.validation", "steps.metrics", "steps.own_gates", "steps.splitting",
+    "serving.user_code", "steps.judging.assessment", "steps.evaluate", "steps.gates.bounds", "steps.gates.statistics",
+    "steps.gates.validation", "steps.metrics", "steps.judging.own_gates", "steps.splitting",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def evaluate(inputs: Evaluate.Inputs, *, world: World) -> Evaluate.Outputs:
     Raises
     ------
     ConfigError, DataError
-        See `steps.assessment.assess`.
+        See `steps.judging.assessment.assess`.
     """
     subject = trained(world, inputs.run_id)
     key = _key(inputs, subject, world)

@@ -34,7 +34,7 @@ from steps.splitting import (
     sides_by_time,
     write_split,
 )
-from steps.training_key import is_remembered
+from steps.training.key import is_remembered
 from steps.world import World
 
 BATCH_ROWS = 16_384

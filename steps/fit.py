@@ -5,9 +5,9 @@ from __future__ import annotations
 from contracts.errors import ConfigError
 from contracts.stages import Fit
 from steps.candidates.lightgbm import lightgbm_problem
-from steps.fitting import fit_candidate, problem_of, put
-from steps.training_key import train_key
-from steps.training_material import read_material, read_sides
+from steps.training.fitting import fit_candidate, problem_of, put
+from steps.training.key import train_key
+from steps.training.material import read_material, read_sides
 from steps.world import World
 
 

@@ -1,6 +1,6 @@
 """Keys in files: a private one for its owner alone, made at first need, and its public half beside it as .pub.
 
-Called by `steps.audit_key`, whose key signs heads of the ledger, and for the desk's own key, which signs models.
+Called by `steps.audit.key`, whose key signs heads of the ledger, and for the desk's own key, which signs models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Another Python environment than today's, made by uv from a lock file, and a packaged model's answers in it.
 
-Called by `steps.champion`, for a champion that does not load here, and by `steps.reproduce`.  The child process that
-scores gets today's `contracts` and `serving` (which read every package of their format), the environment's libraries,
-and no secrets: uv's settings and proxies, which may hold passwords of an index, reach uv alone.
+Called by `steps.judging.champion`, for a champion that does not load here, and by `steps.reproduce`.  The child process
+that scores gets today's `contracts` and `serving` (which read every package of their format), the environment's
+libraries, and no secrets: uv's settings and proxies, which may hold passwords of an index, reach uv alone.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from steps.approvals import (
     way_back,
     word_on,
 )
-from steps.judging import Judged, judge
+from steps.judging.judge import Judged, judge
 from steps.ledger import LostRace
 from steps.lifecycle import EXPIRES, moment_text
 from steps.words import Given

@@ -29,7 +29,7 @@ from contracts.names import parameter
 from contracts.settings import PREFIX, Settings, variable
 from contracts.stages import Features, Stage, Train
 from serving.model import MANIFEST_FILE
-from steps.assessment import References
+from steps.judging.assessment import References
 from steps.own_environment import last_line
 from steps.reports import read_error_report
 from steps.tracking import MACHINE, PACKAGE

@@ -33,8 +33,8 @@ from contracts.settings import load_settings, variable
 from serving.model import PackagedModel, Predictions, read_manifest
 from serving.user_code import pack, unpack
 from steps.archive import Archive
-from steps.assessment import References, references
 from steps.dataset import has_dataset, read_table
+from steps.judging.assessment import References, references
 from steps.own_environment import score
 from steps.own_packages import activate, bring, read_lock
 from steps.provenance import CodeState, retrain_code

@@ -16,11 +16,11 @@ from contracts.names import tag
 from contracts.pipeline.learning import Candidate
 from contracts.stages import Cache, Train
 from steps.candidates.choice import pick, without_lightgbm
-from steps.fitting import Contender, fit_candidate, get, problem_of, remove
 from steps.reuse import remember
-from steps.training_key import keys, train_key
-from steps.training_material import Material, read_material, read_sides
-from steps.training_record import first_tags, record_training
+from steps.training.fitting import Contender, fit_candidate, get, problem_of, remove
+from steps.training.key import keys, train_key
+from steps.training.material import Material, read_material, read_sides
+from steps.training.record import first_tags, record_training
 from steps.world import World
 
 

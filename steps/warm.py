@@ -42,7 +42,7 @@ _LATER = (
 
 _FIRST = (
     "steps.probe", "steps.preflight", "steps.ledger", "sqlalchemy.dialects.sqlite", "steps.sources", "steps.recipe",
-    "steps.candidate_checks", "steps.rollout.process",
+    "steps.candidates.checks", "steps.rollout.process",
 )  # fmt: skip
 """What the first steps need, many at once: imported before any of them is forked."""
 _TOGETHER_SECONDS = 0.02

@@ -1,6 +1,6 @@
 """Fit a candidate's trials, and choose the best on validation rows.  Reads nothing, writes nothing.
 
-Called by `steps.fitting` and `train`.
+Called by `steps.training.fitting` and `train`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Findings = Iterator[Finding]
 
 def check_code(inputs: Probe.Inputs, world: World) -> Findings:
     """Every module that the file names is packed, or installed; it has what is named, and takes the parameters."""
-    from steps.candidate_checks import candidate_findings
+    from steps.candidates.checks import candidate_findings
 
     code = world.user_code(inputs.code)
     packed = {name.split(".")[0] for name in code.modules}

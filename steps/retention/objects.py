@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from contracts.names import PREDICTIONS
 from contracts.references import DATASET_MANIFEST, SPLIT_MANIFEST
 from contracts.stages import Features, Train
-from steps.fitting import FIT_FILE
 from steps.ingest_report import IngestReport
 from steps.reports import INGEST_REPORT
 from steps.retention.plan import Kind, Limit, Node
 from steps.retention.versions import place_key, run_key
 from steps.reuse import Remembered
 from steps.storage import Storage, Stored
+from steps.training.fitting import FIT_FILE
 
 _FOLDERS = {
     "datasets": (Kind.DATASET, 1), "splits": (Kind.SPLIT, 1), "code": (Kind.CODE, 1), "reports": (Kind.REPORTS, 1),

@@ -17,8 +17,8 @@ HASH = "rollouts-pod-template-hash"
 _ROLLBACKS = 3
 """Template revisions that are gone back to at once: they served before."""
 _ABORTED_SECONDS = 5
-"""How long pods of a version that was taken back stay: until Traefik knows that they have no share.  Left longer, its kept
-connections lead a share of the next canary to them.
+"""How long pods of a version that was taken back stay: until Traefik knows that they have no share.  Left longer, its
+kept connections lead a share of the next canary to them.
 """
 
 

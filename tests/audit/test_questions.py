@@ -215,7 +215,7 @@ def test_a_ledger_that_was_tampered_with_does_not_pass(deed: str, keeper: Keeper
 def rewrite(keeper: Keeper, copy: Path) -> None:
     """Write the whole history once more with another name in it, so that its own chain holds."""
     from steps.ledger import Ledger
-    from steps.ledger_chain import chained
+    from steps.ledger.chain import chained
 
     last, entries = None, []
     for entry in Ledger(f"sqlite:///{keeper.desk.home / 'ledger.db'}").entries(NAME):

@@ -11,7 +11,7 @@ from pathlib import Path
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from steps.ledger import Ledger
-from steps.ledger_chain import chained
+from steps.ledger.chain import chained
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "m"

@@ -23,8 +23,8 @@ from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.settings import desk, variable
 from steps.approvals import HOLDS_SECONDS, Person, WayBack, decide, vouched
-from steps.attestation import statement
-from steps.audit_key import private_key
+from steps.audit.attestation import statement
+from steps.audit.key import private_key
 from steps.ledger import Ledger
 from steps.lifecycle import CLAIMED, EXPIRES, moment_text
 from steps.rollout.cluster import Conflict
@@ -239,7 +239,7 @@ def test_heads_that_a_platform_signed_are_held_against_its_ledger_by_a_pinned_ke
     place.environment[variable("audit_heads")] = where
     place.environment[variable("audit_key")] = new_key(tmp_path / "signer.pem")
     signer = subprocess.run(
-        [sys.executable, "-m", "steps.audit_signing"], env=place.environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "steps.audit.sign"], env=place.environment, capture_output=True, text=True, check=True
     )
     assert "churn: entry 11 " in signer.stdout, "the CronJob's program"
     secret = {"data": {variable("audit_key"): base64.b64encode((tmp_path / "signer.pem").read_bytes()).decode()}}

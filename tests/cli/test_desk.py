@@ -18,7 +18,7 @@ from contracts.errors import MEMORY_GROWTH_CAP, ConfigError
 from contracts.settings import size, variable
 from contracts.stages import SIZED
 from serving.model_keys import fingerprint
-from steps.audit_key import private_key
+from steps.audit.key import private_key
 from steps.signing import signing_key
 from workflows.cli.desk import SIGNING_KEY, desk_environment, desk_settings, make_signing_key
 

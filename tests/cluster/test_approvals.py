@@ -16,7 +16,7 @@ from contracts.approvals import APPROVERS, Word, config_map, policy_objects, vou
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.ledger_chain import chained
+from steps.ledger.chain import chained
 from steps.rollout.cluster import Cluster as Reads
 from steps.words import ClusterWords, Given
 from tests.cluster.conftest import Cluster, until

@@ -13,8 +13,8 @@ from contracts.stages import Deploy, Promote
 from steps import approvals, deploy, promote
 from steps.aliases import follow
 from steps.approvals import HOLDS_SECONDS, Person
-from steps.judging import Judged
-from steps.ledger_chain import chained, check_chain, to_row
+from steps.judging.judge import Judged
+from steps.ledger.chain import chained, check_chain, to_row
 from steps.lifecycle import EXPIRES, moment_text
 from tests.explorer.explore import Explorer
 from tests.explorer.points import Point, Program, forget, merging, run_alone

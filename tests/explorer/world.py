@@ -20,7 +20,7 @@ from contracts.references import LedgerEntry
 from contracts.settings import Settings, desk, variable
 from steps import lifecycle
 from steps.ledger import Ledger
-from steps.ledger_rows import UniqueViolationError, View
+from steps.ledger.rows import UniqueViolationError, View
 from steps.rollout.target import NotHealthy, Serving
 from steps.words import NoWords
 from steps.world import World
@@ -176,7 +176,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class Rows:
-    """The ledger's table, as `steps.ledger_rows.Rows` has it."""
+    """The ledger's table, as `steps.ledger.rows.Rows` has it."""
 
     step: Tape
 

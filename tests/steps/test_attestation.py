@@ -16,8 +16,8 @@ from in_toto_attestation.v1.statement import Statement
 from contracts.errors import ConfigError
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
-from steps.attestation import statement
-from steps.ledger_chain import chained
+from steps.audit.attestation import statement
+from steps.ledger.chain import chained
 from tests.steps.registered import NOW
 
 MADE = {

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from contracts.errors import ConfigError, Finding
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.audit import Head, Kept, SignedHead, proof, sign
-from steps.audit_key import fingerprint, private_key, public_keys
+from steps.audit.heads import Head, Kept, SignedHead, proof, sign
+from steps.audit.key import fingerprint, private_key, public_keys
 from steps.keys import public_text
 from steps.ledger import Ledger
-from steps.ledger_chain import chained, check_chain, to_row
+from steps.ledger.chain import chained, check_chain, to_row
 from tests.steps.registered import NOW
 
 STATES = (State.REGISTERED, State.APPROVED, State.RELEASING, State.SERVING)

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from contracts.errors import Finding
 from contracts.settings import variable
-from steps.audit import Head, keep, kept, proof, sign
-from steps.audit_key import fingerprint, private_key
-from steps.audit_signing import Signing, sign_heads
+from steps.audit.heads import Head, keep, kept, proof, sign
+from steps.audit.key import fingerprint, private_key
+from steps.audit.sign import Signing, sign_heads
 from steps.keys import public_text
 from steps.ledger import Ledger
 from steps.storage import Storage
@@ -196,7 +196,7 @@ def test_the_signer_of_a_platform_signs_by_its_settings(
         kept_back = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
         environment = kept_back | {variable(name): value for name, value in (own | changed).items()}
         return subprocess.run(
-            [sys.executable, "-m", "steps.audit_signing"], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "steps.audit.sign"], env=environment, capture_output=True, text=True, check=False
         )
 
     done = run()

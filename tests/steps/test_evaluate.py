@@ -15,9 +15,9 @@ from contracts.outcomes import Verdict
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
 from serving.model import PackagedModel
-from steps.assessment import assess, trained
 from steps.dataset import read_table
 from steps.evaluate import evaluate
+from steps.judging.assessment import assess, trained
 from steps.mlflow_connection import mlflow_client
 from steps.splitting import read_split
 from steps.world import World

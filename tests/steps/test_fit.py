@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import steps.fit
-import steps.training_key
+import steps.training.key
 from contracts.errors import ConfigError, Finding
 from contracts.names import tag
 from contracts.stages import Cache, Features, Fit, Ingest, Train
@@ -173,7 +173,7 @@ def test_where_lightgbm_is_missing_its_fit_is_empty_and_the_others_are_chosen_am
 ) -> None:
     missing = Finding(where="LightGBM", what="libgomp is missing", remedy="apt-get install libgomp1")
     monkeypatch.setattr(steps.fit, "lightgbm_problem", lambda: missing)
-    monkeypatch.setattr(steps.training_key, "lightgbm_problem", lambda: missing)
+    monkeypatch.setattr(steps.training.key, "lightgbm_problem", lambda: missing)
     world = world_of(tmp_path)
     inputs = inputs_of(world)
 

@@ -18,10 +18,10 @@ from contracts.outcomes import Verdict
 from contracts.pipeline.gates import Bootstrap, Comparison, SliceRule, Threshold, ValidationGate
 from contracts.reports import ValidationReport
 from contracts.stages import Evaluate
-from steps.assessment import assess, trained
 from steps.evaluate import evaluate
 from steps.gates import promotion, statistics, validation
 from steps.gates.bounds import check, measure
+from steps.judging.assessment import assess, trained
 from steps.metrics import Judged, score_judged
 from steps.world import World
 from tests.steps.judged_runs import PIPELINE, churn_world, train_run, write_rows

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from contracts.errors import CODE, ConfigError, DataError, NetworkError, StorageError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps import ledger_guards
-from steps.ledger import Ledger, LostRace
-from steps.ledger_chain import GENESIS, chained, to_row
+from steps.ledger import Ledger, LostRace, guards
+from steps.ledger.chain import GENESIS, chained, to_row
 from steps.lifecycle import IllegalTransition
 
 AT = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
@@ -184,7 +183,7 @@ def test_a_part_of_the_schema_that_is_missing_is_made_at_the_next_use(ledger: Le
         made = dict(connection.execute("SELECT name, sql FROM sqlite_master"))
     connection.close()
     assert {"ledger_no_DELETE", "ledger_no_UPDATE", "ledger_state", "ledger_version"} <= made.keys()
-    assert made["ledger_well_formed"] == ledger_guards.sqlite("ledger")["ledger_well_formed"]
+    assert made["ledger_well_formed"] == guards.sqlite("ledger")["ledger_well_formed"]
 
 
 def test_a_new_version_serves_and_the_old_one_retires_in_one_transaction(ledger: Ledger) -> None:

@@ -431,7 +431,7 @@ def test_a_typo_in_a_search_is_found_as_well(world: World) -> None:
 def test_a_checked_parameter_costs_no_import() -> None:
     program = (
         "import sys; from pathlib import Path; from contracts.pipeline import load_pipeline;"
-        "from serving.user_code import UserCode; from steps.candidate_checks import candidate_findings;"
+        "from serving.user_code import UserCode; from steps.candidates.checks import candidate_findings;"
         "assert list(candidate_findings(load_pipeline(Path('adult.yaml')), UserCode({})) ) == [];"
         "assert not {'lightgbm', 'sklearn', 'xgboost'} & set(sys.modules)"
     )

@@ -19,8 +19,9 @@ from contracts.outcomes import Promotion, State
 from contracts.references import ColumnSpec
 from contracts.reports import PromotionReport
 from contracts.stages import Promote
-from steps import approvals, champion, own_environment
+from steps import approvals, own_environment
 from steps.approvals import Person
+from steps.judging import champion
 from steps.ledger import Ledger, LostRace
 from steps.mlflow_connection import mlflow_client
 from steps.promote import promote

@@ -17,7 +17,7 @@ from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
 from steps.approvals import last_good
-from steps.ledger_chain import chained
+from steps.ledger.chain import chained
 from steps.retention.plan import Decision, Kind, Limit, Node, Policy, plan
 from steps.retention.versions import REMOVED, barred_runs, noted, version_key, version_nodes
 

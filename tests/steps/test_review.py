@@ -19,8 +19,8 @@ from contracts.stages import Evaluate, Promote
 from steps.evaluate import evaluate
 from steps.mlflow_connection import mlflow_client
 from steps.promote import promote
-from steps.review import Bin, Change, Review, Side, Values, calibration, changes
-from steps.review_page import render
+from steps.review.contents import Bin, Change, Review, Side, Values, calibration, changes
+from steps.review.page import render
 from steps.tracking import RunRecord
 from steps.world import World
 from tests.steps.judged_runs import PIPELINE, churn_world, dataset_inputs, registered, serve, train_run, write_rows
@@ -151,7 +151,7 @@ def test_what_moved_in_the_data_is_what_was_moved(home: Path, world: World) -> N
 
 
 def test_calibration_is_that_of_scikit_learn(world: World) -> None:
-    from steps.assessment import assess, trained
+    from steps.judging.assessment import assess, trained
 
     judged = assess(world, trained(world, world.registry.run_of(2))).judged
     positive, probability = judged.positive_scores()

@@ -19,7 +19,7 @@ from workflows.cli.options import AT, CONTEXT, NAMESPACE, connected, rfc3339
 
 if TYPE_CHECKING:
     from contracts.references import LedgerEntry
-    from steps.audit import Kept, Proof
+    from steps.audit.heads import Kept, Proof
     from steps.ledger import Ledger
     from steps.storage import Storage
 
@@ -59,8 +59,8 @@ def sign(heads: HEADS = "", key: KEY = _KEY, namespace: NAMESPACE = "", context:
 
       retrain audit sign -n mlops
     """
-    from steps.audit_key import private_key, read_public
-    from steps.audit_signing import sign_heads, tell
+    from steps.audit.key import private_key, read_public
+    from steps.audit.sign import sign_heads, tell
 
     path = _path(key)
     signer = private_key(path)
@@ -85,7 +85,7 @@ def public(key: KEY = _KEY, namespace: NAMESPACE = "", context: CONTEXT = "") ->
 
       retrain audit key -n mlops > audit.pub
     """
-    from steps.audit_key import private_key
+    from steps.audit.key import private_key
     from steps.keys import public_text
 
     if namespace or context:
@@ -131,8 +131,8 @@ def verify(
 
       retrain audit verify -n mlops --heads copies/ --key audit.pub
     """
-    from steps.audit import proof
-    from steps.audit_key import public_keys
+    from steps.audit.heads import proof
+    from steps.audit.key import public_keys
 
     kept = _kept(heads, namespace, context)
     if heads and not kept.contents:
@@ -223,7 +223,7 @@ def export(
         typer.echo(json.dumps(there.export(connected(namespace, context), reference, moment), indent=1))
         return
     from steps.archive import Archive
-    from steps.attestation import provenance
+    from steps.audit.attestation import provenance
 
     archive, name = Archive.named(desk_settings(desk_home(must_exist=True)), reference)
     typer.echo(json.dumps(provenance(archive, name, moment), indent=1))
@@ -264,7 +264,7 @@ def _ledger() -> Ledger:
 
 def _kept(heads: str, namespace: str, context: str) -> Kept:
     """Return the signed heads of a place that was named, else of the cluster, which may keep none, or this machine."""
-    from steps.audit import Kept, kept
+    from steps.audit.heads import Kept, kept
 
     if not heads and (namespace or context):
         from workflows.cluster import audit as there

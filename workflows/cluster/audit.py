@@ -22,7 +22,7 @@ from workflows.cluster.errand import answer
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from steps.audit import Kept
+    from steps.audit.heads import Kept
 
 _HEADS = """
 import json
@@ -44,7 +44,7 @@ print(json.dumps([finding.model_dump(mode="json") for finding in found]))
 """
 _KEPT = """
 from contracts.settings import load_settings
-from steps.audit import kept
+from steps.audit.heads import kept
 from steps.storage import Storage
 
 settings = load_settings()
@@ -55,7 +55,7 @@ import json
 from datetime import datetime
 from contracts.settings import load_settings
 from steps.archive import Archive
-from steps.attestation import provenance
+from steps.audit.attestation import provenance
 
 moment = [*map(datetime.fromisoformat, sys.argv[2:])]
 print(json.dumps(patiently(lambda: provenance(*Archive.named(load_settings(), sys.argv[1]), *moment))))
@@ -86,7 +86,7 @@ def verify(namespace: Namespace, model: str, signed: Mapping[int, str]) -> list[
 
 def kept(namespace: Namespace) -> Kept:
     """Return the signed heads that the platform keeps; raises as `errand`.  Whose they are is the caller's to check."""
-    from steps.audit import Kept
+    from steps.audit.heads import Kept
 
     return Kept.model_validate(answer(namespace, ASK, _KEPT))
 
@@ -99,7 +99,7 @@ def key(namespace: Namespace) -> Ed25519PrivateKey:
     ConfigError
         There is none, or it may not be read.
     """
-    from steps.audit_key import read_private
+    from steps.audit.key import read_private
 
     name, field = names.STAGE_SECRET.format(stage=AUDIT), variable("audit_key")
     data = (namespace.get("Secret", name) or {}).get("data") or {}

@@ -19,11 +19,11 @@ from contracts.pipeline.gates import PromotionGate
 from contracts.references import LedgerEntry, ModelManifest
 from serving.model import PackagedModel, Predictions, read_manifest
 from steps import own_environment
-from steps.assessment import Assessment, judged, references
 from steps.dataset import arrow_schema, read_table
 from steps.gates import promotion
 from steps.gates.compatibility import refusals
 from steps.gates.validation import non_finite
+from steps.judging.assessment import Assessment, judged, references
 from steps.metrics import Judged
 from steps.signing import proof
 from steps.splitting import Keys, key_scheme, read_split, row_keys

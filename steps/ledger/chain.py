@@ -60,7 +60,7 @@ def from_row(row: Row) -> LedgerEntry:
     Raises
     ------
     DataError
-        It is none.  `steps.ledger_guards` lets nobody add such a one; the table's owner can.
+        It is none.  `steps.ledger.guards` lets nobody add such a one; the table's owner can.
     """
     try:
         return LedgerEntry.model_validate({**row, "evidence": json.loads(row["evidence"])})

@@ -18,11 +18,11 @@ from serving.model import manifest_sha256, save
 from serving.user_code import UserCode
 from steps import own_packages, provenance
 from steps.candidates import Problem
-from steps.fitting import Contender
 from steps.reports import read_ingest_report
 from steps.reuse import LOCK_FILE, lock_sha256
 from steps.tracking import DIFF, LOCK, MACHINE, PACKAGE, PACKAGES, PIPELINE, USER_CODE
-from steps.training_material import Material, read_examples
+from steps.training.fitting import Contender
+from steps.training.material import Material, read_examples
 from steps.world import World
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contracts.errors import ConfigError
 from contracts.pipeline.gates import Threshold
 from serving.user_code import blame
-from steps.assessment import Assessment
+from steps.judging.assessment import Assessment
 from steps.world import World
 
 

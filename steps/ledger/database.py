@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contracts.errors import ConfigError, NetworkError, StageError, StorageError
-from steps import ledger_guards
+from steps.ledger import guards
 
 _REMEDY = "check the setting RETRAIN_LEDGER"
 _WRITE = "ledger_write"
@@ -98,7 +98,7 @@ class Database:
         with engine.connect() as connection:
             parts = "SELECT name, sql FROM sqlite_master WHERE tbl_name = ?"
             found: dict[str, str] = dict(connection.exec_driver_sql(parts, (self._table.name,)).tuples().all())
-        triggers = ledger_guards.sqlite(self._table.name)
+        triggers = guards.sqlite(self._table.name)
         named = {self._table.name, *(str(index.name) for index in self._table.indexes)}
         if named <= found.keys() and triggers.items() <= found.items():
             return
@@ -134,7 +134,7 @@ class Database:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
             self._create(connection)
             schema = connection.scalar(select(func.quote_ident(func.current_schema())))
-            for statement in ledger_guards.postgresql(self._table.name, str(schema)):
+            for statement in guards.postgresql(self._table.name, str(schema)):
                 connection.exec_driver_sql(statement)
 
     def _create(self, connection: Connection) -> None:

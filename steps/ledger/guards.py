@@ -8,7 +8,7 @@ table of an earlier version gets them too.
 from __future__ import annotations
 
 from contracts.outcomes import Note, State
-from steps.ledger_chain import GENESIS
+from steps.ledger.chain import GENESIS
 
 _HEX, _NAME = "0123456789abcdef", "abcdefghijklmnopqrstuvwxyz0123456789-"
 _STATES = ", ".join(f"'{kind.value}'" for kinds in (State, Note) for kind in kinds)

@@ -15,8 +15,8 @@ from contracts.errors import Finding, StageError
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
-from steps.ledger_chain import GENESIS, chained, check_chain
-from steps.ledger_rows import Rows, SqlRows, UniqueViolationError, View
+from steps.ledger.chain import GENESIS, chained, check_chain
+from steps.ledger.rows import Rows, SqlRows, UniqueViolationError, View
 
 _ENDED_BY: Mapping[State | Note, tuple[str, str]] = {
     State.RETIRED: ("serves now", "replaced_by"),

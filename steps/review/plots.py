@@ -1,4 +1,4 @@
-"""The plots of the page on which a person decides, as inline SVG elements.  Called by `steps.review_page`."""
+"""The plots of the page on which a person decides, as inline SVG elements.  Called by `steps.review.page`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
 from contracts.reports import Check
-from steps.review import Bin, Values
+from steps.review.contents import Bin, Values
 
 LABEL = 24
 """Characters of a category's name beside its bar."""

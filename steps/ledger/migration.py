@@ -1,4 +1,4 @@
-"""Bring the ledger's table to this version as its owner: ``python -m steps.ledger_migration``, a job of the platform.
+"""Bring the ledger's table to this version as its owner: ``python -m steps.ledger.migration``, a job of the platform.
 
 The stages' own roles may read and append, not create; so the table is there before the first of them asks.
 """
@@ -11,7 +11,7 @@ import time
 
 from contracts.errors import NetworkError, StageError, StorageError
 from contracts.settings import variable
-from steps.ledger_rows import SqlRows
+from steps.ledger.rows import SqlRows
 
 _PATIENCE_SECONDS = 600
 

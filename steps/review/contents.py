@@ -1,6 +1,6 @@
 """What a person looks at before saying yes: challenger beside champion, and their data.  Called by `promote`.
 
-Made where everything is loaded already; `steps.review_page` shows it.  Of a sensitive column only
+Made where everything is loaded already; `steps.review.page` shows it.  Of a sensitive column only
 counts go on: no cell, no category.
 """
 
@@ -21,11 +21,11 @@ from contracts.errors import ConfigError, DataError
 from contracts.metrics import Task, metrics_of
 from contracts.pipeline.table import Column, ColumnType
 from contracts.reports import PromotionReport, ValidationReport
-from steps.assessment import Assessment, references
-from steps.champion import Measured
 from steps.dataset import opened
 from steps.evaluate import report_uri
 from steps.gates.validation import non_finite
+from steps.judging.assessment import Assessment, references
+from steps.judging.champion import Measured
 from steps.metrics import BINS, Judged, calibration_bins, confidence_and_hit, score_judged
 from steps.tracking import RunRecord
 from steps.world import World

@@ -23,7 +23,7 @@ from steps import provenance
 from steps.candidates import Problem
 from steps.candidates.choice import all_metrics, try_candidate
 from steps.candidates.search import trials
-from steps.training_material import Material, Sides
+from steps.training.material import Material, Sides
 from steps.world import World
 
 FIT_FILE = "fit.json"

@@ -15,7 +15,7 @@ from steps.candidates import Rows
 from steps.dataset import read_manifest, read_table
 from steps.example_rows import real_rows, synthetic_row
 from steps.splitting import SplitRows, read_recipe, read_split
-from steps.training_rows import Classes, find_classes, take_rows, wanted_columns
+from steps.training.rows import Classes, find_classes, take_rows, wanted_columns
 from steps.world import World
 
 _EXAMPLE_ROWS = 3

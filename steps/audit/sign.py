@@ -1,4 +1,4 @@
-"""Sign the newest entry of each model: ``python -m steps.audit_signing``, a CronJob of the platform.
+"""Sign the newest entry of each model: ``python -m steps.audit.sign``, a CronJob of the platform.
 
 Called by `retrain audit sign` too.  What is signed was verified first, also against all heads before it, those of
 earlier keys included: a signature says that its key's owner saw a whole chain, and no head that does not hold.
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import DATA, ConfigError, Finding, NetworkError, StageError
 from contracts.settings import load_settings, variable
-from steps.audit import Head, keep, kept, proof, sign, signed_by
-from steps.audit_key import read_private, read_public
+from steps.audit.heads import Head, keep, kept, proof, sign, signed_by
+from steps.audit.key import read_private, read_public
 from steps.ledger import Ledger
 from steps.storage import Storage
 

@@ -23,12 +23,12 @@ MODULES = (
     "steps.candidates",
     *(f"steps.candidates.{module.name}" for module in pkgutil.iter_modules(steps.candidates.__path__)),
     "steps.example_rows",
-    "steps.fitting",
+    "steps.training.fitting",
     "steps.metrics",
     "steps.train",
-    "steps.training_material",
-    "steps.training_record",
-    "steps.training_rows",
+    "steps.training.material",
+    "steps.training.record",
+    "steps.training.rows",
 )
 LEFT_OUT = "lightgbm"
 

@@ -32,9 +32,9 @@ from sqlalchemy import (
 from contracts.outcomes import Note, State
 from contracts.references import LedgerEntry
 from steps import lifecycle
-from steps.ledger_chain import Row, chained, from_row, to_row
-from steps.ledger_database import Database
-from steps.ledger_database import UniqueViolationError as UniqueViolationError
+from steps.ledger.chain import Row, chained, from_row, to_row
+from steps.ledger.database import Database
+from steps.ledger.database import UniqueViolationError as UniqueViolationError
 
 ENTRIES = Table(
     "ledger", MetaData(),

@@ -13,8 +13,8 @@ from contracts.metrics import METRICS, is_better
 from contracts.names import tag
 from contracts.outcomes import Promotion, Verdict
 from contracts.reports import Check
-from steps.review import MUCH, SOME, Change, Review, Side, Values
-from steps.review_plots import bound, calibration, interval, shares, text
+from steps.review.contents import MUCH, SOME, Change, Review, Side, Values
+from steps.review.plots import bound, calibration, interval, shares, text
 
 _VERDICTS = {
     Promotion.APPROVED: Verdict.PASSED,

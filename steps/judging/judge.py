@@ -19,16 +19,16 @@ from contracts.reports import PromotionReport
 from contracts.settings import variable
 from contracts.stages import Promote
 from serving.model import PackagedModel
-from steps import review
-from steps.assessment import Assessment, assess, policy_sha256, report_bytes, trained
-from steps.champion import Measured, measure_champion
 from steps.gates import promotion
 from steps.gates.bounds import measure
 from steps.gates.latency import interleaved
 from steps.gates.validation import non_finite
+from steps.judging.assessment import Assessment, assess, policy_sha256, report_bytes, trained
+from steps.judging.champion import Measured, measure_champion
+from steps.judging.own_gates import own_columns, own_numbers
 from steps.lifecycle import CLAIMED
-from steps.own_gates import own_columns, own_numbers
-from steps.review_page import render
+from steps.review import contents
+from steps.review.page import render
 from steps.signing import proof
 from steps.world import World
 
@@ -86,7 +86,7 @@ def judge(world: World, inputs: Promote.Inputs, run_id: str, serving: LedgerEntr
     )
     evidence = {**_evidence(report), "artifact_sha256": challenger.package_sha256}
     timed = replace(champion, evidence=measured.champion) if champion and measured.champion else None
-    page = render(review.collect(world, report, challenger, timed, measured.latency_ms))
+    page = render(contents.collect(world, report, challenger, timed, measured.latency_ms))
     return Judged(decision.promotion, decision.reason, report_bytes(report), evidence, page)
 
 
@@ -104,7 +104,7 @@ def collect(
     return promotion.Evidence(
         thresholds=() if bad else measure(rows, gate.thresholds, policy.validation.bootstrap, own=own),
         calibration_error=calibration,
-        size_mib=review.size_mib(challenger.folder),
+        size_mib=contents.size_mib(challenger.folder),
         latency_ms=timed.challenger,
         contract=challenger.model.manifest.contract,
         champion=_with_latency(champion, timed.champion),

@@ -1,6 +1,6 @@
 """The Ed25519 keys of signed heads: a private one that no stage is given, public ones that a verifier pinned.
 
-Called by `retrain audit` and `steps.audit_signing`.
+Called by `retrain audit` and `steps.audit.sign`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Heads of the ledger, signed and kept where the database's owner can't reach: what shows a history written anew.
 
-Called by `retrain audit` and, on a cluster, by `steps.audit_signing`, with a key that no stage is given.
+Called by `retrain audit` and, on a cluster, by `steps.audit.sign`, with a key that no stage is given.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, ValidationError
 
 from contracts.base import Contract, Sha256
 from contracts.errors import Finding
-from steps.audit_key import fingerprint
-from steps.ledger_chain import canonical
+from steps.audit.key import fingerprint
+from steps.ledger.chain import canonical
 from steps.storage import Storage
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class SignedHead(Contract):
     head: Head
     signature: str
     key: str
-    """See `steps.audit_key.fingerprint`."""
+    """See `steps.audit.key.fingerprint`."""
 
     def signer(self, keys: Sequence[Ed25519PublicKey]) -> Ed25519PublicKey | None:
         """Return the key whose owner signed this head, None when none of these did."""

@@ -1,0 +1,1 @@
+"""Heads of the ledger, signed and held against it, and what happened as statements that others read."""

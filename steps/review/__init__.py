@@ -1,0 +1,1 @@
+"""The page on which a person decides.  Made by `promote`, shown by `retrain review`."""
