@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from contracts.metrics import Task
-from contracts.pipeline.operation import Analysis
+from contracts.pipeline.operation import Analysis, Release
 from serving.metrics import PREDICT, SLOWEST_SECONDS
 from steps.rollout.cluster import Object
 
@@ -53,9 +53,9 @@ class Failed:
     step: int | None = None
 
 
-def metrics(analysis: Analysis, task: Task, namespace: str, name: str) -> list[Metric]:
+def metrics(release: Release, task: Task, namespace: str, name: str) -> list[Metric]:
     """Return what is measured of a pipeline's new version, in the order in which it is told of."""
-    return list(_metrics(analysis, task, _Queries(analysis, namespace, name)))
+    return list(_metrics(release.analysis, task, _Queries(release, namespace, name)))
 
 
 def template(measured: Sequence[Metric], analysis: Analysis, address: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _value(measurement: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True)
 class _Queries:
-    analysis: Analysis
+    release: Release
     namespace: str
     name: str
 
@@ -159,14 +159,23 @@ class _Queries:
         return "{" + ",".join((pods, *labels)) + "}"
 
     def rise(self, series: str, which: str, *labels: str) -> str:
-        return f"increase({series}{self.pods(which, *labels)}[{_seconds(self.analysis.window)}])"
+        return f"increase({series}{self.pods(which, *labels)}[{_seconds(self.window(which))}])"
+
+    def window(self, which: str) -> timedelta:
+        """Return over how long a version is measured.
+
+        After blue-green has switched nobody asks the old one: its requests before that are in the window to the end.
+        """
+        analysis = self.release.analysis
+        since_switch = self.release.strategy == "blue-green" and which == OLD
+        return analysis.window + (analysis.hold + analysis.patience if since_switch else timedelta())
 
     def requests(self, which: str) -> str:
         return f"sum({self.rise('retrain_requests_total', which, _ROUTE)})"
 
     def enough(self, query: str, *which: str) -> str:
         """Let a query have no result where there were too few requests."""
-        limits = "".join(f" and on() ({self.requests(each)} >= {self.analysis.min_requests})" for each in which)
+        limits = "".join(f" and on() ({self.requests(each)} >= {self.release.analysis.min_requests})" for each in which)
         return f"({query}){limits}"
 
     def latency(self, which: str) -> str:
@@ -191,8 +200,7 @@ class _Queries:
 
 
 def _metrics(analysis: Analysis, task: Task, ask: _Queries) -> Iterator[Metric]:
-    window = _seconds(analysis.window)
-    restarts = f"sum(changes(process_start_time_seconds{ask.pods(NEW)}[{window}])) or vector(0)"
+    restarts = f"sum(changes(process_start_time_seconds{ask.pods(NEW)}[{_seconds(analysis.window)}])) or vector(0)"
     yield Metric("restarts", restarts, 0, "its server ended and was started again")
     if (limit := analysis.max_error_rate) is not None:
         errors = ask.rise("retrain_requests_total", NEW, _ROUTE, 'code=~"5.."')

@@ -221,7 +221,7 @@ class Gradual(Kubernetes):
     @cached_property
     def _measured(self) -> list[analysis.Metric]:
         pipeline = self.world.pipeline
-        return analysis.metrics(pipeline.release.analysis, pipeline.target.task, self.cluster.namespace, self.name)
+        return analysis.metrics(pipeline.release, pipeline.target.task, self.cluster.namespace, self.name)
 
 
 def stands(rollout: Object, deployment: Object) -> str:

@@ -106,7 +106,7 @@ def route_to_service(model: str, namespace: str) -> Object:
 
 def _gradual(version: Version, release: Release, settings: Settings, namespace: str) -> list[Object]:
     name, canary = version.model, release.strategy == "canary"
-    measured = analysis.metrics(release.analysis, version.task, namespace, name)
+    measured = analysis.metrics(release, version.task, namespace, name)
     following = _named("Service", version.model, namespace, _service(version))
     following["metadata"]["name"] = gradual_objects.next_service(name)
     specs = {

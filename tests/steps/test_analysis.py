@@ -156,9 +156,12 @@ def test_deploy_waits_for_the_longest_way_of_all_steps_and_no_release_is_without
     ],
 )
 def test_each_task_has_its_signs_and_what_is_null_is_not_judged(task: Task, names: list[str]) -> None:
-    assert [metric.name for metric in metrics(Analysis(), task, "serving", "m")] == names
+    assert [metric.name for metric in metrics(Release(), task, "serving", "m")] == names
     errors_only = Analysis(max_latency_ratio=None, max_score_distance=None, max_label_distance=None)
-    assert [metric.name for metric in metrics(errors_only, task, "serving", "m")] == ["restarts", "error-rate"]
+    assert [metric.name for metric in metrics(Release(analysis=errors_only), task, "serving", "m")] == [
+        "restarts",
+        "error-rate",
+    ]
 
 
 def test_neither_good_nor_bad_without_a_result() -> None:
@@ -172,6 +175,8 @@ def test_neither_good_nor_bad_without_a_result() -> None:
 
 
 # with a real Prometheus
+
+ANALYSIS = {"window": "60s", "interval": "1s", "min_requests": 40}
 
 
 class Odd(PackagedModel):
@@ -208,6 +213,12 @@ class Watched:
         query = next(metric.query for metric in self.measured if metric.name == name)
         for argument, value in HASHES.items():
             query = query.replace("{{args." + argument + "}}", value)
+        return self.answers(query)
+
+    def sum(self, series: str) -> float:
+        return sum(self.answers(f"sum({series})"))
+
+    def answers(self, query: str) -> list[float]:
         answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": query}, trust_env=False).json()
         assert answer["status"] == "success", answer
         return [float(sample["value"][1]) for sample in answer["data"]["result"]]
@@ -253,8 +264,8 @@ def read(folder: Path, old: str, new: str, task: Task) -> Iterator[Watched]:
         )  # fmt: skip
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
-        analysis = Analysis.model_validate({"window": "60s", "interval": "1s", "min_requests": 40})
-        found = Watched(old, new, f"http://127.0.0.1:{port}", metrics(analysis, task, "serving", "m"))
+        release = Release.model_validate({"analysis": ANALYSIS})
+        found = Watched(old, new, f"http://127.0.0.1:{port}", metrics(release, task, "serving", "m"))
         _until(lambda: _scraped(found), "both servers are read")
         yield found
 
@@ -386,3 +397,18 @@ def test_slowness_shows_however_slow_the_version_that_serves_is(
     [ratio] = metered.watched.says("latency")
     assert (ratio <= 3) is allowed
     assert (ratio == math.inf) is (now > SLOWEST_SECONDS)
+
+
+@pytest.mark.slow
+def test_after_blue_green_has_switched_the_old_version_is_known_by_what_it_did_before(metered: Metered) -> None:
+    metered.count(metered.old, 0.1, ["a", "b"] * 50)
+    _until(lambda: metered.watched.sum("retrain_requests_total") >= 100, "its requests are read")
+    time.sleep(12)  # nobody asks it for a whole window
+    metered.count(metered.new, 0.2, ["a", "b"] * 50)
+    _until(lambda: metered.watched.sum("retrain_requests_total") >= 200, "those of the new version are read")
+    said = {}
+    for strategy in ("blue-green", "canary"):
+        release = Release.model_validate({"strategy": strategy, "analysis": ANALYSIS | {"window": "10s"}})
+        metered.watched.measured = metrics(release, Task.MULTICLASS, "serving", "m")
+        said[strategy] = [metered.watched.says(name) for name in ("latency", "score-distribution", "label-shares")]
+    assert said == {"blue-green": [[pytest.approx(2, abs=0.6)], [0], [0]], "canary": [[], [], []]}
