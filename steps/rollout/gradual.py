@@ -25,7 +25,7 @@ from steps.rollout import analysis, diagnosis, shadow
 from steps.rollout.cluster import Conflict, Object
 from steps.rollout.gradual_objects import HASH
 from steps.rollout.kubernetes import LOOK_SECONDS, Kubernetes, version_of, version_on
-from steps.rollout.objects import selector
+from steps.rollout.objects import ANNOTATION, selector
 from steps.rollout.target import NotHealthy, Serving
 
 LOG = logging.getLogger("retrain")
@@ -60,7 +60,9 @@ class Gradual(Kubernetes):
         self._adopt(deployment, rollout)
         self._publish(autoscaler)
         self._publish(route)  # by now Traefik has heard of what it leads to
-        beside = self._beside(version, wanted)
+        if self.cluster.get("Deployment", shadow.shadow_name(self.name)) is not None:
+            self._remove_shadow(wanted)  # of a release that was killed, or lost its turn
+        beside = self._beside(version, wanted) if self._to_be_judged(version) else {}
         self._publish(deployment)
         runs = self._watch_rollout()
         evidence = {"strategy": self.world.pipeline.release.strategy, "analysis": analysis.last_values(runs), **beside}
@@ -69,13 +71,10 @@ class Gradual(Kubernetes):
 
     def _beside(self, version: int, wanted: Sequence[Object]) -> dict[str, Any]:
         """Let a new version answer a copy of the requests, and return what that showed, for the ledger."""
-        if self.cluster.get("Deployment", shadow.shadow_name(self.name)) is not None:
-            self._remove_shadow(wanted)  # of a release that was killed, or lost its turn
         how, champion = self.world.pipeline.release.shadow, version_on(self.cluster, self.name)
-        if how is None or champion is None or champion == version or self._served_before(version, champion):
+        if how is None or champion is None:
             return {}
         began = datetime.now(UTC)
-        self._await_leaving()
         try:
             for each in shadow.objects(wanted, self.world.settings.serving_min_replicas, how.percent):
                 self._publish(each)
@@ -101,6 +100,14 @@ class Gradual(Kubernetes):
         for each in shadow.objects(wanted, 0, 0):
             self.cluster.delete(each["kind"], each["metadata"]["name"])
 
+    def _to_be_judged(self, version: int) -> bool:
+        """Say whether a version is new beside one that serves; if so, once nothing but the two answers any more."""
+        champion = version_on(self.cluster, self.name)
+        if champion is None or champion == version or self._served_before(version, champion):
+            return False
+        self._await_leaving(version)
+        return True
+
     def _served_before(self, version: int, champion: int) -> bool:
         """Say whether this is the way back: to a version whose template is older than that of what serves."""
         made = {
@@ -122,13 +129,18 @@ class Gradual(Kubernetes):
                 raise self._not_healthy(replicasets[0] if replicasets else None, pods, self.cluster.select("Event"))
             self._wait(LOOK_SECONDS)
 
-    def _await_leaving(self) -> None:
-        """Return when the champion's pods are the only ones: connections that Traefik keeps lead to those before."""
+    def _await_leaving(self, version: int) -> None:
+        """Return when there are pods of the champion and of this version alone.
+
+        Connections that Traefik keeps lead to those of a version before, or of one that was taken back, a share of the
+        requests with them.
+        """
         deadline = time.monotonic() + _LEAVING_SECONDS
         while time.monotonic() < deadline:
             stable = (self.cluster.get("Rollout", self.name) or {}).get("status", {}).get("stableRS")
             pods = self.cluster.select("Pod", selector(self.name))
-            if all((pod["metadata"].get("labels") or {}).get(HASH) == stable for pod in pods):
+            others = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(HASH) != stable]
+            if all(_annotation(pod, ANNOTATION.format("version")) == str(version) for pod in others):
                 return
             self._wait(LOOK_SECONDS)
         LOG.warning("servers of a version before %s still answer; requests to them are in no comparison", self.name)

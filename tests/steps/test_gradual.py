@@ -37,7 +37,7 @@ from steps.rollout.cluster import Cluster, Conflict, NotThere, Object, UnknownKi
 from steps.rollout.gradual import Gradual, crashed, is_new, seen, stands
 from steps.rollout.gradual_objects import HASH
 from steps.rollout.kubernetes import Kubernetes
-from steps.rollout.objects import Version, objects, selector
+from steps.rollout.objects import ANNOTATION, Version, objects, selector
 from steps.rollout.target import NotHealthy
 from steps.storage import local_path
 from steps.world import World
@@ -481,22 +481,30 @@ def test_a_shadow_answers_copies_before_any_caller_and_its_difference_is_kept(sh
     assert shadowed.version() == 2
 
 
-def test_a_shadow_begins_once_no_server_of_a_version_before_is_left(
-    shadowed: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shadow", [True, False])
+def test_a_version_is_judged_once_no_server_of_another_but_the_champion_is_left(
+    shadowed: Place, monkeypatch: pytest.MonkeyPatch, shadow: bool
 ) -> None:
     cluster, looks = shadowed.cluster, []
     stable = (cluster.get("Rollout", NAME) or {})["status"]["stableRS"]
-    for number, of in enumerate((stable, "before", None)):  # of a Deployment that was taken over, a pod has none
-        labels = {**selector(NAME), **({HASH: of} if of else {})}
-        cluster.things["Pod", f"p{number}"] = {"kind": "Pod", "metadata": {"name": f"p{number}", "labels": labels}}
+    # of a Deployment that was taken over, a pod has no hash; the last is of a canary that is gone on with
+    for number, (of, version) in enumerate(((stable, 1), ("before", 0), (None, 0), ("next", 2))):
+        metadata = {
+            "name": f"p{number}", "labels": {**selector(NAME), **({HASH: of} if of else {})},
+            "annotations": {ANNOTATION.format("version"): str(version)},
+        }  # fmt: skip
+        cluster.things["Pod", f"p{number}"] = {"kind": "Pod", "metadata": metadata}
 
     def leaves(_: object, _seconds: float) -> None:
         if len(looks) < 2:
-            assert not [what for what in cluster.done if what.endswith("-shadow")]
+            assert not [what for what in cluster.done if what.endswith("-shadow") or what == "apply Deployment 2"]
             looks.append(cluster.things.pop(("Pod", f"p{len(looks) + 1}")))
 
     monkeypatch.setattr(Gradual, "_wait", leaves)
-    shadow_release(shadowed, 2)
+    if shadow:
+        shadow_release(shadowed, 2)
+    else:
+        shadowed.release("canary", 2)
     assert len(looks) == 2
 
 
@@ -547,7 +555,9 @@ def test_the_records_of_two_servers_of_the_same_requests_are_joined(place: Place
     assert shadow.records(place.base.storage, "tiny", 1, datetime.now(UTC)).num_rows == 0, "of before"
 
 
-def test_neither_what_serves_nor_the_way_back_is_put_into_the_shadow(shadowed: Place) -> None:
+def test_neither_what_serves_nor_the_way_back_is_put_into_the_shadow_or_waits(
+    shadowed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "shadow" not in shadow_release(shadowed, 1).evidence
     keep(shadowed, 1, ["yes"])
     keep(shadowed, 2, ["yes"])
@@ -555,6 +565,7 @@ def test_neither_what_serves_nor_the_way_back_is_put_into_the_shadow(shadowed: P
     for (kind, name), thing in shadowed.cluster.things.items():
         if kind == "ReplicaSet":
             thing["metadata"]["creationTimestamp"] = f"2026-11-28T12:00:0{name[-1]}Z"
+    monkeypatch.setattr(Gradual, "_await_leaving", lambda *_: pytest.fail("it waits"))
     assert "shadow" not in shadow_release(shadowed, 1).evidence
 
 
