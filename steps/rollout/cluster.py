@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ class Cluster:
     """
 
     namespace: str
-    before_change: Callable[[], None] | None = None
+    before_change: Callable[[], None] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, namespace: str) -> Cluster:
