@@ -11,8 +11,7 @@ from sqlalchemy import Connection, create_engine, exc, make_url, text
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.settings import variable
-from steps import ledger_migration
-from steps.ledger import Ledger, LostRace
+from steps.ledger import Ledger, LostRace, migration
 from tests.steps.registered import NOW
 from tests.steps.test_ledger import NO_ENTRY, second_row
 from tests.steps.test_sources_postgresql import BIN, server  # noqa: F401  a fixture
@@ -112,7 +111,7 @@ def test_a_table_of_an_earlier_version_gets_the_checks_by_the_migration(
         believed.rollback()
     writer.commit()
     for _ in range(2):
-        assert ledger_migration.main() == 0
+        assert migration.main() == 0
     with pytest.raises(exc.DBAPIError) as caught:
         put(writer, second_row(first, evidence="not json"))
     assert getattr(caught.value.orig, "sqlstate", "") == "22P02"
