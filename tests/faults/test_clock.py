@@ -60,6 +60,8 @@ def test_a_version_released_after_the_clock_was_set_back_takes_the_place_of_the_
     }  # fmt: skip
     assert ledger.verify(model) == []
     assert [entry.number for entry in ledger.entries(model)] == list(range(1, 9 + 1))
+    served = [ledger.serving_at(model, moment) for moment in (BACK, NOW)]
+    assert [entry.version for entry in served if entry] == [2, 2], "what came last by the ledger, not by the clock"
 
 
 def test_a_run_whose_clock_is_set_back_between_two_attempts_registers_one_version(world: World) -> None:

@@ -99,6 +99,7 @@ def test_of_two_that_decide_at_once_one_loses(ledger: Ledger) -> None:
     with pytest.raises(LostRace) as caught:
         write(ledger, State.REJECTED, 1, after=seen)
     assert caught.value.row is CODE
+    assert "entry 2, version 1 approved by ann (workflow w-1), came first; nothing was written" in caught.value.message
     assert len(ledger.entries("churn")) == 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, exc, make_url, text
 
+from contracts.errors import NetworkError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
 from contracts.settings import variable
@@ -19,9 +20,9 @@ from tests.steps.test_sources_postgresql import BIN, server  # noqa: F401  a fix
 pytestmark = pytest.mark.skipif(BIN is None, reason="PostgreSQL is not installed")
 
 
-def write(ledger: Ledger, state: State, after: LedgerEntry | None) -> LedgerEntry:
+def write(ledger: Ledger, state: State, after: LedgerEntry | None, model: str = "churn") -> LedgerEntry:
     return ledger.append(
-        "churn", state, version=1, run_id="r", workflow="w", by="ann", reason="", evidence={}, after=after, at=NOW
+        model, state, version=1, run_id="r", workflow="w", by="ann", reason="", evidence={}, after=after, at=NOW
     )
 
 
@@ -115,3 +116,18 @@ def test_a_table_of_an_earlier_version_gets_the_checks_by_the_migration(
     with pytest.raises(exc.DBAPIError) as caught:
         put(writer, second_row(first, evidence="not json"))
     assert getattr(caught.value.orig, "sqlstate", "") == "22P02"
+
+
+def test_a_server_that_ends_in_the_middle_is_class_network_and_the_next_entry_goes_through(server: str) -> None:  # noqa: F811
+    ledger = Ledger(server)
+    database = ledger._rows._database
+
+    def cut_off() -> None:
+        with database.write() as ours, database.read() as another:
+            pid = ours.scalar(text("SELECT pg_backend_pid()"))
+            another.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            ours.execute(text("SELECT 1"))
+
+    with pytest.raises(NetworkError, match="does not answer"):
+        cut_off()
+    assert write(ledger, State.REGISTERED, None, "restarted").number == 1

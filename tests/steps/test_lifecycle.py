@@ -182,6 +182,12 @@ def test_what_is_not_in_the_table_is_refused(steps: list[tuple[State, int]], sta
     assert state.value in caught.value.message
 
 
+@pytest.mark.parametrize("state", sorted({*State} - {State.APPROVED, State.FAILED}))
+def test_nothing_but_what_is_approved_is_released(state: State) -> None:
+    with pytest.raises(IllegalTransition, match=f"version 1 is {state.value} and cannot become releasing"):
+        permit(standing([entry(1, state, 1)]), State.RELEASING, 1, AT)
+
+
 @given(st.lists(st.tuples(st.sampled_from(list(State)), st.integers(1, 4), st.booleans()), max_size=60))
 def test_any_legal_history_keeps_at_most_one_serving_and_one_releasing(tries: list[tuple[State, int, bool]]) -> None:
     entries: list[LedgerEntry] = []

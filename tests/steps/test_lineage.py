@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-def register_version(world: World) -> tuple[str, int]:
+def register_version(world: World, commit: str = "abc123") -> tuple[str, int]:
     uri = world.storage.uri("datasets", "d" * 64)
     manifest = DatasetManifest(
         sha256="d" * 64, schema_sha256="e" * 64, rows=10_000, columns=(("age", "integer"),),
@@ -42,7 +42,7 @@ def register_version(world: World) -> tuple[str, int]:
     world.storage.write(f"{uri}/dataset.json", manifest.model_dump_json().encode())
     tags = {
         tag("dataset"): uri, tag("schema_sha256"): "e" * 64, tag("code_version"): "0.1.0", tag("lock_sha256"): "1" * 64,
-        tag("pipeline_sha256"): "f" * 64, tag("candidate"): "linear",
+        tag("pipeline_sha256"): "f" * 64, tag("candidate"): "linear", tag("code_commit"): commit,
     }  # fmt: skip
     run = finished_run(world, tags)
     client = mlflow_client(world.settings)
@@ -110,6 +110,16 @@ def test_a_version_can_be_named_in_several_ways(world: World) -> None:
     release(world)
     for reference in ("1", "adult-income@1", "adult-income@production", "staging", "adult-income@"):
         assert ask(world, reference).version == 1
+
+
+def test_a_commit_and_the_digest_of_an_image_name_their_version(world: World) -> None:
+    commit, digest = "c0ffee" * 6 + "c0de", "9" * 64
+    run, version = register_version(world, commit)
+    enter(world, State.APPROVED, version, run)
+    enter(world, State.RELEASING, version, run, image=f"registry/adult@sha256:{digest}")
+    register_version(world)
+    for name in (commit, commit[:7], digest, f"sha256:{digest}"):
+        assert Archive.open(world.settings).versions(name) == [version]
 
 
 def test_a_prediction_names_its_version_without_a_record(world: World) -> None:
