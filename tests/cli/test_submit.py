@@ -222,6 +222,25 @@ def test_a_release_that_was_cut_off_is_taken_over_by_the_command_that_doctor_nam
     assert "`retrain submit FILE -n mlops --entrypoint release --version 3`" in line.remedy
 
 
+def test_doctor_names_an_alias_that_is_not_where_the_ledger_says_and_who_approved_with_nobody_to_vouch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = archive.Agreement(
+        model="churn", entries=9, broken=[], given=2, doubtful=["ann"], vouched=[], serving=3, releasing=None,
+        releasing_in="", alias=2, answers=3,
+    )  # fmt: skip
+    monkeypatch.setattr(archive, "agreements", lambda _: [one])
+    monkeypatch.setattr(runs, "find", lambda _: [])
+
+    lines = {line.what: (line.state, line.found) for line in doctor._records(Namespace("mlops", "prod"))}
+    assert lines == {
+        "churn ledger": ("ok", "9 entries, chain intact"),
+        "churn approvals": ("note", "1 of 2 are by names that nobody vouched for: ann"),
+        "churn alias": ("wrong", "ledger: 3 serves; MLflow's alias production: 2"),
+        "churn server": ("ok", "version 3 answers"),
+    }
+
+
 def test_a_stage_alone_is_of_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
     for name, hour in (("churn-1", "01"), ("churn-2", "02")):

@@ -71,6 +71,7 @@ def test_every_server_decides_alike_and_a_larger_share_holds_the_smaller(
 ) -> None:
     key, again = request_key(request_id, body), request_key(request_id, body)
     assert key == again
+    assert is_sampled(key, one) == is_sampled(again, one)
     small, large = sorted((one, other))
     assert is_sampled(key, small) <= is_sampled(key, large)
     assert is_sampled(key, 1)

@@ -209,6 +209,18 @@ def test_versions_are_kept_for_what_they_did() -> None:
     }
 
 
+def test_what_a_version_was_made_of_stays_also_where_mlflow_lost_the_run_that_names_it() -> None:
+    places = {"dataset": "datasets/d", "split": "splits/s", "code": "code/c.zip"}
+    said = {name: f"s3://store/{key}" for name, key in places.items()}
+    entries = [entry(1, State.REGISTERED, 1, 2000, **said), *released(1, 1, 2000)[1:]]
+    needed = {*places.values(), "reports/w1", "logs/w1"}
+    old = [
+        Node(key=key, kind=Kind.DATASET, since=NOW - timedelta(days=2000)) for key in sorted({*needed, "splits/other"})
+    ]
+
+    assert kept(plan([*version_nodes(entries, {}), *old], POLICY, NOW)) == {version_key(MODEL, 1), *needed}
+
+
 def test_an_image_goes_with_its_version_and_one_that_serves_any_never_does() -> None:
     built, shared = f"registry/churn@sha256:{'1' * 64}", f"registry/serving@sha256:{'2' * 64}"
     entries = [
