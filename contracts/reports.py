@@ -58,7 +58,7 @@ class ValidationReport(Contract):
 
 
 class PromotionReport(Contract):
-    """``reports/<run_id>/promotion-<version>.json``."""
+    """``reports/<run_id>/promotion-<version>-<hash>.json``."""
 
     model: str
     version: int

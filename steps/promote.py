@@ -39,6 +39,7 @@ from steps.words import Given
 from steps.world import World
 
 ATTEMPTS = 2
+_DECIDED = (State.APPROVED, State.AWAITING, State.REJECTED)
 
 Judge = Callable[[World, Promote.Inputs, str, LedgerEntry | None], Judged]
 """A version, its run and the entry of what serves -> what the gate says."""
@@ -66,9 +67,9 @@ def promote(inputs: Promote.Inputs, *, world: World, judge: Judge = judge) -> Pr
     return _Decision(world, inputs, judge).make()
 
 
-def report_uri(world: World, run_id: str, version: int) -> str:
-    """Return where the promotion report of a version lies."""
-    return world.storage.uri("reports", run_id, f"promotion-{version}.json")
+def report_uri(world: World, run_id: str, version: int, report: bytes) -> str:
+    """Return where a promotion report of a version lies: each that was made stays, entries and words rest on it."""
+    return world.storage.uri("reports", run_id, f"promotion-{version}-{hashlib.sha256(report).hexdigest()[:12]}.json")
 
 
 def _notice_alias(world: World) -> None:
@@ -207,7 +208,7 @@ class _Decision:
             deadline = {EXPIRES: moment_text(world.now() + holds), HOLDS_SECONDS: holds.total_seconds()}
         elif decision is Promotion.APPROVED:
             state = State.APPROVED
-        uri = report_uri(world, self.run_id, self.version)
+        uri = report_uri(world, self.run_id, self.version, judged.report)
         # Report and page first: whoever finds the entry finds them, and what is entered is not judged again.
         world.storage.write(uri, judged.report)
         files = {f"gates/promotion-{self.version}.json": judged.report, page_name(self.version): judged.page}
@@ -224,11 +225,17 @@ class _Decision:
         )  # fmt: skip
 
     def _outputs(self, decision: Promotion, entry: LedgerEntry | None, reason: str) -> Promote.Outputs:
-        uri = report_uri(self.world, self.run_id, self.version)
+        report = _judged_by((*self.entries, entry) if entry else self.entries, self.version)
         return Promote.Outputs(
-            decision=decision, entry=entry.id if entry else "", report=uri,
+            decision=decision, entry=entry.id if entry else "", report=report,
             summary=f"version {self.version} {decision.value}: {reason}",
         )  # fmt: skip
+
+
+def _judged_by(entries: Sequence[LedgerEntry], version: int) -> str:
+    """Return where the report lies by which a version was judged last; nothing where it never was."""
+    decided = (e for e in reversed(entries) if e.version == version and e.state in _DECIDED)
+    return next((str(said["report"]) for e in decided if (said := {**bound(e), **e.evidence}).get("report")), "")
 
 
 def _way_back(entries: Sequence[LedgerEntry], version: int) -> WayBack | None:
@@ -262,7 +269,7 @@ def artifact_sha256(world: World, run_id: str) -> str:
 def _decided_here(entries: Sequence[LedgerEntry], version: int, workflow: str) -> LedgerEntry | None:
     """Return this workflow's decision on the version, when it was made already."""
     for entry in reversed(entries):
-        decided = entry.state in (State.APPROVED, State.AWAITING, State.REJECTED) and "decision" in entry.evidence
+        decided = entry.state in _DECIDED and "decision" in entry.evidence
         if decided and entry.version == version and entry.workflow == workflow:
             return entry
     return None

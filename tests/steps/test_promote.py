@@ -391,6 +391,21 @@ def test_a_yes_is_for_the_package_and_the_report_that_were_seen(home: Path):
         world.storage.write(manifest, whole)
 
 
+def test_the_way_back_rests_on_what_a_version_was_let_through_by_however_it_was_judged_since(home: Path):
+    serving(home, 1)
+    let_through, _ = decide(churn_world(home, workflow="w-1"), 2)
+    serve(churn_world(home, workflow="w-1"), 2)
+    serving(home, 3)
+    again, report = decide(churn_world(home, workflow="w-2"), 2)
+    assert (again.decision, report.decision) == (Promotion.REJECTED, Promotion.REJECTED), "a tie"
+    assert again.report != let_through.report
+
+    world = churn_world(home, workflow="w-3")
+    word = approvals.roll_back(world.ledger, MODEL, 2, person=Person("ann"), reason="3 answers wrong", at=NOW)
+    done = promote(Promote.Inputs(version=2), world=world)
+    assert (done.decision, done.entry, done.report) == (Promotion.APPROVED, word.id, let_through.report)
+
+
 def test_a_yes_that_nobody_used_in_time_is_entered_as_expired(home: Path):
     world = churn_world(home, APPROVAL, "w-1")
     decide(world, 2)
