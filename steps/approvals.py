@@ -243,10 +243,11 @@ def bound(entry: LedgerEntry) -> dict[str, str]:
 
 def _served(entries: Sequence[LedgerEntry], version: int | None) -> int:
     to = last_good(entries) if version is None else version
-    if to not in {entry.version for entry in entries if entry.state is State.SERVING}:
+    served = {entry.version for entry in entries if entry.state is State.SERVING}
+    if to not in served:
         raise ConfigError(
             f"version {to} never served",
-            remedy=f"`retrain run FILE --entrypoint release --version {to}` judges it and releases it",
+            remedy=f"those that did: {', '.join(map(str, sorted(served))) or 'none'}; another is released by a run",
         )
     return to
 

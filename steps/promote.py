@@ -7,7 +7,7 @@ is read and the decision made once more.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from contracts.errors import ConfigError
@@ -189,8 +189,7 @@ class _Decision:
         if word is None or self.inputs.entrypoint == RELEASE or self.policy.decision != "automatic":
             return None
         why = (
-            f"{word.by} went back from it at {word.at:%F %T} UTC: {word.reason}; `--entrypoint release --version "
-            f"{self.version}` lets it be judged again"
+            f"{_told('went back from', word)}; `--entrypoint release --version {self.version}` lets it be judged again"
         )
         return self._outputs(Promotion.NOT_APPROVED, self.now.latest.get(self.version), why)
 
@@ -202,8 +201,10 @@ class _Decision:
         world = self.world
         judged = self.judge(world, self.inputs, self.run_id, self.now.serving)
         decision, state, deadline = judged.decision, State.REJECTED, {}
+        reason = judged.reason
         if decision is Promotion.APPROVED and self.policy.decision == "approval":
             decision, state = Promotion.AWAITING_APPROVAL, State.AWAITING
+            reason = "; ".join((*self._no_before(), reason))
             holds = self.policy.approval_expires
             deadline = {EXPIRES: moment_text(world.now() + holds), HOLDS_SECONDS: holds.total_seconds()}
         elif decision is Promotion.APPROVED:
@@ -214,8 +215,16 @@ class _Decision:
         files = {f"gates/promotion-{self.version}.json": judged.report, page_name(self.version): judged.page}
         world.tracking.log_files(self.run_id, files)
         said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
-        entry = self._append(state, judged.reason, {**judged.evidence, **said, **deadline})
-        return self._outputs(decision, entry, judged.reason)
+        entry = self._append(state, reason, {**judged.evidence, **said, **deadline})
+        return self._outputs(decision, entry, reason)
+
+    def _no_before(self) -> Iterator[str]:
+        """Yield what whoever decides should know: that a person said no to this version before."""
+        if (word := left(self.entries).get(self.version)) is not None:
+            yield _told("went back from", word)
+        latest = self.now.latest.get(self.version)
+        if latest is not None and latest.state is State.REJECTED and given_by_person(latest):
+            yield _told("rejected", latest)
 
     def _append(self, state: State, reason: str, evidence: Mapping[str, Any]) -> LedgerEntry:
         return self.world.ledger.append(
@@ -230,6 +239,10 @@ class _Decision:
             decision=decision, entry=entry.id if entry else "", report=report,
             summary=f"version {self.version} {decision.value}: {reason}",
         )  # fmt: skip
+
+
+def _told(did: str, word: LedgerEntry) -> str:
+    return f"{word.by} {did} it at {word.at:%F %T} UTC: {word.reason}"
 
 
 def _judged_by(entries: Sequence[LedgerEntry], version: int) -> str:

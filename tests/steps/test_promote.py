@@ -391,6 +391,18 @@ def test_a_yes_is_for_the_package_and_the_report_that_were_seen(home: Path):
         world.storage.write(manifest, whole)
 
 
+def test_who_is_asked_again_about_a_version_is_told_who_said_no_before(home: Path):
+    world = churn_world(home, APPROVAL, "w-1")
+    decide(world, 2)
+    approvals.decide(world.ledger, MODEL, "w-1", State.REJECTED, person=Person("ann"), reason="not in June", at=NOW)
+    again, _ = decide(churn_world(home, APPROVAL, "w-2"), 2)
+    assert again.decision is Promotion.AWAITING_APPROVAL
+    request = world.ledger.head(MODEL)
+    assert request.reason.startswith(
+        f"ann (unauthenticated) rejected it at {NOW:%F %T} UTC: not in June; nothing serves"
+    )
+
+
 def test_the_way_back_rests_on_what_a_version_was_let_through_by_however_it_was_judged_since(home: Path):
     serving(home, 1)
     let_through, _ = decide(churn_world(home, workflow="w-1"), 2)
