@@ -27,7 +27,7 @@ from steps.waiting import Waited
 from workflows.cli import doctor
 from workflows.cli.display import Progress, result, stage_nodes
 from workflows.cli.main import app
-from workflows.cli.summary import Records, Summary, exit_code, show, summarise
+from workflows.cli.summary import Gate, Records, Summary, exit_code, show, summarise
 from workflows.cluster import archive, runs, submission
 from workflows.cluster.connection import Namespace
 from workflows.compile import WORKFLOW_TEMPLATE, compile_pipeline
@@ -173,6 +173,16 @@ def test_the_commands_that_messages_name_are_commands(options: str) -> None:
         parsed = group.commands[name].make_context(name, words).params  # type: ignore[attr-defined]
         assert parsed["namespace"] == ("mlops" if "-n" in line else "")
         assert parsed.get("version", 3) == 3
+
+
+def test_what_a_person_said_is_whole_in_a_runs_summary() -> None:
+    console = Console(record=True, width=200)
+    said = Gate(decision="approved", reason="approved by ann: seen with risk team; ticket 4711", checks=())
+    show(
+        Summary(workflow="churn-1", pipeline="churn", phase="Succeeded", outcome=Outcome.PROMOTED, promotion=said),
+        console,
+    )
+    assert "seen with risk team; ticket 4711" in console.export_text()
 
 
 def test_a_run_that_waits_for_a_person_names_commands_that_find_it() -> None:

@@ -23,6 +23,7 @@ from steps.register import register
 from steps.world import World
 from tests.loopback import Handler, serving
 from tests.steps.registered import CHECK, NOW, finished_run, make_world, to_register, validated
+from workflows.cli.checks import short
 from workflows.cli.lineage import render
 
 MODEL = "adult-income"
@@ -368,3 +369,27 @@ def test_where_the_cluster_may_not_be_asked_lineage_says_so_and_answers_the_rest
     assert found.serving.answers is None
     assert any("its Deployment was not looked at: no kubeconfig" in note for note in found.notes)
     assert capsys.readouterr().out == ""
+
+
+def test_a_persons_words_are_shown_whole_and_a_gates_are_not_cut_inside_a_bracket(world: World) -> None:
+    run, version = register_version(world)
+    gate = "auc gained (of 0.91; within noise); latency is 3 ms"
+    checks = [CHECK.model_dump(mode="json")]
+
+    def say(state: State, reason: str, **evidence: Any) -> None:
+        world.ledger.append(
+            MODEL, state, version=version, run_id=run, workflow="w", by="ann", reason=reason, evidence=evidence,
+            after=world.ledger.head(MODEL), at=NOW,
+        )  # fmt: skip
+
+    say(State.AWAITING, gate, checks=checks, decision="awaiting-approval", expires=moment_text(NOW + timedelta(days=1)))
+    words = "seen with risk team; ticket 4711"
+    say(State.APPROVED, words, approval={"name": "ann"}, expires=moment_text(NOW + timedelta(days=1)))
+
+    console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    console.print(render(ask(world, "1")))
+    text = console.export_text()
+    assert text.count(words) == 2, "in what let it through, and in the history"
+    assert ": auc gained (of 0.91; within noise)  " in text
+    assert "latency" not in text
+    assert short("no end (of; it") == "no end (of; it"

@@ -13,7 +13,7 @@ import typer
 from contracts.errors import DATA, ConfigError, Finding
 from contracts.outcomes import Note, State
 from contracts.settings import variable
-from workflows.cli.checks import by_whom, short
+from workflows.cli.checks import by_whom, why
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.options import AT, CONTEXT, NAMESPACE, connected, rfc3339
 
@@ -195,7 +195,7 @@ def log(
     for entry in found:
         typer.echo(
             f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.model} {entry.version:<4} {entry.state.value:<14} "
-            f"{by_whom(entry)}: {short(entry.reason)}  {entry.id[:12]}"
+            f"{by_whom(entry)}: {why(entry)}  {entry.id[:12]}"
         )
 
 

@@ -6,6 +6,7 @@ Shown by `run`, `status`, `lineage` and what else prints entries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from rich.padding import Padding
 from rich.table import Table
@@ -38,8 +39,14 @@ def checks_table(checks: Sequence[Check], indent: int = 2) -> Padding:
 
 
 def short(reason: str) -> str:
-    """Return the part of a gate's reason that its checks do not say: what comes before the first of them."""
-    return reason.partition("; ")[0]
+    """Return what a gate's reason says first, for where its checks are shown beside it; never cut inside a bracket."""
+    parts = accumulate(reason.split("; "), "{}; {}".format)
+    return next((part for part in parts if part.count("(") <= part.count(")")), reason)
+
+
+def why(entry: LedgerEntry) -> str:
+    """Return an entry's reason: a gate's shortened, since it repeats its checks, and anybody else's whole."""
+    return short(entry.reason) if "checks" in entry.evidence else entry.reason
 
 
 def by_whom(entry: LedgerEntry) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from workflows.cli.checks import by_whom, checks_table, short
+from workflows.cli.checks import by_whom, checks_table, short, why
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.display import console
 from workflows.cli.options import AT, CONTEXT, NAMESPACE, rfc3339
@@ -102,7 +102,8 @@ def _lines(found: Lineage) -> Iterator[tuple[str, str]]:
             "person": f"by {approval.by}",
             "rollback": f"to go back, by {approval.by}",
         }[approval.word]
-        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who}: {short(approval.reason)}"
+        reason = short(approval.reason) if approval.word == "gate" else approval.reason
+        yield "let through", f"{approval.at:%Y-%m-%d %H:%M:%S %Z} {who}: {reason}"
     yield "signed by", f"key {found.signature.key}" if found.signature else ""
     if gone := found.removal:
         copies = f"; copies in {gone.archive}" if gone.archive else ""
@@ -144,7 +145,7 @@ def _history(found: Lineage) -> Text:
     return Text("\n").join(
         Text.assemble(
             (f"{entry.at:%Y-%m-%d %H:%M:%S}  ", "dim"),
-            f"{entry.state.value:<11} {by_whom(entry)}: {short(entry.reason)}  ",
+            f"{entry.state.value:<11} {by_whom(entry)}: {why(entry)}  ",
             (entry.id[:12], "dim"),
         )
         for entry in found.history

@@ -209,8 +209,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         )
     for name, gate in (("validation", summary.validation), ("promotion", summary.promotion)):
         if gate is not None:
-            # The checks below say the rest.
-            line(name, f"{gate.decision}: {short(gate.reason)}" if name == "promotion" else gate.decision)
+            reason = short(gate.reason) if gate.checks else gate.reason  # the checks below say the rest
+            line(name, f"{gate.decision}: {reason}" if name == "promotion" else gate.decision)
             if gate.checks:
                 console.print(checks_table(gate.checks, indent=11))
     for error in summary.errors:
