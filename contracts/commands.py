@@ -20,7 +20,17 @@ def look(run: str, options: str) -> str:
 
 def decide(run: str, options: str) -> str:
     """Return the command that answers it."""
-    return f"retrain approve {options}{run} --reason ... (or reject)"
+    return f"{approve(run, options)} (or reject)"
+
+
+def approve(run: str, options: str) -> str:
+    """Return the command that says yes to it, or goes on with the release that followed."""
+    return f"retrain approve {options}{run} --reason ..."
+
+
+def go_back(model: str, version: int) -> str:
+    """Return the command that goes back to a version at the desk, or goes on with the release that followed."""
+    return f"retrain rollback {model} --to {version} --reason ..."
 
 
 def release(version: int, options: str) -> str:

@@ -46,6 +46,14 @@ def given_by_person(entry: LedgerEntry) -> bool:
     return APPROVAL in entry.evidence
 
 
+def in_force(entries: Sequence[LedgerEntry], version: int) -> LedgerEntry | None:
+    """Return the person's word by which a version is approved or being released now, None where there is none."""
+    if standing(entries).state(version) not in (State.APPROVED, State.RELEASING):
+        return None
+    word = _passed(entries, version)
+    return word if given_by_person(word) else None
+
+
 def unauthenticated(entries: Sequence[LedgerEntry]) -> tuple[int, list[str]]:
     """Return how many words of persons were entered, and by whom those were that nobody vouches for."""
     given = [entry for entry in entries if given_by_person(entry)]
@@ -105,11 +113,10 @@ def decide(
     def write() -> tuple[LedgerEntry, str]:
         entries = ledger.entries(model)
         request, now = request_of(entries, run), standing(entries)
-        latest = now.latest[request.version]
-        said = latest.evidence.get(APPROVAL, {})
-        same = (said.get("request"), said.get("name")) == (request.id, person.name)
-        if state is State.APPROVED is latest.state and same:
-            return latest, ""  # the command was cut off before the release began
+        latest, word = now.latest[request.version], in_force(entries, request.version)
+        said = word.evidence[APPROVAL] if word else {}
+        if state is State.APPROVED and word and (said["request"], said["name"]) == (request.id, person.name):
+            return word, ""  # the command, or the release that it began, was cut off
         if latest.id != request.id:
             raise ConfigError(
                 f"the request of {run} is decided: version {latest.version} is {latest.state.value}, "
@@ -137,14 +144,15 @@ def roll_back(
 ) -> LedgerEntry:  # fmt: skip
     """Enter that a version which served is to serve again, by default the last before today's, and return the entry.
 
-    It passed its gate then; no gate is asked once more, since the one that serves now won against it there.
+    It passed its gate then; no gate is asked once more, since the one that serves now won against it there.  A word
+    that is in force already is returned as it is.
 
     Raises
     ------
     ConfigError
         Nothing served before, or that version never did.
     IllegalTransition
-        It serves, or is being released.
+        It serves, or is being released by no person's word.
     LostRace
         Others wrote to the ledger each time.
     """
@@ -154,8 +162,9 @@ def roll_back(
         now = standing(entries)
         to = _served(entries, version)
         latest = now.latest[to]
-        if latest.state is State.APPROVED and given_by_person(latest) and ended(now, to, at) is None:
-            return latest  # the command was cut off before the release began
+        word = in_force(entries, to)
+        if word is not None and ended(now, to, at) is None:
+            return word  # the command, or the release that it began, was cut off
         permit(now, State.APPROVED, to, at)
         serving = now.serving.version if now.serving else None
         evidence = {ROLLBACK_FROM: serving, **_word(_passed(entries, to), person, at, ROLLBACK_HOLDS, State.APPROVED)}
@@ -265,7 +274,7 @@ def word_on(
 
 
 def _passed(entries: Sequence[LedgerEntry], version: int) -> LedgerEntry:
-    """Return the entry by which a version was let through when it served last."""
+    """Return the entry by which a version was let through last."""
     return next(e for e in reversed(entries) if e.version == version and e.state is State.APPROVED)
 
 

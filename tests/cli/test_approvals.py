@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from contracts.outcomes import State
+from steps.ledger import Ledger
 from tests.faults.small_desk import NAME, SmallDesk, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]  # several runs each: a minute and more
@@ -95,3 +99,60 @@ def test_a_version_is_taken_back_and_the_ledger_answers_for_then(desk: SmallDesk
         database.execute("DROP TRIGGER ledger_no_DELETE")
         database.execute("DELETE FROM ledger WHERE number > 3")
     assert "was signed, and is gone" in desk("audit", "verify", *public, code=65)
+
+
+def test_a_release_that_was_cut_off_goes_on_by_the_same_word_and_by_no_later_one(desk: SmallDesk) -> None:
+    run = json.loads(desk("run", "churn.yaml", "--json"))["workflow"]
+    cut = cut_while_releasing(desk, "approve", run, "--reason", "looked at")
+    assert f"`retrain approve {run} --reason ...` goes on with it" in told(desk)[cut]
+    said = desk("approve", run, "--reason", "looked at twice", "--require-promoted")
+    assert "kept with that reason: looked at" in said
+    assert "goes on with the release of version 1" in said
+    assert newest(desk) == cut
+    write_rows(desk.folder / "churn.csv", seed=5)
+    second = json.loads(desk("run", "churn.yaml", "--json"))["workflow"]
+    desk("approve", second, "--reason", "newer data", "--require-promoted")
+
+    cut = cut_while_releasing(desk, "rollback", "--reason", "complaints")
+    assert "`retrain rollback churn --to 1 --reason ...` goes on with it" in told(desk)[cut]
+    said = desk("rollback", "--reason", "more complaints")
+    assert "kept with that reason: complaints" in said
+    assert "goes on with the release of version 1" in said
+    assert newest(desk) == cut
+    assert desk.answering() == 1
+    assert told(desk) == {}
+
+    # taken over by another run, it is over, and a later word is a release of its own
+    cut = cut_while_releasing(desk, "rollback", "--to", "2", "--reason", "it was not that")
+    desk("run", "churn.yaml", "--entrypoint", "release", "--version", "2", "--new", "--require-promoted")
+    assert told(desk) == {}
+    assert "goes on" not in desk("rollback", "--to", "1", "--reason", "it was")
+    said = desk("rollback", "--to", "2", "--reason", "really not")
+    assert "runs the release of version 2" in said
+    assert "said already" not in said
+    assert newest(desk) != cut
+    assert desk.end_state().versions == {1: "retired", 2: "serving"}
+
+
+def cut_while_releasing(desk: SmallDesk, *words: str) -> str:
+    """Interrupt a command while its deploy is at work; return the name of the run that it leaves."""
+    ledger = Ledger(f"sqlite:///{desk.home / 'ledger.db'}")
+    process = desk.start(*words)
+    while ledger.entries(NAME)[-1].state is not State.RELEASING:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, out + error
+    assert ledger.entries(NAME)[-1].state is State.RELEASING
+    return newest(desk)
+
+
+def newest(desk: SmallDesk) -> str:
+    return str(json.loads(desk("status", "--json"))["metadata"]["name"])
+
+
+def told(desk: SmallDesk) -> dict[str, str]:
+    """What doctor says of runs that were cut off: the remedy, by run."""
+    lines = json.loads(desk("doctor", "--json"))
+    return {line["found"].split()[0]: line["remedy"] for line in lines if line["what"] == "run"}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,8 @@ def test_a_run_is_found_by_its_digest_only_while_it_is_cut_off(spawn: Spawn, exe
     cut = run._replace(finished=None, phase="Running")
     state.StateFile(home, "wf").write(cut)
     assert state.find_unfinished(home, "d") == "wf"
+    assert state.find_unfinished(home, "d", run.created) == "wf"
+    assert state.find_unfinished(home, "d", run.created + timedelta(seconds=1)) is None
 
 
 def test_a_run_is_not_resumed_twice_at_once(spawn: Spawn, home: Path, mark: Path) -> None:

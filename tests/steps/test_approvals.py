@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import ConfigError
 from contracts.outcomes import State
 from contracts.references import LedgerEntry
-from steps.approvals import HOLDS_SECONDS, Person, bound, decide, last_good, left, requests, roll_back
+from steps.approvals import HOLDS_SECONDS, Person, bound, decide, in_force, last_good, left, requests, roll_back
 from steps.ledger import Ledger
 from steps.lifecycle import APPROVAL, EXPIRES, TAKEOVER, IllegalTransition, moment_text
 from tests.steps.registered import NOW
@@ -76,6 +76,31 @@ def test_a_no_ends_the_request(ledger: Ledger) -> None:
     assert say(ledger, "w-1", State.REJECTED).state is State.REJECTED
     with pytest.raises(ConfigError, match=r"is decided: version 1 is rejected, by ann \(unauthenticated\)"):
         say(ledger, "w-1")
+
+
+def test_a_word_is_in_force_until_its_release_has_ended_and_said_again_till_then_it_is_the_same(ledger: Ledger) -> None:
+    ask(ledger, 1)
+    assert in_force(ledger.entries("m"), 1) is None
+    yes = say(ledger, "w-1")
+    write(ledger, State.RELEASING, 1)
+    assert say(ledger, "w-1", at=2 * DAY) == in_force(ledger.entries("m"), 1) == yes, "its release was cut off"
+    with pytest.raises(ConfigError, match="version 1 is releasing"):
+        decide(ledger, "m", "w-1", State.APPROVED, person=Person("bob"), reason="me too", at=NOW)
+    with pytest.raises(ConfigError, match="version 1 is releasing"):
+        say(ledger, "w-1", State.REJECTED)
+    write(ledger, State.SERVING, 1)
+    assert in_force(ledger.entries("m"), 1) is None
+    serve(ledger, 2)
+    back = roll_back(ledger, "m", 1, person=ANN, reason="bad", at=NOW)
+    write(ledger, State.RELEASING, 1)
+    again = roll_back(ledger, "m", None, person=ANN, reason="very bad", at=NOW + timedelta(hours=2))
+    assert again == in_force(ledger.entries("m"), 1) == back
+    write(ledger, State.ROLLED_BACK, 1)
+    assert in_force(ledger.entries("m"), 1) is None
+    assert roll_back(ledger, "m", 1, person=ANN, reason="bad", at=NOW).number > back.number
+    write(ledger, State.REGISTERED, 3)
+    write(ledger, State.APPROVED, 3)
+    assert in_force(ledger.entries("m"), 3) is None, "the gate's word is no person's"
 
 
 def test_a_yes_is_used_up_by_its_release(ledger: Ledger) -> None:

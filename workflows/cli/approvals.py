@@ -127,7 +127,7 @@ def approve(
 
       retrain approve adult-income-20261124-101500-1a2b --reason "reviewed" -n mlops
     """
-    from workflows.cli.releases import release_here, release_there
+    from workflows.cli.releases import release_here, release_there, said_already
 
     _say_why(reason)
     run, model = _named(run, model)
@@ -140,11 +140,14 @@ def approve(
             there, said, context, wait=wait, require_promoted=require_promoted, json_output=json_output
         )  # fmt: skip
         return
-    home, entry = _decide(run, model, State.APPROVED, reason)
-    typer.echo(f"{entry.model} version {entry.version} approved by {entry.by}", err=json_output)
-    asked = run if run != str(entry.version) else ""
+    now = datetime.now(UTC)
+    home, word = _decide(run, model, State.APPROVED, reason, now)
+    typer.echo(
+        f"{word.model} version {word.version} approved by {word.by}{said_already(word, now)}", err=json_output
+    )  # fmt: skip
+    asked = run if run != str(word.version) else ""
     release_here(
-        home, entry.model, entry.version, run=asked, require_promoted=require_promoted, json_output=json_output
+        home, word, run=asked, again="the same command", require_promoted=require_promoted, json_output=json_output
     )  # fmt: skip
 
 
@@ -172,7 +175,7 @@ def reject(
         said = decide(there, run, model, approved=False, reason=reason)
         release_there(there, said, context, wait=wait, require_promoted=False, json_output=False)
         return
-    _, entry = _decide(run, model, State.REJECTED, reason)
+    _, entry = _decide(run, model, State.REJECTED, reason, datetime.now(UTC))
     typer.echo(f"{entry.model} version {entry.version} rejected by {entry.by}")
 
 
@@ -237,17 +240,14 @@ def _write(file: Path, text: str, version: int) -> None:
         raise ConfigError(f"{file} can't be written: {error.strerror}") from None
 
 
-def _decide(run: str, model: str, state: State, reason: str) -> tuple[Path, LedgerEntry]:
+def _decide(run: str, model: str, state: State, reason: str, at: datetime) -> tuple[Path, LedgerEntry]:
     from steps.approvals import Person, decide
     from steps.archive import asked
 
     home = desk_home(must_exist=True)
     archive, _ = asked(desk_settings(home), run, model)
     person = Person(operating_user())
-    entry = decide(
-        archive.ledger, archive.model, run, state, person=person, reason=reason, at=datetime.now(UTC)
-    )  # fmt: skip
-    return home, entry
+    return home, decide(archive.ledger, archive.model, run, state, person=person, reason=reason, at=at)
 
 
 def _render(request: LedgerEntry, challenger: Lineage, champion: Lineage | None) -> RenderableType:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from steps.registry import Registry
     from workflows.cluster.archive import Agreement
     from workflows.cluster.connection import Namespace
+    from workflows.local.state import RunState
 
 _LOOK_AT_EVENTS = "look at the Deployment's events; the next run releases it again"
 _SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
@@ -107,10 +108,10 @@ def _home(home: Path, *, mend: bool) -> Iterator[Line]:
     free = shutil.disk_usage(home).free // 2**20
     yield Line(what="home", state="ok" if os.access(home, os.W_OK) else "wrong", found=f"{home}, {free} MiB free")
     yield Line(what="secrets", state="ok", found=SECRETS_FILE if (home / SECRETS_FILE).is_file() else "none")
-    yield from _unfinished(home)
     settings = desk_settings(home)
     yield _signing(settings)
     try:
+        yield from _unfinished(home, settings)
         yield from _projections(settings, mend=mend)
     except StageError as error:
         yield Line(what="records", state="wrong", found=error.message, remedy=error.remedy)
@@ -133,16 +134,34 @@ def _signing(settings: Settings) -> Line:
     return Line(what="signing key", state="ok", found=f"models are signed by {key[:16]}")
 
 
-def _unfinished(home: Path) -> Iterator[Line]:
+def _unfinished(home: Path, settings: Settings) -> Iterator[Line]:
+    from steps.ledger import Ledger
     from workflows.local import state
 
+    ledger = Ledger(settings.ledger.get_secret_value())
     for run in state.list_runs(home):
-        if why := state.standstill(home, run):
-            how = f" and --answer {next(iter(run.suspended))}" if run.suspended else ""
-            yield Line(
-                what="run", state="note", found=f"{run.name} {why}",
-                remedy=f"`retrain run` of the same file{how} goes on with it",
-            )  # fmt: skip
+        if (why := state.standstill(home, run)) and (again := _again(ledger, run)):
+            yield Line(what="run", state="note", found=f"{run.name} {why}", remedy=f"{again} goes on with it")
+
+
+def _again(ledger: Ledger, run: RunState) -> str:
+    """Return the command that goes on with a run; empty for a release by a person's word that is in force no more."""
+    from steps.approvals import ROLLBACK_FROM, in_force
+    from steps.lifecycle import APPROVAL
+
+    if run.entrypoint != names.RELEASE or not (asked := run.parameters.get("version", "")).isdigit():
+        how = f" and --answer {next(iter(run.suspended))}" if run.suspended else ""
+        return f"`retrain run` of the same file{how}"
+    entries, version = ledger.entries(run.pipeline), int(asked)
+    began_by = in_force([entry for entry in entries if entry.at <= run.created], version)
+    if began_by is None:
+        return f"`retrain run FILE --entrypoint release --version {version}`"
+    if began_by != in_force(entries, version):
+        return ""
+    if ROLLBACK_FROM in began_by.evidence:
+        return f"`{commands.go_back(began_by.model, version)}`"
+    request = next(entry for entry in entries if entry.id == began_by.evidence[APPROVAL]["request"])
+    return f"`{commands.approve(request.workflow, '')}`"
 
 
 def _projections(settings: Settings, *, mend: bool) -> Iterator[Line]:

@@ -19,14 +19,19 @@ from contracts.pipeline import load_pipeline
 from workflows.cli.request import run_name, run_parameters
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from contracts.references import LedgerEntry
     from workflows.cluster.approvals import Said
     from workflows.cluster.connection import Namespace
 
 
 def release_here(
-    home: Path, model: str, version: int, *, run: str = "", require_promoted: bool, json_output: bool
+    home: Path, word: LedgerEntry, *, run: str = "", again: str, require_promoted: bool, json_output: bool
 ) -> None:  # fmt: skip
-    """Release a version by the pipeline file of `run`, or of the model's newest run; leave with the release's code.
+    """Release a version on a person's word, or go on with the release that was begun on it; leave with its code.
+
+    It runs by the pipeline file of `run`, or of the model's newest run; `again` is the command that goes on with it.
 
     Raises
     ------
@@ -35,12 +40,17 @@ def release_here(
     """
     from workflows.cli.run import Desk, execute
 
-    file = _pipeline_file(home, model, run, version)
-    parameters = {**run_parameters(source="", as_of="", version=version, no_cache=False), "code": ""}
+    file = _pipeline_file(home, word.model, run, word.version)
+    parameters = {**run_parameters(source="", as_of="", version=word.version, no_cache=False), "code": ""}
     execute(
-        Desk.open(file, load_pipeline(file)), RELEASE, parameters, what=f"the release of version {version}", new=False,
-        warm=True, require_promoted=require_promoted, json_output=json_output,
+        Desk.open(file, load_pipeline(file)), RELEASE, parameters, what=f"the release of version {word.version}",
+        new=False, since=word.at, again=again, warm=True, require_promoted=require_promoted, json_output=json_output,
     )  # fmt: skip
+
+
+def said_already(word: LedgerEntry, at: datetime) -> str:
+    """Say of a word that was in the ledger before this moment that it stays as it is; nothing of a new one."""
+    return f"; said already at {word.at:%F %T} UTC, and kept with that reason: {word.reason}" if word.at < at else ""
 
 
 def release_there(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from contracts import commands
 from contracts.outcomes import Outcome
 from workflows.cli.desk import desk_home, desk_settings
 from workflows.cli.options import CONTEXT, NAMESPACE, REASON, RESULT_AS_JSON, WAIT, connected
@@ -41,7 +42,7 @@ def rollback(
     """
     from steps.approvals import Person, WayBack, roll_back, way_back
     from steps.archive import Archive
-    from workflows.cli.releases import release_here, release_there
+    from workflows.cli.releases import release_here, release_there, said_already
 
     if model.isdigit():
         raise typer.BadParameter(f"a version goes with --to: --to {model}", param_hint="MODEL")
@@ -62,13 +63,13 @@ def rollback(
     if (way := way_back(archive.ledger.entries(archive.model), to)).serves:
         _serves_already(archive.model, way.to, json_output=json_output)
         return
-    entry = roll_back(
-        archive.ledger, archive.model, to, person=Person(operating_user()), reason=reason, at=datetime.now(UTC)
+    now = datetime.now(UTC)
+    word = roll_back(archive.ledger, archive.model, to, person=Person(operating_user()), reason=reason, at=now)
+    typer.echo(
+        f"{word.model}: back to version {word.version}, by {word.by}{said_already(word, now)}", err=json_output
     )  # fmt: skip
-    typer.echo(f"{archive.model}: back to version {entry.version}, by {entry.by}", err=json_output)
-    release_here(
-        home, archive.model, entry.version, require_promoted=True, json_output=json_output
-    )  # fmt: skip
+    again = f"`{commands.go_back(word.model, word.version)}`"  # without --to it may mean another, once this one serves
+    release_here(home, word, again=again, require_promoted=True, json_output=json_output)
 
 
 def _serves_already(model: str, version: int, *, json_output: bool) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,16 +105,19 @@ def run(
 
 def execute(
     desk: Desk, entrypoint: str, parameters: dict[str, str], *, what: str, new: bool, warm: bool,
-    require_promoted: bool, json_output: bool,
+    require_promoted: bool, json_output: bool, since: datetime | None = None, again: str = "the same command",
 ) -> None:  # fmt: skip
-    """Run a pipeline by one of its ways in, or go on with such a run; print what came of it and leave with its code."""
+    """Run a pipeline by one of its ways in, or go on with such a run; print what came of it and leave with its code.
+
+    A run that began before `since` is not gone on with; `again` is the command that goes on with this one.
+    """
     from workflows.cli.warm import warm_parent
     from workflows.local import pods, runner, state
 
     out = console(stderr=json_output)
     manifests = desk.manifests()
     digest = hashlib.sha256(repr((manifests, entrypoint, sorted(parameters.items()))).encode()).hexdigest()
-    unfinished = None if new else state.find_unfinished(desk.home, digest)
+    unfinished = None if new else state.find_unfinished(desk.home, digest, since)
     if not json_output and not out.is_terminal:
         print(f"{desk.pipeline.name}: {'goes on with' if unfinished else 'runs'} {what}", flush=True)
     with Progress(out, sys.stderr if json_output else sys.stdout) as progress, warm_parent(wanted=warm) as parent:
@@ -128,15 +132,17 @@ def execute(
                 manifests, entrypoint=entrypoint, parameters=parameters, home=desk.home, digest=digest,
                 name=run_name(desk.pipeline.name), images=desk.images(), **options,
             )  # fmt: skip
-    finish(final, desk, out, require_promoted=require_promoted, json_output=json_output)
+    finish(final, desk, out, again=again, require_promoted=require_promoted, json_output=json_output)
 
 
-def finish(final: RunState, desk: Desk, out: Console, *, require_promoted: bool, json_output: bool) -> None:
+def finish(
+    final: RunState, desk: Desk, out: Console, *, again: str, require_promoted: bool, json_output: bool
+) -> None:  # fmt: skip
     """Print the summary and leave with the right exit code."""
     from workflows.cli.summary import at_desk, conclude
 
     if final.interrupted:
-        out.print(f"{final.name} was interrupted; the same command goes on with it")
+        out.print(f"{final.name} was interrupted; {again} goes on with it", markup=False, soft_wrap=True)
         raise typer.Exit(130)
     conclude(final, at_desk(desk.home), out, require_promoted=require_promoted, json_output=json_output)
 

@@ -147,11 +147,12 @@ def list_runs(home: Path) -> list[RunState]:
     return sorted(runs, key=lambda run: run.created, reverse=True)
 
 
-def find_unfinished(home: Path, digest: str) -> str | None:
-    """Return the newest run known by `digest`, if it has not ended and no runner is at work on it."""
+def find_unfinished(home: Path, digest: str, since: datetime | None = None) -> str | None:
+    """Return the newest run known by `digest`, if it began `since`, has not ended and no runner is at work on it."""
     for run in list_runs(home):
         if run.digest == digest:
-            return run.name if run.finished is None and not is_running(home, run.name) else None
+            over = run.finished is not None or (since is not None and run.created < since)
+            return None if over or is_running(home, run.name) else run.name
     return None
 
 
