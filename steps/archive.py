@@ -51,11 +51,15 @@ class Reference:
 
 
 def versions_made_of(entries: Sequence[LedgerEntry], what: str) -> list[int]:
-    """Return the versions with this run, workflow, image, or hash of what made them in an entry; see `_HASHES`."""
+    """Return the versions with this run, workflow, image, or hash of what made them in an entry; see `_HASHES`.
+
+    A workflow is named by its whole name; all else may be shortened, to `_SHORTEST` characters.
+    """
     found = {
         entry.version
         for entry in entries
-        if what in (entry.run_id, entry.workflow, entry.id)
+        if what == entry.workflow
+        or any(known.startswith(what) for known in (entry.run_id, entry.id))
         or any(str(entry.evidence.get(key, "")).startswith(what) for key in _HASHES)
         or what in str(entry.evidence.get("image", "")).partition("@")[2]
     }

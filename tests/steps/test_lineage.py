@@ -123,6 +123,16 @@ def test_a_commit_and_the_digest_of_an_image_name_their_version(world: World) ->
         assert Archive.open(world.settings).versions(name) == [version]
 
 
+def test_an_mlflow_run_and_an_entry_name_their_version_shortened(world: World) -> None:
+    run, version = register_version(world)
+    entry = world.ledger.entries(MODEL)[-1].id
+    archive = Archive.open(world.settings)
+    for name in (run[:7], run[:8], run, entry[:7], entry[:12], entry):
+        assert archive.versions(name) == [version]
+    with pytest.raises(ConfigError, match="no alias"):
+        archive.versions("retrain-")  # a workflow's name is not shortened
+
+
 def test_a_prediction_names_its_version_without_a_record(world: World) -> None:
     release(world)
     release(world)
