@@ -13,19 +13,19 @@ def where(namespace: str, context: str = "") -> str:
     return "".join(f"{option} {value} " for option, value in (("-n", namespace), ("--context", context)) if value)
 
 
-def look(run: str, options: str) -> str:
-    """Return the command that shows what a run asks a person; `options` are those of `where`."""
-    return f"retrain review {options}{run}"
+def look(asked: str, options: str) -> str:
+    """Return the command that shows what a run or MODEL@VERSION asks a person; `options` are those of `where`."""
+    return f"retrain review {options}{asked}"
 
 
-def decide(run: str, options: str) -> str:
+def decide(asked: str, options: str) -> str:
     """Return the command that answers it."""
-    return f"{approve(run, options)} (or reject)"
+    return f"{approve(asked, options)} (or reject)"
 
 
-def approve(run: str, options: str) -> str:
+def approve(asked: str, options: str) -> str:
     """Return the command that says yes to it, or goes on with the release that followed."""
-    return f"retrain approve {options}{run} --reason ..."
+    return f"retrain approve {options}{asked} --reason ..."
 
 
 def go_back(model: str, version: int) -> str:

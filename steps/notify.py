@@ -58,10 +58,8 @@ def notify(inputs: Notify.Inputs, *, world: World) -> Notify.Outputs:
         if outcome is Outcome.AWAITING_APPROVAL:
             here = Cluster.inside()
             options = commands.where(here.namespace) if here else ""
-            lines += [
-                f"look: {commands.look(world.workflow, options)}",
-                f"then: {commands.decide(world.workflow, options)}",
-            ]
+            asked = f"{world.pipeline.name}@{_set(inputs.version)}"  # an earlier run may have made the request
+            lines += [f"look: {commands.look(asked, options)}", f"then: {commands.decide(asked, options)}"]
         if outcome is Outcome.ROLLED_BACK and (taken_back := read_release_report(world)):
             lines.append(f"version {taken_back.version} was taken back: {taken_back.reason}")
         if report := read_ingest_report(world):

@@ -32,9 +32,9 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     first = json.loads(desk("run", "churn.yaml", "--json"))
     assert (first["outcome"], first["version"], first["url"]) == ("awaiting-approval", 1, "")
     run = first["workflow"]
-    assert f"look: retrain review {run}" in desk("logs", run, "notify")
+    assert "look: retrain review churn@1" in desk("logs", run, "notify")
     assert f"{run}  churn version 1, asked" in desk("approvals")
-    shown = desk("review", run)
+    shown = desk("review", "churn@1")
     assert "roc_auc" in shown
     assert first["dataset_sha256"][:12] in shown
     assert "page: gates/review-1.html of MLflow run" in shown

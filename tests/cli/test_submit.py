@@ -187,12 +187,14 @@ def test_what_a_person_said_is_whole_in_a_runs_summary() -> None:
 
 def test_a_run_that_waits_for_a_person_names_commands_that_find_it() -> None:
     console = Console(record=True, width=200)
-    summary = Summary(workflow="churn-1", pipeline="churn", phase="Succeeded", outcome=Outcome.AWAITING_APPROVAL)
+    summary = Summary(
+        workflow="churn-2", pipeline="churn", phase="Succeeded", outcome=Outcome.AWAITING_APPROVAL, version=3
+    )  # by an unchanged run: the request is that of the run before it
     show(summary, console, where("mlops", "prod"))
 
     said = console.export_text()
-    assert "retrain review -n mlops --context prod churn-1" in said
-    assert "retrain approve -n mlops --context prod churn-1 --reason" in said
+    assert "retrain review -n mlops --context prod churn@3" in said
+    assert "retrain approve -n mlops --context prod churn@3 --reason" in said
 
 
 @pytest.mark.parametrize(

@@ -151,11 +151,11 @@ def test_who_is_to_decide_is_told_commands_that_find_the_run(
     inside: Cluster | None, options: str, world: World, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cluster, "inside", lambda: inside)
-    notify(ended(verdict="passed", decision="awaiting-approval"), world=telling(world, service.url))
+    notify(ended(verdict="passed", decision="awaiting-approval", version="3"), world=telling(world, service.url))
 
     [told] = [message["message"] for message in service.received]
-    assert f"look: retrain review {options}{world.workflow}\n" in told
-    assert f"then: retrain approve {options}{world.workflow} --reason" in told
+    assert f"look: retrain review {options}{world.pipeline.name}@3\n" in told
+    assert f"then: retrain approve {options}{world.pipeline.name}@3 --reason" in told
 
 
 @pytest.mark.parametrize("quotes", [0, 1, 2])

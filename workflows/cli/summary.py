@@ -227,8 +227,9 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
     if summary.release and summary.outcome not in _GOOD:
         line("release", summary.release)
     if summary.outcome is Outcome.AWAITING_APPROVAL:
-        line("look", commands.look(summary.workflow, options))
-        line("decide", commands.decide(summary.workflow, options))
+        asked = f"{summary.pipeline}@{summary.version}"  # an earlier run may have made the request
+        line("look", commands.look(asked, options))
+        line("decide", commands.decide(asked, options))
     if summary.url and not summary.curl:
         again = "" if options else "; the next `retrain run` brings it back"
         line("served at", f"{summary.url}  (nothing answers there now{again})")
