@@ -181,6 +181,16 @@ def test_the_command_that_comes_next_works_when_pasted(
     assert shlex.split(command) == [str(out)]
 
 
+def test_the_model_is_named_as_the_file_that_is_written_and_the_name_is_said(
+    tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.to_csv(tmp_path / "staff.csv", index=False)
+    for stem in ("churn", "age"):  # two models of one data file
+        init(tmp_path / "staff.csv", "churned", out=tmp_path / f"{stem}.yaml")
+        assert load_pipeline(tmp_path / f"{stem}.yaml").name == stem
+        assert f"its versions are those of model {stem}\n" in capsys.readouterr().out
+
+
 def test_a_letter_of_another_encoding_is_found_wherever_it_stands(tmp_path: Path) -> None:
     data = tmp_path / "t.csv"
     lines = [f"Miller,{number},{'yes' if number % 3 else 'no'}" for number in range(9_000)]

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def init(
     data: Annotated[Path, typer.Option(help="CSV, CSV.gz or Parquet file with the rows to learn from.")],
     target: Annotated[str, typer.Option(help="The column to predict.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; default: <data>.yaml in this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write, and so the model's name; default: <data>.yaml in this folder.")
+    ] = None,
     task: Annotated[Task | None, typer.Option(help="Default: guessed from the column.")] = None,
     positive: Annotated[str, typer.Option(help="Binary: the positive class; default: the rarer one.")] = "",
     sensitive: Annotated[
@@ -41,8 +43,8 @@ def init(
     from workflows.learning_choice import UnfitChoiceError, choose, notes, sensitive_notes
     from workflows.proposal import pipeline_file, pipeline_name
 
-    stem = data.name.split(".")[0]
-    path = out or Path(f"{stem}.yaml")
+    path = out or Path(f"{data.name.split('.')[0]}.yaml")
+    model = pipeline_name(path.name.split(".")[0])
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", remedy="make it, or name another file after --out")
     table, csv = look(data)
@@ -57,10 +59,10 @@ def init(
         raise typer.BadParameter(f"there is no column {unknown[0]!r}", param_hint="--sensitive")
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already", remedy="--force overwrites it, --out FILE writes another")
-    text = pipeline_file(pipeline_name(stem), source_uri(data, path), table, csv, learning, secluded)
+    text = pipeline_file(model, source_uri(data, path), table, csv, learning, secluded)
     parse_pipeline(text, str(path))
     path.write_text(text, encoding="utf-8")
-    typer.echo(f"{path}: {table.rows:,} rows, {len(table.columns)} columns")
+    typer.echo(f"{path}: {table.rows:,} rows, {len(table.columns)} columns; its versions are those of model {model}")
     said = [name for name, value in (("task", task), ("positive", positive)) if value]
     for note in [*notes(table, learning, said=said, sensitive=secluded), *sensitive_notes(table, learning, secluded)]:
         typer.echo(f"  {note}")
