@@ -18,10 +18,8 @@ from pydantic import (
 )
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
-"""A DNS label short enough to become part of Kubernetes names."""
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d|w)$")
 
 
@@ -60,6 +58,19 @@ def _in_utc_too(value: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc_too)]
 """A time with its zone, which can be told in UTC."""
+
+
+def _is_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no name: at most 40 lower case letters, digits and -, a letter or digit first and last, as "
+            "in churn-2"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string", "pattern": _NAME.pattern})]
+"""A DNS label short enough to become part of Kubernetes names."""
 
 Duration = Annotated[
     timedelta,

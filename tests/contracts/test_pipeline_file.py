@@ -125,6 +125,15 @@ def test_a_mistake_names_line_key_and_remedy(mistake: str) -> None:
     assert remedy in finding.remedy
 
 
+@pytest.mark.parametrize("name", ["Adult Income", "-adult", "adult-", "a" * 41, "a\\nb"])
+def test_a_name_that_is_none_is_answered_by_what_one_is(name: str) -> None:
+    [finding] = findings_of(ADULT.replace("name: adult-income", f'name: "{name}"'))
+
+    assert "lower case letters, digits and -" in finding.what
+    assert "as in churn-2" in finding.what
+    assert "pattern" not in finding.what
+
+
 def test_a_missing_key_is_reported_at_its_section() -> None:
     text = ADULT.replace("  task: binary\n", "")
 
