@@ -18,6 +18,8 @@ EXIT_USAGE = 64
 """Wrong usage of a command line (sysexits.h EX_USAGE)."""
 EXIT_NOT_PROMOTED = 3
 """``retrain run --require-promoted`` ended with another outcome than promoted or unchanged."""
+EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C, as a shell reports SIGINT."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from contracts.access import ACCESS, EXECUTOR_RULES, SENSOR_RULES, SERVING, Ledg
 from contracts.access import Rule as Right
 from contracts.approvals import APPROVERS
 from contracts.base import Contract, format_duration
-from contracts.errors import ERROR_CLASSES, EXIT_NOT_PROMOTED, EXIT_USAGE
+from contracts.errors import ERROR_CLASSES, EXIT_INTERRUPTED, EXIT_NOT_PROMOTED, EXIT_USAGE
 from contracts.names import parameter
 from contracts.pipeline import Pipeline, json_schema
 from contracts.pipeline.table import Rule, Scalar
@@ -160,8 +160,9 @@ def errors_page() -> str:
         "# Errors\n",
         "A step that fails does so as one of these classes. `retrain` leaves with the same codes.\n",
         _table(("class", "exit code", "how Argo sees it", "examples", "tried again", "what to do"), rows),
-        f"\n`retrain` has two more: {EXIT_USAGE} for wrong usage, and {EXIT_NOT_PROMOTED} where `--require-promoted` "
-        "was asked for and the outcome is neither promoted nor unchanged.\n",
+        f"\n`retrain` has three more: {EXIT_USAGE} for wrong usage, {EXIT_NOT_PROMOTED} where `--require-promoted` "
+        "was asked for and the outcome is neither promoted nor unchanged, and "
+        f"{EXIT_INTERRUPTED} where it was interrupted (Ctrl-C).\n",
         "## How often something is tried again\n",
         reason.split("\n\n", 1)[1],
         "\nBetween attempts Argo waits 2 s, 4 s, 8 s and so on, at most 1 min. The expression of every container:\n",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from contracts.commands import where
+from contracts.errors import EXIT_INTERRUPTED
 from workflows.cli.display import Progress, console
 
 if TYPE_CHECKING:
@@ -41,6 +42,6 @@ def follow(
             final = runs.follow(cluster, name, progress.update)
     except KeyboardInterrupt:
         out.print(f"{name} goes on; `retrain status {options}{name}` shows it", markup=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     left = runs.records(cluster, options)
     conclude(final, left, out, require_promoted=require_promoted, json_output=json_output)

@@ -17,7 +17,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from contracts.errors import ConfigError, class_of_failure
+from contracts.errors import EXIT_INTERRUPTED, ConfigError, class_of_failure
 from contracts.settings import find_home, variable
 from workflows.cli.display import Progress, console
 from workflows.cli.options import pairs
@@ -90,7 +90,7 @@ def run_manifests(
 def _exit_code(final: RunState, out: Any) -> int:
     if final.interrupted:
         out.print(f"{final.name} was interrupted; the same command goes on with it")
-        return 130
+        return EXIT_INTERRUPTED
     if final.finished is None:
         for node in final.suspended:
             out.print(f"{node} is suspended; the same command with --answer {node} goes on with it", markup=False)

@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from contracts.errors import EXIT_USAGE, ConfigError, StageError
+from contracts.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, StageError
 from workflows.cli import (
     approvals,
     audit,
@@ -66,7 +66,7 @@ def main() -> None:
         show_error(error)
         sys.exit(error.row.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be said goes nowhere
         sys.exit(141)
