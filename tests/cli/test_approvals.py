@@ -38,6 +38,7 @@ def test_a_person_decides(desk: SmallDesk) -> None:
     assert "roc_auc" in shown
     assert first["dataset_sha256"][:12] in shown
     assert "page: gates/review-1.html of MLflow run" in shown
+    assert "what to do: name another file after --page" in desk("review", run, "--page", "none/p.html", code=78)
     desk("review", run, "--page", "page.html")
     assert (desk.folder / "page.html").read_text().startswith("<!doctype html>")
 

@@ -237,7 +237,9 @@ def _write(file: Path, text: str, version: int) -> None:
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{file} can't be written: {error.strerror}") from None
+        raise ConfigError(
+            f"{file} can't be written: {error.strerror}", remedy="name another file after --page"
+        ) from None
 
 
 def _decide(run: str, model: str, state: State, reason: str, at: datetime) -> tuple[Path, LedgerEntry]:
@@ -247,7 +249,10 @@ def _decide(run: str, model: str, state: State, reason: str, at: datetime) -> tu
     home = desk_home(must_exist=True)
     archive, _ = asked(desk_settings(home), run, model)
     person = Person(operating_user())
-    return home, decide(archive.ledger, archive.model, run, state, person=person, reason=reason, at=at)
+    try:
+        return home, decide(archive.ledger, archive.model, run, state, person=person, reason=reason, at=at)
+    except ConfigError as error:  # decided or lapsed: nothing that a setting could mend
+        raise ConfigError(error.message, remedy="`retrain approvals` lists what waits now") from None
 
 
 def _render(request: LedgerEntry, challenger: Lineage, champion: Lineage | None) -> RenderableType:

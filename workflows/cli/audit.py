@@ -142,6 +142,8 @@ def verify(
     known = {*newest, *kept.models()}
     if model and model not in known:
         raise ConfigError(f"neither ledger nor heads know a model {model!r}", remedy=f"they know {', '.join(known)}")
+    if not known:
+        typer.echo("no entries")
     for name in sorted({model} if model else known):
         proven = proof(name, kept, signers)
         found = [*_broken(name, proven.ids, namespace, context), *proven.doubtful]

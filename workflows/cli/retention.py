@@ -94,7 +94,7 @@ def _show(found: Outlook, *, json_output: bool, done: bool) -> None:
         + (f"copies go to {found.archive} first" if found.archive else "no archive"),
         highlight=False,
     )  # fmt: skip
-    much = f"{total.things} things, {_size(total.size)}"
+    much = ", ".join(filter(None, (f"{total.things} things", _size(total.size)))) if total.things else "nothing"
     stays = ", ".join(f"{count} {kind}" for kind, count in sorted(kept.items()))
     out.print(f"{'removed' if done else 'goes'}: {much}" + (f"; stays: {stays}" if stays else ""), highlight=False)
     for line in found.left:

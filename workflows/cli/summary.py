@@ -26,7 +26,7 @@ from contracts.errors import (
     class_of_failure,
     interruption,
 )
-from contracts.outcomes import Outcome, Promotion
+from contracts.outcomes import Note, Outcome, Promotion
 from contracts.reports import Check, PromotionReport, ValidationReport
 from workflows.cli.checks import checks_table, short
 from workflows.cli.desk import desk_settings
@@ -66,6 +66,7 @@ class Summary(Contract):
     validation: Gate | None = None
     promotion: Gate | None = None
     release: str = Field("", description="What deploy says of it: what serves, and why.")
+    alias_moved: tuple[str, ...] = Field((), description="What this run found of the alias, moved by other means.")
     url: str = ""
     curl: str = Field("", description="A request that works when pasted.")
     errors: tuple[ErrorReport, ...] = ()
@@ -85,16 +86,26 @@ class Records:
     """Node id -> what its pod waited for until it was given up."""
     options: str = ""
     """With which the commands that look at a run find it, with a space at their end."""
+    alias_moved: Callable[[str, str], Sequence[str]] = lambda _model, _workflow: ()
+    """Model, workflow -> what the ledger's notes say of an alias that the workflow found moved."""
 
 
 def at_desk(home: Path) -> Records:
     """Return the records of the runs on this machine."""
+    from steps.ledger import Ledger
     from steps.storage import Storage
 
-    storage = Storage(desk_settings(home))
+    settings = desk_settings(home)
+    storage = Storage(settings)
+
+    def alias_moved(model: str, workflow: str) -> list[str]:
+        entries = Ledger(settings.ledger.get_secret_value()).entries(model)
+        return [entry.reason for entry in entries if (entry.state, entry.workflow) == (Note.ALIAS_MOVED, workflow)]
+
     return Records(
-        storage.root, lambda uris: {uri: storage.read(uri) for uri in uris if storage.exists(uri)}, _describe
-    )
+        storage.root, lambda uris: {uri: storage.read(uri) for uri in uris if storage.exists(uri)}, _describe,
+        alias_moved=alias_moved,
+    )  # fmt: skip
 
 
 def summarise(state: RunState, records: Records) -> Summary:
@@ -138,6 +149,7 @@ def summarise(state: RunState, records: Records) -> Summary:
         else None,
         promotion=_promotion(promotion, get("promote", "decision"), get("promote", "summary")),
         release=get("deploy", "summary"),
+        alias_moved=tuple(records.alias_moved(state.pipeline, state.name)) if "promote" in {*out, *failed} else (),
         url=url,
         curl=_request(url, records.describe) if url else "",
         errors=tuple(
@@ -226,6 +238,8 @@ def show(summary: Summary, console: Console, options: str = "") -> None:
         console.print(f"  (retrain status {options}{summary.workflow})", markup=False, style="dim", soft_wrap=wrap)
     if summary.release and summary.outcome not in _GOOD:
         line("release", summary.release)
+    for moved in summary.alias_moved:
+        line("warning", moved)
     if summary.outcome is Outcome.AWAITING_APPROVAL:
         asked = f"{summary.pipeline}@{summary.version}"  # an earlier run may have made the request
         line("look", commands.look(asked, options))
