@@ -265,8 +265,8 @@ def word_on(
     about: LedgerEntry, evidence: LedgerEntry, version: int, *, by: str, decision: Said, reason: str, again: int = 0
 ) -> Word:  # fmt: skip
     """Return a person's word as a cluster keeps it, bound to what `evidence` rests on: a request, or an approval."""
-    seen = _seen(evidence)
-    bound_to = {name: str(seen.get(name, "")) for name in _BOUND}
+    found = seen(evidence)
+    bound_to = {name: str(found.get(name, "")) for name in _BOUND}
     return Word(
         by=by, decision=decision, reason=reason, model=about.model, version=version, about=about.id, again=again,
         **bound_to,
@@ -287,16 +287,16 @@ def was_entered(entries: Sequence[LedgerEntry], word: str) -> bool:
     return any(entry.evidence.get(APPROVAL, {}).get("word") == word for entry in entries)
 
 
-def _seen(entry: LedgerEntry) -> dict[str, Any]:
+def seen(entry: LedgerEntry) -> dict[str, Any]:
     """Return an entry's evidence, and what the word that it holds was bound to."""
     return {**entry.evidence.get(APPROVAL, {}), **entry.evidence}
 
 
 def _word(request: LedgerEntry, person: Person, at: datetime, holds: timedelta, state: State) -> dict[str, Any]:
     decision = Promotion.APPROVED if state is State.APPROVED else Promotion.REJECTED
-    seen = _seen(request)
+    found = seen(request)
     return {
-        APPROVAL: {**_who(person), "request": request.id, **{name: seen[name] for name in _BOUND if name in seen}},
+        APPROVAL: {**_who(person), "request": request.id, **{name: found[name] for name in _BOUND if name in found}},
         "decision": decision.value,
         **({EXPIRES: moment_text(at + holds)} if state is State.APPROVED else {}),
     }

@@ -28,6 +28,7 @@ from steps.approvals import (
     given_by_person,
     left,
     roll_back,
+    seen,
     was_entered,
     way_back,
     word_on,
@@ -67,9 +68,9 @@ def promote(inputs: Promote.Inputs, *, world: World, judge: Judge = judge) -> Pr
     return _Decision(world, inputs, judge).make()
 
 
-def report_uri(world: World, run_id: str, version: int, report: bytes) -> str:
+def report_uri(world: World, run_id: str, version: int, sha256: str) -> str:
     """Return where a promotion report of a version lies: each that was made stays, entries and words rest on it."""
-    return world.storage.uri("reports", run_id, f"promotion-{version}-{hashlib.sha256(report).hexdigest()[:12]}.json")
+    return world.storage.uri("reports", run_id, f"promotion-{version}-{sha256[:12]}.json")
 
 
 def _notice_alias(world: World) -> None:
@@ -209,12 +210,13 @@ class _Decision:
             deadline = {EXPIRES: moment_text(world.now() + holds), HOLDS_SECONDS: holds.total_seconds()}
         elif decision is Promotion.APPROVED:
             state = State.APPROVED
-        uri = report_uri(world, self.run_id, self.version, judged.report)
+        sha256 = hashlib.sha256(judged.report).hexdigest()
+        uri = report_uri(world, self.run_id, self.version, sha256)
         # Report and page first: whoever finds the entry finds them, and what is entered is not judged again.
         world.storage.write(uri, judged.report)
         files = {f"gates/promotion-{self.version}.json": judged.report, page_name(self.version): judged.page}
         world.tracking.log_files(self.run_id, files)
-        said = {"decision": decision.value, "report": uri, "report_sha256": hashlib.sha256(judged.report).hexdigest()}
+        said = {"decision": decision.value, "report": uri, "report_sha256": sha256}
         entry = self._append(state, reason, {**judged.evidence, **said, **deadline})
         return self._outputs(decision, entry, reason)
 
@@ -248,7 +250,7 @@ def _told(did: str, word: LedgerEntry) -> str:
 def _judged_by(entries: Sequence[LedgerEntry], version: int) -> str:
     """Return where the report lies by which a version was judged last; nothing where it never was."""
     decided = (e for e in reversed(entries) if e.version == version and e.state in _DECIDED)
-    return next((str(said["report"]) for e in decided if (said := {**bound(e), **e.evidence}).get("report")), "")
+    return next((str(report) for e in decided if (report := seen(e).get("report"))), "")
 
 
 def _way_back(entries: Sequence[LedgerEntry], version: int) -> WayBack | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from contracts.admission import binding_name
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAMESPACE = os.environ.get("NAMESPACE", "mlops")
@@ -133,6 +135,12 @@ def take_away(cluster: Cluster, pipeline: str) -> None:
         "poddisruptionbudgets,networkpolicies,serviceaccounts"
     )
     cluster.kubectl("delete", kinds, "-l", f"retrain/pipeline={pipeline}", "--ignore-not-found", "--wait=false")
+
+
+def remove_policy(cluster: Cluster, name: str) -> None:
+    """Remove an admission policy of ours that bears the name of its namespace, and what is cluster-wide beside it."""
+    kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy,clusterrolebinding,clusterrole"
+    cluster.run("kubectl", "delete", kinds, name, binding_name(name, name), "--ignore-not-found")
 
 
 # A network policy takes hold a moment after a pod has its address; the store is what every stage may reach.

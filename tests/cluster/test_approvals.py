@@ -19,7 +19,7 @@ from contracts.references import LedgerEntry
 from steps.ledger.chain import chained
 from steps.rollout.cluster import Cluster as Reads
 from steps.words import ClusterWords, Given
-from tests.cluster.conftest import Cluster, until
+from tests.cluster.conftest import Cluster, remove_policy, until
 
 ANN = ("--as=ann", f"--as-group={APPROVERS}", "--as-group=system:authenticated")
 NEVER = "an approval is neither changed nor removed"
@@ -63,13 +63,7 @@ def place(cluster: Cluster) -> Iterator[Cluster]:
         assert until(lambda: "must be the name" in create(made, word(request(1), by="bob"), *ANN, ask=True), 60)
         yield made
     finally:
-        for kind in (
-            "validatingadmissionpolicybinding",
-            "validatingadmissionpolicy",
-            "clusterrolebinding",
-            "clusterrole",
-        ):
-            made.run("kubectl", "delete", kind, name, binding_name(name, name), "--ignore-not-found")
+        remove_policy(made, name)
         made.run("kubectl", "delete", "namespace", name, "--wait=false")
 
 

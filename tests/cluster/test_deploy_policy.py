@@ -24,7 +24,7 @@ from contracts.stages import Deploy
 from steps.rollout import shadow
 from steps.rollout.cluster import Object
 from steps.rollout.objects import Version, objects
-from tests.cluster.conftest import Cluster, until
+from tests.cluster.conftest import Cluster, remove_policy, until
 from tests.steps.registered import make_settings
 from workflows.platform import policy_rules
 
@@ -82,13 +82,7 @@ def place(cluster: Cluster) -> Iterator[Cluster]:
         assert until(lambda: "removes only what has the label" in ask(made, "delete", "service", "postgres"), 60)
         yield made
     finally:
-        for kind in (
-            "validatingadmissionpolicybinding",
-            "validatingadmissionpolicy",
-            "clusterrolebinding",
-            "clusterrole",
-        ):
-            made.run("kubectl", "delete", kind, name, binding_name(name, name), "--ignore-not-found")
+        remove_policy(made, name)
         made.run("kubectl", "delete", "namespace", name, "--wait=false")
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from contracts import names
 from contracts.access import ACCESS
-from contracts.errors import ConfigError
+from contracts.errors import EXIT_INTERRUPTED, ConfigError
 from contracts.pipeline import Pipeline, load_pipeline
 from contracts.settings import Settings, find_home, secret_fields, sizes, variable
 from workflows.cli.desk import desk_environment, desk_packages, desk_settings, make_signing_key
@@ -143,7 +143,7 @@ def finish(
 
     if final.interrupted:
         out.print(f"{final.name} was interrupted; {again} goes on with it", markup=False, soft_wrap=True)
-        raise typer.Exit(130)
+        raise typer.Exit(EXIT_INTERRUPTED)
     conclude(final, at_desk(desk.home), out, require_promoted=require_promoted, json_output=json_output)
 
 
